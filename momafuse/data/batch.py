@@ -1,0 +1,34 @@
+"""What a model gets: one micro-batch of packed sequences.
+
+B sequences of S positions, T = B * S rows in sequence order. Every sequence holds exactly `budget[m]` tokens of modality m,
+so capacities and shapes are host constants. Holds data only: it plans no sequence (packing.py) and routes nothing (routing/).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Integer tensors of one micro-batch; `budget` is the number of tokens of each modality in *every* sequence."""
+
+    tokens: Tensor  # (B, S) int64
+    targets: Tensor  # (B, S) int64, the next token of the same document, -1 where there is none
+    modality: Tensor  # (B, S) uint8, the modality of the input token
+    document: Tensor  # (B, S) int32, number of the document within its sequence, from 0
+    position: Tensor  # (B, S) int32, place in the sequence
+    sequence: Tensor  # (B,) int64, global number of the sequence (keys router noise)
+    order: Tensor  # (T,) int64, row numbers sorted by modality, then by row: the by-modality order, made once a batch
+    budget: tuple[int, ...]  # host integers, tokens of each modality in a sequence; sum = S
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.tokens.shape[0], self.tokens.shape[1]
+
+    def to(self, device: torch.device | str) -> Batch:
+        tensors = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "budget"}
+        return replace(self, **tensors)
