@@ -1,0 +1,66 @@
+"""Groups near-identical pictures and splits the pack by group, so that no series stands on both sides.
+
+Two pictures are joined by a shared series (source, folder and title stem) or by a difference hash of 16 x 16 cells
+(256 bits) at Hamming distance at most 16. A group's name is its smallest key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .items import Item
+from .rules import title_stem
+
+CELLS = 16
+NEAR_DISTANCE = 16
+VALIDATION_SHARE = 0.05
+GLOSS_VALIDATION_SHARE = 0.02
+
+
+def difference_hash(picture: Image.Image) -> NDArray[np.bool_]:
+    """256 bits: whether each of 16 x 17 grey cells is darker than its right neighbour."""
+    grey = np.asarray(picture.convert("L").resize((CELLS + 1, CELLS), Image.Resampling.LANCZOS), dtype=np.int16)
+    return (grey[:, 1:] > grey[:, :-1]).reshape(-1)
+
+
+def distances(hashes: NDArray[np.bool_], others: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Hamming distances (N, M) between bit rows (N, 256) and (M, 256)."""
+    a, b = hashes.astype(np.float32), others.astype(np.float32)
+    return np.rint(a.sum(1)[:, None] + b.sum(1)[None] - 2 * a @ b.T).astype(np.int64)
+
+
+def fraction(name: str) -> float:
+    """A fixed number in [0, 1) for a name: the first 8 hex digits of its SHA-256 over 2**32."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
+
+
+def group_names(items: Sequence[Item], hashes: NDArray[np.bool_]) -> list[str]:
+    """The name of each item's group, given its difference hash (N, 256)."""
+    parent = list(range(len(items)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    first_of_series: dict[tuple[str, str, str], int] = {}
+    for index, item in enumerate(items):
+        series = (item.source, item.folder, title_stem(item.source, item.title))
+        parent[root(index)] = root(first_of_series.setdefault(series, index))
+    for left, right in np.argwhere(np.triu(distances(hashes, hashes) <= NEAR_DISTANCE, k=1)):
+        parent[root(int(left))] = root(int(right))
+    names: dict[int, str] = {}
+    for index, item in enumerate(items):
+        names[root(index)] = min(item.key, names.get(root(index), item.key))
+    return [names[root(index)] for index in range(len(items))]
+
+
+def split_of(name: str, validation_share: float) -> str:
+    """ "validation" for that share of names, "train" for the others."""
+    return "validation" if fraction(name) < validation_share else "train"

@@ -1,0 +1,178 @@
+"""What goes into the pack and under which words: folders, keywords, block words, titles and title stems.
+
+Pure functions on strings, after the project's data recipe. Block words match whole words, so that authors' names in
+file names ("christ...") or "mante religieuse" do no harm.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+TAKEN_FOLDERS = (
+    *("animals", "food", "plants", "buildings", "containers", "electronics", "computer/hardware", "office"),
+    *("education", "science", "geography/astronomy", "tools", "transportation", "people/clothing"),
+    *("recreation/music", "recreation/party", "recreation/sports", "recreation/toys"),
+    *("recreation/games/chess", "recreation/games/dice"),
+)
+EXCLUDED_PATHS = (
+    *("tools/weapons/*", "transportation/aiga-symbols/*", "transportation/roadsigns/*"),
+    *("transportation/vehicles/hummers/*", "transportation/hummer*", "transportation/boating/boating_rules*"),
+    *("people/clothing/pantyhose*", "recreation/sports/sport_*", "recreation/sports/stylized_yoga*"),
+)
+# A second path in one of these folders does no harm; one in any other folder that is not taken does.
+HARMLESS_FOLDERS = ("recreation/holiday", "recreation/games/cards", "decorations", "buttons", "unsorted", "computer")
+
+EMPTY_KEYWORDS = frozenset(
+    "clip art,clipart,image,media,externalsource,public domain,hash,png,svg,unsorted,icons,computer,theme,"
+    "signs_and_symbols,architetto francesco rollandin".split(",")
+)
+BLOCKED_KEYWORDS = frozenset(
+    "people,person,man,woman,men,women,religion,flag,flags,politics,logo,logos,weapon,weapons,military".split(",")
+)
+# A trailing hyphen marks a word's beginning; all others are whole words.
+BLOCK_WORDS = (
+    "sunwheel schwarze swastika nazi hakenkreuz confederate ss kkk nude naked sexy bikini suicide noose gallows "
+    "marijuana cannabis stripper pantyhose pimp bomb gun rifle pistol weapon bullet grenade ammo tank flag flags "
+    "bandiera politic- communis- hitler stalin osama blair religion christianity communion christ jesus church bible "
+    "cross mosque chiesa islam muslim buddh- jewish judais- menorah crucif- halal kosher god"
+).split()
+_BLOCK_PATTERN = re.compile(
+    r"\b(?:" + "|".join(rf"{w[:-1]}\w*" if w.endswith("-") else w for w in BLOCK_WORDS) + r")\b"
+)
+# WordNet marks these itself; a small model's samples should not repeat them.
+BLOCKED_GLOSSES = re.compile(
+    r"ethnic slur|obscene|vulgar|offensive (?:term|name|word)|disparaging|derogatory|(?:insulting|slang) terms? (?:of|for)",
+    re.IGNORECASE,
+)
+
+_COLLECTION_TITLE = re.compile(r"\b(?:collection|theme|aiga|road signs|nicu|clipart)\b", re.IGNORECASE)
+_COLLECTION_NAMES = frozenset({"r16 sibmission", "chess pieces", "moons", "balloons aj"})
+MOON_TITLES = {
+    "02": "waxing crescent moon",
+    "03": "first quarter moon",
+    "04": "waxing gibbous moon",
+    "05": "full moon",
+    "06": "waning gibbous moon",
+    "07": "last quarter moon",
+    "08": "waning crescent moon",
+}
+
+_COLOURS = (
+    "red orange yellow green blue purple violet pink brown black white gray grey silver gold golden beige cyan "
+    "magenta dark light medium bw color colour coloured colored"
+).split()
+_PERSONS = "man woman person men women people boy girl mr mrs mx father mother prince princess king queen".split()
+_STEM_DROPS = {"openclipart": frozenset(_COLOURS), "fluent3d": frozenset([*_COLOURS, *_PERSONS])}
+
+
+def _inside(path: str, folders: Iterable[str]) -> bool:
+    return any(path.startswith(f"{folder}/") for folder in folders)
+
+
+def is_taken(path: str) -> bool:
+    """Whether a clip-art path (relative, "animals/bat.png") lies in a folder that the pack takes."""
+    return _inside(path, TAKEN_FOLDERS) and not any(fnmatchcase(path, pattern) for pattern in EXCLUDED_PATHS)
+
+
+def is_forbidden_alias(path: str) -> bool:
+    """Whether a second path of a picture keeps the picture out, although its first path is taken."""
+    harmless = _inside(path, HARMLESS_FOLDERS) and not path.startswith("computer/icons/")
+    return not harmless and not is_taken(path)
+
+
+def repair_text(text: str) -> str:
+    """Undoes HTML entities and UTF-8 that was encoded twice; white space becomes single spaces."""
+    text = html.unescape(html.unescape(text))
+    if re.search("[ÃÂ]", text):
+        try:
+            text = text.encode("latin-1").decode("utf-8")
+        except UnicodeError:
+            pass
+    return " ".join(text.split())
+
+
+def clean_keywords(raw: Iterable[str], limit: int = 6) -> list[str]:
+    """Lower-case, unique keywords without those that say nothing of the picture; at most `limit`."""
+    kept: list[str] = []
+    for entry in raw:
+        for part in repair_text(entry).lower().split(","):
+            word = part.strip()
+            if not word or word in EMPTY_KEYWORDS or word in kept or re.search(r"\bhash\b|[0-9a-f]{8,}|\d{4,}", word):
+                continue
+            kept.append(word)
+    return kept[:limit]
+
+
+def has_blocked_keyword(path: str, keywords: Sequence[str]) -> bool:
+    """Whether a keyword keeps the item out; garments may say "people"."""
+    allowed = {"people"} if path.startswith("people/clothing/") else set()
+    return bool(BLOCKED_KEYWORDS.intersection(keywords) - allowed)
+
+
+def has_block_word(*texts: str) -> bool:
+    """Whether a block word stands in one of the texts; `_`, `-` and `/` end a word."""
+    return any(_BLOCK_PATTERN.search(re.sub(r"[_\W]+", " ", text.lower())) for text in texts)
+
+
+def title_from_stem(stem: str, author: str) -> str:
+    """A title from a file stem, without number and (often cut) author: "zucca_architetto_01" -> "zucca"."""
+    words = re.sub(r"[_\s]+", "_", re.sub(r"_*\d*$", "", stem.lower()))
+    slug = "_".join(re.findall(r"\w+", author.lower()))
+    pieces = words.split("_")
+    for start in range(1, len(pieces)):
+        if slug and slug.startswith("_".join(pieces[start:])):
+            pieces = pieces[:start]
+            break
+    is_bw = "bw" in pieces
+    pieces = [piece for piece in pieces if piece and piece != "bw"]
+    return " ".join(pieces) + (" (black and white)" if is_bw else "")
+
+
+def choose_title(title: str, path: str, author: str) -> str:
+    """The title that names the object: the given one, or the file stem where it names only a collection."""
+    stem = path.rpartition("/")[2]
+    moon = MOON_TITLES.get(stem[:2]) if path.startswith("geography/astronomy/") else None
+    if moon:
+        return moon
+    title = re.sub(r"\.svg$|-md(-v[\d.]+)?$", "", repair_text(title.replace("_", " ")))
+    if title and not _COLLECTION_TITLE.search(title) and title.lower() not in _COLLECTION_NAMES:
+        return title
+    return title_from_stem(stem, author)
+
+
+def clean_description(description: str, title: str) -> str:
+    """The description, or nothing where it repeats the title or holds an address."""
+    text = repair_text(description)
+    if re.search(r"https?:|www\.|\S@\S", text) or text.lower().rstrip(".") == title.lower().rstrip("."):
+        return ""
+    return text
+
+
+def make_caption(title: str, keywords: Sequence[str], description: str) -> str:
+    """ "title: kw, kw. description", without the parts that are empty."""
+    caption = f"{title}: {', '.join(keywords)}" if keywords else title
+    return f"{caption}. {description}" if description else caption
+
+
+def title_stem(source: str, title: str) -> str:
+    """What near-identical drawings of one series share: the title without digits, colours and (emoji) persons."""
+    if source == "fluent3d" and title.startswith("flag:"):
+        return title.lower()
+    text = re.sub(r"\bb(?:lack)? (?:and|&) w(?:hite)?\b", " ", title.lower())
+    words = [word for word in re.findall(r"[^\W\d_]+", text) if word not in _STEM_DROPS[source]]
+    return " ".join(words) or title.lower()
+
+
+class BlockList:
+    """The keys that someone looked at and kept out, read from `blocklist.txt`."""
+
+    def __init__(self, path: Path) -> None:
+        lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+        self.patterns = [line for line in lines if line]
+
+    def __contains__(self, key: str) -> bool:
+        return any(fnmatchcase(key, pattern) for pattern in self.patterns)
