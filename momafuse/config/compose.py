@@ -1,0 +1,213 @@
+"""YAML files and command-line overrides to a typed, checked `Job`, by Hydra's compose API; every complaint is a UserError.
+
+The files lie in `momafuse/configs` (an installed wheel) or in `configs/` of a checkout; a user's folder (`--config-dir`)
+is searched after them. Nothing is instantiated, no folder is made, no log is configured; only `plugins` are imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from typing_extensions import TypeVar
+from yaml import YAMLError
+
+import momafuse
+from momafuse.config.convert import MISSING, convert, field_types
+from momafuse.config.errors import UserError
+from momafuse.config.nearest import did_you_mean
+from momafuse.config.overrides import Override, for_hydra, parse, sweep
+from momafuse.config.results import run_name
+from momafuse.config.schema import Config
+from momafuse.config.validate import validate
+
+C = TypeVar("C", default=Config)
+
+Check = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Job(Generic[C]):
+    """One run as the command line asks for it; in `config` the run's name is resolved."""
+
+    config: C
+    yaml: str  # the resolved config, what config.yaml in a run folder holds
+    choices: dict[str, str]  # group -> chosen file, e.g. {"size": "nano", "model": "moma"}
+    experiment: str | None
+    overrides: list[str]  # as typed
+
+
+def config_dir() -> Path:
+    """Where the YAML files lie: inside the installed package, else at the top of the checkout."""
+    package = Path(momafuse.__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise AssertionError(f"no configs/ beside {package}: the wheel was built without them")
+
+
+def group_options(user_dir: Path | None = None) -> dict[str, list[str]]:
+    """Group -> its files, of ours and of the user's folder."""
+    found: dict[str, set[str]] = {}
+    for folder in (config_dir(), *([user_dir] if user_dir else [])):
+        for group in sorted(p for p in folder.iterdir() if p.is_dir()):
+            found.setdefault(group.name, set()).update(p.stem for p in group.glob("*.yaml"))
+    return {group: sorted(options) for group, options in sorted(found.items()) if options}
+
+
+def compose(overrides: Sequence[str] = (), primary: str = "train", *, user_dir: Path | None = None) -> Job:
+    """The job of one train command line, e.g. `compose(["+experiment=moma_4t4i", "size=micro"])`; raises UserError."""
+    return compose_jobs(overrides, primary, Config, user_dir=user_dir)[0]
+
+
+def compose_jobs(
+    words: Sequence[str],
+    primary: str,
+    schema: type[C],
+    *,
+    user_dir: Path | None = None,
+    multirun: bool = False,
+    check: Check | None = None,
+) -> list[Job[C]]:
+    """All jobs of a command line (more than one only under `multirun`), each composed and checked before any runs."""
+    if user_dir is not None and not user_dir.is_dir():
+        raise UserError(f"--config-dir={user_dir}: no such folder")
+    groups = group_options(user_dir)
+    typed = [parse(word, schema, groups) for word in words]
+    runs = sweep(typed, schema) if multirun else [typed]
+    jobs = [_compose_one(run, primary, schema, user_dir, groups, check) for run in runs]
+    _refuse_shared_names(jobs)
+    return jobs
+
+
+def load_config(path: Path | str) -> Config:
+    """The config of a run from its `config.yaml` (as `Job.yaml` writes it); UserError where it cannot be read."""
+    try:
+        raw = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, UnicodeError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: cannot be read as a config ({_one_line(error)}); use a run folder's config.yaml") from error
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{path}: holds no config; use a run folder's config.yaml")
+    try:
+        return convert(Config, raw)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def import_plugins(names: Sequence[str]) -> None:
+    """Imports each module: it registers what it brings. A module that is not there, or fails, is a UserError."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {_one_line(error)}"
+            raise UserError(f"plugins=[{name}]: cannot be imported ({reason}); is it on PYTHONPATH?") from error
+
+
+def _compose_one(
+    overrides: list[Override],
+    primary: str,
+    schema: type[C],
+    user_dir: Path | None,
+    groups: Mapping[str, Sequence[str]],
+    check: Check | None,
+) -> Job[C]:
+    raw, choices = _hydra(for_hydra(overrides, schema), primary, user_dir, groups)
+    import_plugins(_plugins(raw))
+    if schema is Config:
+        _refuse_training_options(raw, choices)
+    experiment = choices.get("experiment")
+    if "run" in field_types(schema) and isinstance(raw.get("run"), dict) and raw["run"].get("name") is None:
+        base_group = "experiment" if experiment else "model" if "model" in choices else "tokenizer"
+        named = [o for o in overrides if not (o.is_group and o.key == base_group)]
+        raw["run"]["name"] = run_name(choices.get(base_group, primary), named)
+    config = convert(schema, raw)
+    if isinstance(config, Config):
+        validate(config)
+    if check is not None:
+        check(config)
+    assert is_dataclass(config)
+    text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+    return Job(config, text, choices, experiment, [str(o) for o in overrides])
+
+
+def _hydra(
+    words: list[str], primary: str, user_dir: Path | None, groups: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The resolved container that Hydra composes, and its group choices."""
+    if user_dir is not None:
+        words = [f"hydra.searchpath=['file://{user_dir.resolve()}']", *words]
+    try:
+        with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+            composed = hydra_compose(primary, words, return_hydra_config=True)
+        choices = {g: _choice(c) for g, c in composed.hydra.runtime.choices.items() if not g.startswith("hydra/")}
+        plain = OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])
+        assert isinstance(plain, DictConfig)
+        raw = OmegaConf.to_container(plain, resolve=True)
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
+        raise _translated(error, groups) from error
+    assert isinstance(raw, dict)
+    return {str(k): v for k, v in raw.items()}, {g: c for g, c in choices.items() if c}
+
+
+def _choice(choice: Any) -> str:
+    return "" if choice is None else choice if isinstance(choice, str) else "+".join(choice)
+
+
+def _translated(error: Exception, groups: Mapping[str, Sequence[str]]) -> UserError:
+    """Hydra's complaint as one line with the remedy."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = groups.get(group, error.options or [])
+        return UserError(f"{group}={option}: no such option{did_you_mean(option, options)} ({', '.join(options)})")
+    if isinstance(error, OverrideParseException):
+        remedy = "put values with blanks or signs in quotes: 'KEY=\"VALUE\"'"
+        return UserError(f"cannot read {error.override!r} ({_one_line(error.message.splitlines()[0])}); {remedy}")
+    text = _one_line(error) or _one_line(error.__cause__)
+    if found := re.match(r"Could not override '([^']+)'\. No match in the defaults list", text):
+        return UserError(f"{found[1]} is not in the defaults list; write +{found[1]}=...")
+    if found := re.match(r"Multiple values for (\S+)\.", text):
+        return UserError(f"{found[1]} is chosen already; write {found[1]}=... once, without +")
+    if found := re.match(r"Ambiguous value for argument '(.*?)' 1\.", text):
+        return UserError(f"{found[1]}: several values need -m (one run for each)")
+    return UserError(f"config: {text}")
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error if error is not None else "").split())
+
+
+def _plugins(raw: Mapping[str, Any]) -> list[str]:
+    return convert(_Plugins, {"plugins": raw["plugins"]}).plugins if "plugins" in raw else []
+
+
+@dataclass(frozen=True)
+class _Plugins:
+    plugins: list[str]
+
+
+def _refuse_training_options(raw: Mapping[str, Any], choices: Mapping[str, str]) -> None:
+    tokenizer = raw.get("tokenizer")
+    if isinstance(tokenizer, Mapping) and not {"text", "image"} & set(tokenizer):
+        name = choices.get("tokenizer", MISSING)
+        remedy = f"train it with `python -m momafuse.train_tokenizer tokenizer={name}`, here write tokenizer=starter"
+        raise UserError(f"tokenizer={name}: holds the training of a tokenizer; {remedy}")
+
+
+def _refuse_shared_names(jobs: Sequence[Job[C]]) -> None:
+    names = [(c.run.root, c.run.name) for c in (j.config for j in jobs) if isinstance(c, Config)]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise UserError(
+                f"-m: jobs {names.index(name)} and {number} share the run name {name[1]}, since what is swept does not "
+                "change results; name them, e.g. run.name='run-${trainer.max_steps}'"
+            )

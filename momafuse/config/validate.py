@@ -1,0 +1,176 @@
+"""What one field of a config cannot know of another: each broken rule is one line with the remedy.
+
+Rules about the corpus (its budget, its tokenizers) need the corpus and stand in data/; those about files in checkpoint/.
+"""
+
+from __future__ import annotations
+
+import re
+
+from momafuse.config.errors import UserError
+from momafuse.config.nearest import did_you_mean
+from momafuse.config.schema import Config, ModelConfig, OptimConfig, TrainerConfig
+
+MODALITIES = ("text", "image")  # those that the tokenizers of today make
+ALL = "all"  # the group of experts that serves every modality
+
+
+def validate(config: Config) -> None:
+    """Raises UserError for the first rule that `config` breaks."""
+    _signs(config)
+    _run(config)
+    _model(config.model)
+    _experts(config.model.experts)
+    _router(config)
+    _data(config)
+    _objective(config)
+    _optim(config.optim)
+    _trainer(config.trainer, config)
+
+
+def _fail(key: str, value: object, problem: str) -> None:
+    raise UserError(f"{key}={value}: {problem}")
+
+
+def _signs(config: Config) -> None:
+    m, r, d, t, o = config.model, config.router, config.data, config.trainer, config.optim
+    above_zero: dict[str, float] = {
+        "model.dim": m.dim,
+        "model.n_layers": m.n_layers,
+        "model.n_heads": m.n_heads,
+        "model.ffn": m.ffn,
+        "model.ffn_multiple_of": m.ffn_multiple_of,
+        "model.norm_eps": m.norm_eps,
+        "model.attention.rope_theta": m.attention.rope_theta,
+        "router.pool": r.pool,
+        "router.capacity_factor": r.capacity_factor,
+        "data.window": d.window,
+        "optim.lr": o.lr,
+        "optim.eps": o.eps,
+        "optim.grad_clip": o.grad_clip,
+        "trainer.max_steps": t.max_steps,
+        "trainer.global_batch": t.global_batch,
+        "trainer.micro_batch": t.micro_batch,
+        "trainer.eval_sequences": t.eval_sequences,
+        "trainer.log_every": t.log_every,
+        **{f"data.sources.{name}.weight": s.weight for name, s in d.sources.items()},
+        **{f"data.sources.{name}.variants": s.variants for name, s in d.sources.items()},
+    }
+    zero_or_above: dict[str, float] = {
+        "run.seed": config.run.seed,
+        "objective.z_loss": config.objective.z_loss,
+        "optim.lr_end": o.lr_end,
+        "optim.warmup_steps": o.warmup_steps,
+        "optim.weight_decay": o.weight_decay,
+        "trainer.eval_every": t.eval_every,
+        "checkpoint.every": config.checkpoint.every,
+    }
+    for key, value in above_zero.items():
+        if value <= 0:
+            _fail(key, value, "must be greater than 0")
+    for key, value in zero_or_above.items():
+        if value < 0:
+            _fail(key, value, "must not be negative")
+
+
+def _run(config: Config) -> None:
+    name = config.run.name
+    if name is not None and not re.fullmatch(r"[^\s/\\.-][^/\\\n]{0,199}", name):
+        _fail("run.name", name, "must be fit for a folder: 1 to 200 characters, no slash, not starting with . or -")
+    if not config.run.root:
+        _fail("run.root", "''", "must name a folder, e.g. runs")
+    if not config.resume:
+        _fail("resume", "''", "write auto, none or the path of a run or a checkpoint")
+
+
+def _model(model: ModelConfig) -> None:
+    fits = [h for h in range(1, model.dim + 1) if model.dim % h == 0 and model.dim // h % 2 == 0]
+    if model.n_heads in fits:
+        return
+    if not fits:
+        _fail("model.dim", model.dim, "must be even, since rotary positions turn pairs of channels")
+    below = [h for h in fits if h < model.n_heads][-1:]
+    above = [h for h in fits if h > model.n_heads][:1]
+    nearest = " or ".join(str(h) for h in below + above)
+    problem = f"must divide model.dim={model.dim} into heads of an even width; the nearest that do: {nearest}"
+    _fail("model.n_heads", model.n_heads, problem)
+
+
+def _experts(experts: dict[str, int]) -> None:
+    names = (ALL, *MODALITIES)
+    written = "{" + ", ".join(f"{name}: {count}" for name, count in experts.items()) + "}"
+    for name, count in experts.items():
+        if name not in names:
+            _fail("model.experts", written, f"no modality {name}{did_you_mean(name, names)} (all, {', '.join(MODALITIES)})")
+        if count < 1:
+            _fail(f"model.experts.{name}", count, "a group needs at least one expert; write null to drop the group")
+    if ALL in experts and len(experts) > 1:
+        other = next(name for name in experts if name != ALL)
+        problem = f"all and {other} both serve {other}; drop one, e.g. model.experts.all=null"
+        _fail("model.experts", written, problem)
+    for name in MODALITIES:
+        if ALL not in experts and name not in experts:
+            _fail("model.experts", written, f"no expert serves {name}; add model.experts.{name}=1")
+
+
+def _router(config: Config) -> None:
+    pool, factor, batch = config.router.pool, config.router.capacity_factor, config.trainer.micro_batch
+    routed = {name: count for name, count in config.model.experts.items() if count > 1}
+    for name, count in routed.items():
+        if factor > count:
+            problem = f"an expert of `{name}` would take more tokens than there are; at most {count} (its experts)"
+            _fail("router.capacity_factor", factor, problem)
+    if routed and batch % pool:
+        below, above = batch // pool * pool, (batch // pool + 1) * pool
+        nearest = " or ".join(str(n) for n in (below, above) if n)
+        problem = f"must be a multiple of router.pool={pool}, e.g. {nearest}"
+        _fail("trainer.micro_batch", batch, problem)
+
+
+def _data(config: Config) -> None:
+    data = config.data
+    if not data.sources:
+        _fail("data.sources", "{}", "name at least one source, e.g. data=starter")
+    if data.sequence_length < 2:
+        _fail("data.sequence_length", data.sequence_length, "must be at least 2")
+    if not isinstance(data.image_share, str) and not 0 < data.image_share < 1:
+        _fail("data.image_share", data.image_share, "must lie between 0 and 1, e.g. 0.5, or be `experts`")
+    if data.image_share == "experts" and ALL in config.model.experts:
+        problem = "needs experts of each modality; give a number, e.g. 0.5, or choose model=moma"
+        _fail("data.image_share", data.image_share, problem)
+
+
+def _objective(config: Config) -> None:
+    weight = config.objective.weight
+    for name, value in weight.items():
+        if name not in MODALITIES:
+            _fail(f"objective.weight.{name}", value, f"no such modality{did_you_mean(name, MODALITIES)}")
+        if value < 0:
+            _fail(f"objective.weight.{name}", value, "must not be negative")
+    for name in MODALITIES:
+        if name not in weight:
+            raise UserError(f"objective.weight.{name}: no value; write objective.weight.{name}=1.0")
+    if not any(weight.values()):
+        _fail("objective.weight", weight, "at least one modality must weigh more than 0")
+
+
+def _optim(optim: OptimConfig) -> None:
+    for key, beta in (("optim.beta1", optim.beta1), ("optim.beta2", optim.beta2)):
+        if not 0 <= beta < 1:
+            _fail(key, beta, "must be at least 0 and below 1")
+    if optim.lr_end > optim.lr:
+        _fail("optim.lr_end", optim.lr_end, f"must be at most optim.lr={optim.lr}")
+    steps = optim.schedule_steps
+    if steps is not None and steps <= optim.warmup_steps:
+        _fail("optim.schedule_steps", steps, f"must be more than optim.warmup_steps={optim.warmup_steps}")
+
+
+def _trainer(trainer: TrainerConfig, config: Config) -> None:
+    batch, micro = trainer.global_batch, trainer.micro_batch
+    if batch % micro:
+        below, above = batch // micro * micro, (batch // micro + 1) * micro
+        nearest = " or ".join(str(n) for n in (below, above) if n)
+        _fail("trainer.global_batch", batch, f"must be a multiple of trainer.micro_batch={micro}, e.g. {nearest}")
+    tokens = batch * config.data.sequence_length
+    if trainer.max_tokens is not None and trainer.max_tokens < tokens:
+        _fail("trainer.max_tokens", trainer.max_tokens, f"is less than one step; at least {tokens}")
