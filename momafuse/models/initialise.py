@@ -1,0 +1,44 @@
+"""Initial weights keyed by parameter path: the same at any layout, in any order, whatever else the model holds.
+
+    embedding        N(0, 1) under swin, N(0, 0.02^2) under pre: with norms after the sub-layers each adds rows of RMS 1,
+                     beside which a small embedding would be lost
+    projections      N(0, 1 / fan_in); those that write to the stream (out, down) / sqrt(2 layers) under pre
+    head, routers    N(0, 0.02^2)
+    norms            1
+
+The full tensor is drawn on the CPU in fp32 from a generator seeded by (seed, path) and copied to wherever the parameter is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from momafuse.models.transformer import Transformer
+
+
+def _std(path: str, p: Tensor, swin: bool, layers: int) -> float:
+    name = path.removesuffix(".weight")
+    if name == "embedding":
+        return 1.0 if swin else 0.02
+    if name == "head" or ".router." in path:
+        return 0.02
+    fan_in = p.shape[-1] if name.endswith((".qkv", ".out")) else p.shape[-2]  # linears are (out, in), stacks (E, in, out)
+    writes = name.endswith((".out", ".down"))
+    return float(fan_in**-0.5 * ((2 * layers) ** -0.5 if writes and not swin else 1))
+
+
+@torch.no_grad()
+def initialise(model: Transformer, seed: int) -> None:
+    """Fill every parameter in place; the model may lie on any device but meta."""
+    config = model.config
+    for path, p in model.named_parameters():
+        if "norm" in path:
+            nn.init.ones_(p)
+            continue
+        digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        std = _std(path, p, config.placement == "swin", config.n_layers)
+        p.copy_(torch.empty(p.shape).normal_(0, std, generator=generator))

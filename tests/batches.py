@@ -1,0 +1,72 @@
+"""Batches made by hand for tests: exact budgets, random order of modalities, no files."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from momafuse.config.schema import AttentionConfig, ModelConfig, RouterConfig
+from momafuse.data.batch import Batch
+from momafuse.models.initialise import initialise
+from momafuse.models.transformer import Transformer
+
+
+def make_batch(
+    sequences: int, budget: tuple[int, ...], vocabulary: int = 64, seed: int = 0, first_sequence: int = 0, documents: int = 2
+) -> Batch:
+    """Random ids; modality m has the ids that are m modulo the number of modalities."""
+    rng = np.random.default_rng(seed)
+    length, m = sum(budget), len(budget)
+    modality = np.stack([rng.permutation(np.repeat(np.arange(m), budget)) for _ in range(sequences)])
+    tokens = rng.integers(0, vocabulary // m, (sequences, length)) * m + modality
+    document = np.sort(rng.integers(0, documents, (sequences, length)), axis=1)
+    targets = np.full_like(tokens, -1)
+    same = document[:, 1:] == document[:, :-1]
+    targets[:, :-1] = np.where(same, tokens[:, 1:], -1)
+    return Batch(
+        tokens=torch.from_numpy(tokens),
+        targets=torch.from_numpy(targets),
+        modality=torch.from_numpy(modality.astype(np.uint8)),
+        document=torch.from_numpy(document.astype(np.int32)),
+        position=torch.arange(length, dtype=torch.int32).expand(sequences, -1).contiguous(),
+        sequence=torch.arange(first_sequence, first_sequence + sequences),
+        order=torch.from_numpy(np.argsort(modality.reshape(-1), kind="stable")),
+        budget=budget,
+    )
+
+
+def make_model(
+    experts: dict[str, int],
+    *,
+    modalities: tuple[str, ...] = ("text", "image"),
+    dim: int = 16,
+    layers: int = 2,
+    heads: int = 2,
+    ffn: int = 24,
+    vocabulary: int = 64,
+    placement: str = "swin",
+    pool: int = 2,
+    capacity_factor: float = 1.0,
+    backend: str = "auto",
+    document_mask: bool = False,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Transformer:
+    config = ModelConfig(
+        name="test",
+        dim=dim,
+        n_layers=layers,
+        n_heads=heads,
+        ffn=ffn,
+        ffn_multiple_of=8,
+        placement=placement,  # type: ignore[arg-type]
+        norm_eps=1e-5,
+        attention=AttentionConfig(qk_norm=True, rope_theta=10_000.0, document_mask=document_mask),
+        experts=experts,
+    )
+    router = RouterConfig(pool=pool, capacity_factor=capacity_factor, noise=False)
+    model = Transformer(
+        config, router, vocabulary_size=vocabulary, modality_names=modalities, backend=backend  # type: ignore[arg-type]
+    )
+    initialise(model, seed)
+    return model.to(dtype)
