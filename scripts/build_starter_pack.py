@@ -161,11 +161,17 @@ def build(cache: Path, folder: Path, sheets: Path | None, progress: Progress) ->
 
 
 def replace_folder(new: Path, old: Path) -> None:
-    """Puts the files of `new` in the place of those in `old`, which may not exist yet."""
+    """Puts the files of `new` in the place of `old`, which may not exist yet; written aside and renamed."""
+    aside = old.with_name(f".{old.name}.new")
+    for leftover in (aside, old.with_name(f".{old.name}.old")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for path in sorted(new.iterdir()):
+        shutil.copyfile(path, aside / path.name)
     if old.exists():
-        shutil.rmtree(old)
-    old.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(new, old)
+        old.rename(old.with_name(f".{old.name}.old"))
+    aside.rename(old)
+    shutil.rmtree(old.with_name(f".{old.name}.old"), ignore_errors=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,7 +24,8 @@ EXCLUDED_PATHS = (
     *("people/clothing/pantyhose*", "recreation/sports/sport_*", "recreation/sports/stylized_yoga*"),
 )
 # A second path in one of these folders does no harm; one in any other folder that is not taken does.
-HARMLESS_FOLDERS = ("recreation/holiday", "recreation/games/cards", "decorations", "buttons", "unsorted", "computer")
+HARMLESS_FOLDERS = ("recreation", "decorations", "buttons", "unsorted", "computer")
+HARMFUL_FOLDERS = ("recreation/religion", "computer/icons")
 
 EMPTY_KEYWORDS = frozenset(
     "clip art,clipart,image,media,externalsource,public domain,hash,png,svg,unsorted,icons,computer,theme,"
@@ -43,15 +44,22 @@ BLOCK_WORDS = (
 _BLOCK_PATTERN = re.compile(
     r"\b(?:" + "|".join(rf"{w[:-1]}\w*" if w.endswith("-") else w for w in BLOCK_WORDS) + r")\b"
 )
-# WordNet marks these itself; a small model's samples should not repeat them.
+# Slurs and obscene words, most of them marked so by WordNet itself: a small model's samples should not repeat them.
 BLOCKED_GLOSSES = re.compile(
-    r"ethnic slur|obscene|vulgar|offensive (?:term|name|word)|disparaging|derogatory|(?:insulting|slang) terms? (?:of|for)",
+    r"ethnic slur|\b(?:offensive|disparaging|derogatory|insulting|obscene|vulgar)(?: and \w+)? "
+    r"(?:term|name|word|slang|expression)|\b(?:fuck|cunt|nigger|shit(?!t))",
     re.IGNORECASE,
 )
 
 _COLLECTION_TITLE = re.compile(r"\b(?:collection|theme|aiga|road signs|nicu|clipart)\b", re.IGNORECASE)
-_COLLECTION_NAMES = frozenset({"r16 sibmission", "chess pieces", "moons", "balloons aj"})
+_COLLECTION_NAMES = frozenset({"r15 general", "r16 sibmission", "chess pieces", "moons", "balloons aj"})
+_AUTHOR_IN_TITLE = re.compile(r"\b(?:architetto|francesco|rollandin|ganson)\b|\(email:.*?\)", re.IGNORECASE)
+_BLACK_AND_WHITE = re.compile(r"\s*\(?\bb(?:lack)?(?: and | & | )?w(?:hite)?\)?$", re.IGNORECASE)
+# Initials, version, extension and running number at a title's end.
+_TITLE_ENDING = re.compile(r"(?:\.svg|-aj|-md|[- ]v\d[\d.]*|(?<=[a-z]) ?#?\d+)$", re.IGNORECASE)
+_EMPTY_DESCRIPTION = re.compile(r"https?:|www\.|\S@\S|HASH\(|\b(?:inkscape|sodipodi|architetto)\b", re.IGNORECASE)
 MOON_TITLES = {
+    "01": "new moon",
     "02": "waxing crescent moon",
     "03": "first quarter moon",
     "04": "waxing gibbous moon",
@@ -80,7 +88,7 @@ def is_taken(path: str) -> bool:
 
 def is_forbidden_alias(path: str) -> bool:
     """Whether a second path of a picture keeps the picture out, although its first path is taken."""
-    harmless = _inside(path, HARMLESS_FOLDERS) and not path.startswith("computer/icons/")
+    harmless = _inside(path, HARMLESS_FOLDERS) and not _inside(path, HARMFUL_FOLDERS)
     return not harmless and not is_taken(path)
 
 
@@ -97,14 +105,15 @@ def repair_text(text: str) -> str:
 
 def clean_keywords(raw: Iterable[str], limit: int = 6) -> list[str]:
     """Lower-case, unique keywords without those that say nothing of the picture; at most `limit`."""
-    kept: list[str] = []
-    for entry in raw:
-        for part in repair_text(entry).lower().split(","):
-            word = part.strip()
-            if not word or word in EMPTY_KEYWORDS or word in kept or re.search(r"\bhash\b|[0-9a-f]{8,}|\d{4,}", word):
-                continue
-            kept.append(word)
-    return kept[:limit]
+    words = [part.strip() for entry in raw for part in repair_text(entry).lower().split(",")]
+    says_something = [
+        word
+        for word in words
+        if word not in EMPTY_KEYWORDS
+        and re.search("[a-z]", word)
+        and not re.search(r"\bhash\b|[0-9a-f]{8,}|\d{4,}|https?:|www\.", word)
+    ]
+    return list(dict.fromkeys(says_something))[:limit]
 
 
 def has_blocked_keyword(path: str, keywords: Sequence[str]) -> bool:
@@ -118,18 +127,26 @@ def has_block_word(*texts: str) -> bool:
     return any(_BLOCK_PATTERN.search(re.sub(r"[_\W]+", " ", text.lower())) for text in texts)
 
 
+def clean_title(title: str) -> str:
+    """The title without author, file extension, version and running number; twins end in "(black and white)"."""
+    text = " ".join(_AUTHOR_IN_TITLE.sub("", repair_text(title.replace("_", " "))).split())
+    plain = _BLACK_AND_WHITE.sub("", text)
+    suffix = " (black and white)" if plain and plain != text else ""
+    while plain != (shorter := _TITLE_ENDING.sub("", plain or text)) and shorter:
+        plain = shorter
+    return plain.strip(" -") + suffix
+
+
 def title_from_stem(stem: str, author: str) -> str:
     """A title from a file stem, without number and (often cut) author: "zucca_architetto_01" -> "zucca"."""
-    words = re.sub(r"[_\s]+", "_", re.sub(r"_*\d*$", "", stem.lower()))
+    pieces = [piece for piece in re.sub(r"_*\d*$", "", stem.lower()).split("_") if piece]
     slug = "_".join(re.findall(r"\w+", author.lower()))
-    pieces = words.split("_")
     for start in range(1, len(pieces)):
         if slug and slug.startswith("_".join(pieces[start:])):
             pieces = pieces[:start]
             break
     is_bw = "bw" in pieces
-    pieces = [piece for piece in pieces if piece and piece != "bw"]
-    return " ".join(pieces) + (" (black and white)" if is_bw else "")
+    return clean_title(" ".join([piece for piece in pieces if piece != "bw"] + ["bw"] * is_bw))
 
 
 def choose_title(title: str, path: str, author: str) -> str:
@@ -138,16 +155,20 @@ def choose_title(title: str, path: str, author: str) -> str:
     moon = MOON_TITLES.get(stem[:2]) if path.startswith("geography/astronomy/") else None
     if moon:
         return moon
-    title = re.sub(r"\.svg$|-md(-v[\d.]+)?$", "", repair_text(title.replace("_", " ")))
-    if title and not _COLLECTION_TITLE.search(title) and title.lower() not in _COLLECTION_NAMES:
-        return title
+    cleaned = clean_title(title)
+    if cleaned and not _COLLECTION_TITLE.search(title) and repair_text(title).lower() not in _COLLECTION_NAMES:
+        return cleaned
     return title_from_stem(stem, author)
 
 
 def clean_description(description: str, title: str) -> str:
-    """The description, or nothing where it repeats the title or holds an address."""
+    """The description, or nothing where it repeats the title, names only a tool or author, or holds an address."""
     text = repair_text(description)
-    if re.search(r"https?:|www\.|\S@\S", text) or text.lower().rstrip(".") == title.lower().rstrip("."):
+
+    def core(words: str) -> str:
+        return re.sub(r"\W|\d", "", clean_title(words).removesuffix("(black and white)").lower())
+
+    if _EMPTY_DESCRIPTION.search(text) or core(text) in {"", core(title)}:
         return ""
     return text
 
