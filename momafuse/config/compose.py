@@ -1,7 +1,8 @@
-"""YAML files and command-line overrides to a typed, checked `Job`, by Hydra's compose API; every complaint is a UserError.
+"""YAML files and command-line overrides to a typed, checked `Job`, by Hydra's compose API; complaints are UserErrors.
 
-The files lie in `momafuse/configs` (an installed wheel) or in `configs/` of a checkout; a user's folder (`--config-dir`)
-is searched after them. Nothing is instantiated, no folder is made, no log is configured; only `plugins` are imported.
+The files lie in `momafuse/configs` (an installed wheel) or in `configs/` of a checkout; a user's folder
+(`--config-dir`) is searched after them. Nothing is instantiated, no folder is made, no log is configured; only
+`plugins` are imported.
 """
 
 from __future__ import annotations
@@ -9,23 +10,23 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import TypeVar
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 import momafuse
-from momafuse.config.convert import MISSING, convert, field_types
+from momafuse.config.convert import convert, field_types
 from momafuse.config.errors import UserError
 from momafuse.config.nearest import did_you_mean
-from momafuse.config.overrides import Override, for_hydra, parse, sweep
+from momafuse.config.overrides import Override, for_hydra, parse, quote, refuse_two_files, sweep
 from momafuse.config.results import run_name
 from momafuse.config.schema import Config
 from momafuse.config.validate import validate
@@ -83,6 +84,7 @@ def compose_jobs(
         raise UserError(f"--config-dir={user_dir}: no such folder")
     groups = group_options(user_dir)
     typed = [parse(word, schema, groups) for word in words]
+    refuse_two_files(typed)
     runs = sweep(typed, schema) if multirun else [typed]
     jobs = [_compose_one(run, primary, schema, user_dir, groups, check) for run in runs]
     _refuse_shared_names(jobs)
@@ -94,7 +96,8 @@ def load_config(path: Path | str) -> Config:
     try:
         raw = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, UnicodeError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: cannot be read as a config ({_one_line(error)}); use a run folder's config.yaml") from error
+        problem = f"cannot be read as a config ({_one_line(error)})"
+        raise UserError(f"{path}: {problem}; use a run folder's config.yaml") from error
     if not isinstance(raw, Mapping):
         raise UserError(f"{path}: holds no config; use a run folder's config.yaml")
     try:
@@ -123,8 +126,7 @@ def _compose_one(
 ) -> Job[C]:
     raw, choices = _hydra(for_hydra(overrides, schema), primary, user_dir, groups)
     import_plugins(_plugins(raw))
-    if schema is Config:
-        _refuse_training_options(raw, choices)
+    _refuse_other_tokenizer(schema, raw, choices)
     experiment = choices.get("experiment")
     if "run" in field_types(schema) and isinstance(raw.get("run"), dict) and raw["run"].get("name") is None:
         base_group = "experiment" if experiment else "model" if "model" in choices else "tokenizer"
@@ -135,8 +137,7 @@ def _compose_one(
         validate(config)
     if check is not None:
         check(config)
-    assert is_dataclass(config)
-    text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+    text = OmegaConf.to_yaml(OmegaConf.create(asdict(cast(Any, config))))
     return Job(config, text, choices, experiment, [str(o) for o in overrides])
 
 
@@ -145,14 +146,14 @@ def _hydra(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The resolved container that Hydra composes, and its group choices."""
     if user_dir is not None:
-        words = [f"hydra.searchpath=['file://{user_dir.resolve()}']", *words]
+        words = [f"hydra.searchpath=[{quote(f'file://{user_dir.resolve()}')}]", *words]
     try:
         with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
             composed = hydra_compose(primary, words, return_hydra_config=True)
         choices = {g: _choice(c) for g, c in composed.hydra.runtime.choices.items() if not g.startswith("hydra/")}
-        plain = OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])
-        assert isinstance(plain, DictConfig)
-        raw = OmegaConf.to_container(plain, resolve=True)
+        with open_dict(composed):
+            del composed["hydra"]
+        raw = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
         raise _translated(error, groups) from error
     assert isinstance(raw, dict)
@@ -171,7 +172,8 @@ def _translated(error: Exception, groups: Mapping[str, Sequence[str]]) -> UserEr
         return UserError(f"{group}={option}: no such option{did_you_mean(option, options)} ({', '.join(options)})")
     if isinstance(error, OverrideParseException):
         remedy = "put values with blanks or signs in quotes: 'KEY=\"VALUE\"'"
-        return UserError(f"cannot read {error.override!r} ({_one_line(error.message.splitlines()[0])}); {remedy}")
+        word = error.override.removeprefix("++")
+        return UserError(f"cannot read {word!r} ({_one_line(error.message.splitlines()[0])}); {remedy}")
     text = _one_line(error) or _one_line(error.__cause__)
     if found := re.match(r"Could not override '([^']+)'\. No match in the defaults list", text):
         return UserError(f"{found[1]} is not in the defaults list; write +{found[1]}=...")
@@ -195,12 +197,17 @@ class _Plugins:
     plugins: list[str]
 
 
-def _refuse_training_options(raw: Mapping[str, Any], choices: Mapping[str, str]) -> None:
-    tokenizer = raw.get("tokenizer")
-    if isinstance(tokenizer, Mapping) and not {"text", "image"} & set(tokenizer):
-        name = choices.get("tokenizer", MISSING)
-        remedy = f"train it with `python -m momafuse.train_tokenizer tokenizer={name}`, here write tokenizer=starter"
-        raise UserError(f"tokenizer={name}: holds the training of a tokenizer; {remedy}")
+def _refuse_other_tokenizer(schema: type, raw: Mapping[str, Any], choices: Mapping[str, str]) -> None:
+    """The group `tokenizer` holds files of two kinds: which tokenizers a corpus uses, and how one is trained."""
+    tokenizer, name = raw.get("tokenizer"), choices.get("tokenizer", "")
+    if not isinstance(tokenizer, Mapping):
+        return
+    is_pair = {"text", "image"} <= set(tokenizer)
+    if schema is Config and not is_pair and "name" in tokenizer:
+        remedy = f"train it with `python -m momafuse.train_tokenizer tokenizer={name}`; here write tokenizer=starter"
+        raise UserError(f"tokenizer={name}: says how one tokenizer is trained; {remedy}")
+    if schema is not Config and is_pair:
+        raise UserError(f"tokenizer={name}: names tokenizers that are there; to train one write tokenizer=starter_vq")
 
 
 def _refuse_shared_names(jobs: Sequence[Job[C]]) -> None:
@@ -208,6 +215,6 @@ def _refuse_shared_names(jobs: Sequence[Job[C]]) -> None:
     for number, name in enumerate(names):
         if name in names[:number]:
             raise UserError(
-                f"-m: jobs {names.index(name)} and {number} share the run name {name[1]}, since what is swept does not "
-                "change results; name them, e.g. run.name='run-${trainer.max_steps}'"
+                f"-m: jobs {names.index(name) + 1} and {number + 1} share the run name {name[1]}, since what is swept "
+                "does not change results; name them, e.g. run.name='run-${trainer.max_steps}'"
             )

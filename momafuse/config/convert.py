@@ -1,9 +1,10 @@
 """Plain containers (what YAML holds) to frozen dataclasses, and the keys that a dataclass has.
 
-Walks the fields and their type hints: nested dataclasses, `Literal`, unions, `dict[str, X]`, `list[X]`, `tuple[X, ...]`,
-`str`, `bool`, `int`, `float`. No value is guessed: a number where text is asked is an error, since YAML has already lost
-how it was written (2024_11 reads as 202411). Whole floats pass for `int`, numbers in text (YAML 1.1 reads `1e-4` so) for
-`float`. A `null` in a dict of non-optional values drops the entry, so that one file can undo what another one set.
+Walks the fields and their type hints: nested dataclasses, `Literal`, unions, `dict[str, X]`, `list[X]`,
+`tuple[X, ...]`, `str`, `bool`, `int`, `float`. No value is guessed: a number where text is asked is an error, since
+YAML has already lost how it was written (2024_11 reads as 202411). Whole floats pass for `int`, numbers in text (YAML
+1.1 reads `1e-4` so) for `float`. A `null` in a dict of non-optional values drops the entry, so that one file can undo
+what another one set.
 
 Knows nothing of Hydra (compose.py) nor of what fields mean to one another (validate.py).
 """
@@ -11,9 +12,8 @@ Knows nothing of Hydra (compose.py) nor of what fields mean to one another (vali
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -25,8 +25,7 @@ MISSING = "???"  # what Hydra's YAML writes for a value that the user must give
 T = TypeVar("T")
 
 
-@cache
-def field_types(schema: type) -> dict[str, Any]:
+def field_types(schema: Any) -> dict[str, Any]:
     """Field name -> type hint of a dataclass, in order."""
     hints = get_type_hints(schema)
     return {f.name: hints[f.name] for f in fields(schema)}
@@ -40,11 +39,13 @@ def convert(schema: type[T], raw: Any, *, key: str = "") -> T:
 
 def key_type(schema: type, key: str) -> Any:
     """The type hint at a dotted key; raises UserError with the nearest key where the schema has no such key."""
-    kinds = [schema]
-    for part in key.split("."):
-        kinds = [child for kind in kinds for child in _children(kind, part)]
-    if not kinds:
-        raise unknown_key(schema, key)
+    kinds: list[Any] = [schema]
+    for depth, part in enumerate(parts := key.split(".")):
+        inner = [child for kind in kinds for child in _children(kind, part)]
+        if not inner:
+            parent = ".".join(parts[:depth])
+            raise unknown_key(schema, key, [f"{parent}.{name}".lstrip(".") for kind in kinds for name in _names(kind)])
+        kinds = [member for child in inner for member in _members(child)]
     return Union[tuple(kinds)] if len(kinds) > 1 else kinds[0]  # noqa: UP007 -- made at run time
 
 
@@ -52,13 +53,14 @@ def known_keys(schema: Any, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a schema, inner nodes too; free keys of dicts are not listed."""
     for kind in _members(schema):
         if is_dataclass(kind):
-            for name, child in field_types(kind).items():  # type: ignore[arg-type]
+            for name, child in field_types(kind).items():
                 yield prefix + name
                 yield from known_keys(child, f"{prefix}{name}.")
 
 
-def unknown_key(schema: type, key: str) -> UserError:
-    found = nearest_key(key, known_keys(schema))
+def unknown_key(schema: type, key: str, siblings: Sequence[str]) -> UserError:
+    """The error for a key that is not there; `siblings` are the keys that are, where it was looked for."""
+    found = nearest_key(key, [*siblings, *known_keys(schema)])
     return UserError(f"{key}: no such key" + (f"; did you mean {found}?" if found else ""))
 
 
@@ -87,11 +89,15 @@ def _members(kind: Any) -> tuple[Any, ...]:
 def _children(kind: Any, part: str) -> list[Any]:
     found = []
     for member in _members(kind):
-        if is_dataclass(member) and part in (types := field_types(member)):  # type: ignore[arg-type]
+        if is_dataclass(member) and part in (types := field_types(member)):
             found.append(types[part])
         elif get_origin(member) is dict:
             found.append(get_args(member)[1])
     return found
+
+
+def _names(kind: Any) -> list[str]:
+    return list(field_types(kind)) if is_dataclass(kind) else []
 
 
 def _mismatch(kind: Any, raw: Any, key: str) -> UserError:
@@ -121,7 +127,7 @@ def _value(kind: Any, raw: Any, key: str, root: type) -> Any:
         return _dataclass(kind, raw, key, root)
     else:
         found = _scalar(kind, raw)
-        if found is not None or kind is NoneType and raw is None:
+        if found is not None or (kind is NoneType and raw is None):
             return found
     raise _mismatch(kind, raw, key)
 
@@ -149,7 +155,7 @@ def _union(kind: Any, raw: Any, key: str, root: type) -> Any:
     classes = [m for m in members if is_dataclass(m)]
     if classes and isinstance(raw, Mapping):
         # the member that knows most of the keys: its errors are the ones that help
-        best = max(classes, key=lambda c: len(set(field_types(c)) & set(raw)))  # type: ignore[arg-type]
+        best = max(classes, key=lambda c: len(set(field_types(c)) & set(raw)))
         return _dataclass(best, raw, key, root)
     for member in members:
         try:
@@ -178,14 +184,8 @@ def _dataclass(kind: Any, raw: Any, key: str, root: type) -> Any:
     types = field_types(kind)
     for name in raw:
         if name not in types:
-            raise _unknown_child(kind, str(name), prefix, root)
+            raise unknown_key(root, f"{prefix}{name}", [prefix + n for n in types])
     for name in types:
         if name not in raw:
             raise UserError(f"{prefix}{name}: no value; write {prefix}{name}=... or give it in a config file")
     return kind(**{name: _value(child, raw[name], prefix + name, root) for name, child in types.items()})
-
-
-def _unknown_child(kind: type, name: str, prefix: str, root: type) -> UserError:
-    siblings = [prefix + n for n in field_types(kind)]
-    found = nearest_key(prefix + name, siblings) or nearest_key(prefix + name, known_keys(root))
-    return UserError(f"{prefix}{name}: no such key" + (f"; did you mean {found}?" if found else ""))

@@ -19,12 +19,14 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 
 def nearest_key(key: str, keys: Iterable[str]) -> str | None:
-    """The dotted key most like `key`: a misspelt key in the right place before the right name in another place."""
+    """The dotted key most like `key`: the same name in another place, or a name like it in the same place."""
     keys = list(keys)
     parent, _, leaf = key.rpartition(".")
-    siblings = [k for k in keys if k.rpartition(".")[0] == parent]
-    found = nearest(leaf, [k.rpartition(".")[2] for k in siblings])
+    elsewhere = [k for k in keys if k.rpartition(".")[2] == leaf]
+    if elsewhere:
+        return nearest(key, elsewhere) or elsewhere[0]
+    siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == parent]
+    found = nearest(leaf, siblings)
     if found:
         return f"{parent}.{found}" if parent else found
-    same_leaf = [k for k in keys if k.rpartition(".")[2] == leaf]
-    return same_leaf[0] if same_leaf else nearest(key, keys)
+    return nearest(key, keys)

@@ -1,8 +1,8 @@
-"""Command-line overrides (`size=90m`, `+experiment=X`, `model.dim=64`): checked against the schema and made safe for Hydra.
+"""Command-line overrides (`size=90m`, `+experiment=X`, `model.dim=64`): checked by the schema, made safe for Hydra.
 
 Hydra's grammar reads values before it knows what type is asked (`run.name=2024_11` becomes 202411), merges dicts where
-one is meant to replace another (`model.experts={text: 2, image: 2}`) and reports unknown keys in four lines. So keys are
-looked up here first, text is quoted, and dicts of experts replace. Does not compose (compose.py).
+one is meant to replace another (`model.experts={text: 2, image: 2}`) and reports unknown keys in four lines. So keys
+are looked up here first, text is quoted, and dicts of experts replace. Does not compose (compose.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin
 
-from momafuse.config.convert import key_type, known_keys, unknown_key
+from momafuse.config.convert import key_type, known_keys
 from momafuse.config.errors import UserError
 from momafuse.config.nearest import did_you_mean, nearest
 
@@ -47,6 +47,14 @@ def parse(word: str, schema: type, groups: Groups) -> Override:
     if not is_group and not key.startswith("hydra."):
         _check_key(schema, key, groups)
     return Override(prefix, key, text, is_group)
+
+
+def refuse_two_files(overrides: Sequence[Override]) -> None:
+    """`size=90m size=nano`: UserError, since the one that counts would be a guess."""
+    chosen: dict[str, str | None] = {}
+    for o in overrides:
+        if o.is_group and chosen.setdefault(o.key, o.text) != o.text:
+            raise UserError(f"{o.key}={chosen[o.key]} and {o.key}={o.text} contradict each other; keep one")
 
 
 def sweep(overrides: Sequence[Override], schema: type) -> list[list[Override]]:
@@ -88,12 +96,18 @@ def split_commas(text: str) -> list[str]:
     return parts
 
 
+def quote(text: str) -> str:
+    """`text` in quotes, so that Hydra's grammar reads it as it is (interpolations still count)."""
+    escaped = re.sub(r"(\\*)'", lambda m: m[1] * 2 + "\\'", text)  # backslashes count only before a quote
+    tail = len(escaped) - len(escaped.rstrip("\\"))
+    return f"'{escaped}{chr(92) * tail}'"
+
+
 def _check_key(schema: type, key: str, groups: Groups) -> None:
-    if "." not in key and key not in known_keys(schema):
-        tops = [k for k in known_keys(schema) if "." not in k]
-        if nearest(key, [*groups, *tops]):
-            raise UserError(f"{key}: no such key or group{did_you_mean(key, [*groups, *tops])}")
-        raise unknown_key(schema, key)
+    tops = [*groups, *(k for k in known_keys(schema) if "." not in k)]
+    elsewhere = [k for k in known_keys(schema) if k.endswith(f".{key}")]
+    if "." not in key and key not in tops and not elsewhere and nearest(key, tops):
+        raise UserError(f"{key}: no such key or group{did_you_mean(key, tops)}")
     key_type(schema, key)
 
 
@@ -122,18 +136,12 @@ def _quoted(text: str, kind: Any) -> str:
     """`text` so that Hydra reads text as text, where text is asked; other values as they are."""
     if _is_text(kind):
         optional = type(None) in get_args(kind)
-        return text if _has_quotes(text) or (optional and text == "null") else _quote(text)
+        return text if _has_quotes(text) or (optional and text == "null") else quote(text)
     if kind == list[str] and text.startswith("[") and text.endswith("]"):
         parts = [part.strip() for part in split_commas(text[1:-1]) if part.strip()]
-        return "[" + ",".join(part if _has_quotes(part) else _quote(part) for part in parts) + "]"
+        return "[" + ",".join(part if _has_quotes(part) else quote(part) for part in parts) + "]"
     return text
 
 
 def _has_quotes(text: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-
-
-def _quote(text: str) -> str:
-    escaped = re.sub(r"(\\*)'", lambda m: m[1] * 2 + "\\'", text)  # Hydra: backslashes count only before a quote
-    tail = len(escaped) - len(escaped.rstrip("\\"))
-    return f"'{escaped}{chr(92) * tail}'"

@@ -12,8 +12,8 @@ from typing import Any
 from momafuse.config.overrides import Override
 from momafuse.config.schema import Config
 
-# Keys (shell patterns) and groups that say where, how long or how loudly a run runs, but not what it computes: they stay
-# out of run names, and a run folder may be continued with other values of them. All other keys change the results.
+# Keys (shell patterns) that say where, how long or how loudly a run runs, but not what it computes: they stay out of
+# run names, and a run folder may be continued with other values of them. All other keys change the results.
 RESULT_NEUTRAL = (
     "run.root",
     "run.name",
@@ -29,7 +29,8 @@ RESULT_NEUTRAL = (
     "resume",
     "hydra.*",
 )
-NEUTRAL_GROUPS = ("trainer", "logger")  # group choices; what else a user's own file sets is caught by config_differences
+# Groups whose choice stays out of run names; what more a user's own file sets is caught by config_differences.
+NEUTRAL_GROUPS = ("trainer", "logger")
 
 MAX_NAME = 200  # bytes; file systems allow 255, and names of files within grow from it
 
@@ -47,7 +48,7 @@ def run_name(base: str, overrides: Sequence[Override]) -> str:
 
 def sanitise(name: str) -> str:
     """Letters, digits and `._=+,-` only; what is too long ends in a hash of the whole."""
-    clean = re.sub(r"[^A-Za-z0-9._=+,-]+", "_", re.sub(r"[\[\]{}()'\"\s]", "", name)).strip("._")
+    clean = re.sub(r"[^A-Za-z0-9._=+,-]+", "_", re.sub(r"[\[\]{}()'\":\s]", "", name)).strip("._")
     if len(clean) > MAX_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
         clean = f"{clean[: MAX_NAME - 9]}-{digest}"

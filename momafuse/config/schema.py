@@ -1,8 +1,9 @@
 """The frozen dataclasses that every part of momafuse is configured by.
 
-Hydra composes YAML from `configs/`; `config.convert` turns the result into these classes, with an error for every unknown
-key; `config.validate` checks what one field cannot know of another. Nothing below the entry points ever sees a DictConfig.
-Defaults live in `configs/`, not here: a field without a value in YAML is an error, so that the printed config is whole.
+Hydra composes YAML from `configs/`; `config.convert` turns the result into these classes, with an error for every
+unknown key; `config.validate` checks what one field cannot know of another. Nothing below the entry points ever sees a
+DictConfig. Defaults live in `configs/`, not here: a field without a value in YAML is an error, so that the printed
+config is whole.
 
 Lengths are in tokens, batches in sequences, steps in optimizer steps, learning rates per step.
 """
@@ -113,6 +114,7 @@ class TrainerConfig:
 @dataclass(frozen=True)
 class CheckpointConfig:
     every: int  # steps; 0: only at the end
+    keep_last: int  # complete checkpoints that stay
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What one field of a config cannot know of another: each broken rule is one line with the remedy.
 
-Rules about the corpus (its budget, its tokenizers) need the corpus and stand in data/; those about files in checkpoint/.
+Rules about the corpus (its budget, its tokenizers) need the corpus: see data/; those about files: see checkpoint/.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _experts(experts: dict[str, int]) -> None:
     written = "{" + ", ".join(f"{name}: {count}" for name, count in experts.items()) + "}"
     for name, count in experts.items():
         if name not in names:
-            _fail("model.experts", written, f"no modality {name}{did_you_mean(name, names)} (all, {', '.join(MODALITIES)})")
+            _fail("model.experts", written, f"no modality {name}{did_you_mean(name, names)} ({', '.join(names)})")
         if count < 1:
             _fail(f"model.experts.{name}", count, "a group needs at least one expert; write null to drop the group")
     if ALL in experts and len(experts) > 1:

@@ -1,0 +1,137 @@
+"""The command line of an entry point: `main(job)` becomes a program with overrides, sweeps, help and one-line errors.
+
+    @entry_point("train", help="...")
+    def main(job: Job) -> None: ...
+
+A UserError ends as one line on stderr and exit code 2, also where Hydra complains; anything else is a bug and shows its
+traceback. Hydra's own runner is not used: it makes folders, configures logging and prints its complaints itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from omegaconf import OmegaConf
+
+from momafuse.config.compose import Check, Job, compose_jobs, config_dir, group_options
+from momafuse.config.errors import UserError
+from momafuse.config.schema import Config
+
+USER_ERROR = 2  # exit code
+
+_KEYS = """  run.name run.root run.seed           the run's folder ROOT/NAME, and its random numbers
+  trainer.max_steps trainer.max_tokens how long; the same command again goes on
+  trainer.global_batch                 sequences a step; trainer.micro_batch: at once
+  data.path                            a prepared corpus
+  data.image_share                     share of image tokens in every sequence, or `experts`
+  resume=auto|none|PATH                where to go on from
+  logger.wandb=offline|online|disabled"""
+
+
+def entry_point(
+    primary: str, help: str, *, schema: Any = Config, check: Check | None = None
+) -> Callable[[Callable[[Job[Any]], None]], Callable[..., None]]:
+    """Turns `main(job)` into a program that composes `configs/PRIMARY.yaml` into `schema` and calls it for every job.
+
+    The program reads sys.argv (or the words it is called with) and leaves by SystemExit only when it fails. `check` is
+    called with every config before the first job runs and may raise UserError.
+    """
+
+    def decorate(job_main: Callable[[Job[Any]], None]) -> Callable[..., None]:
+        def program(argv: Sequence[str] | None = None) -> None:
+            try:
+                args = _parser(primary, help).parse_intermixed_args(argv)
+                if args.help:
+                    print(help_text(primary, help, args.config_dir))
+                    return
+                jobs = compose_jobs(
+                    args.overrides, primary, schema, user_dir=args.config_dir, multirun=args.multirun, check=check
+                )
+                for number, job in enumerate(jobs):
+                    _run(job, number, len(jobs), job_main, show=args.cfg is not None)
+            except UserError as error:
+                print(f"momafuse: error: {' '.join(str(error).split())}", file=sys.stderr)
+                raise SystemExit(USER_ERROR) from None
+
+        program.__doc__, program.__name__ = help, job_main.__name__
+        return program
+
+    return decorate
+
+
+def help_text(primary: str, about: str, user_dir: Path | None = None) -> str:
+    """What `--help` prints: what the program does, the groups with their files, the most used keys, examples."""
+    command = f"python -m momafuse.{primary}"
+    groups = group_options(user_dir)
+    chosen = _chosen(primary)
+    lines = [f"usage: {command} [GROUP=FILE ...] [KEY=VALUE ...]", "", about.strip(), "", "groups (* = default):"]
+    for group, file in chosen.items():
+        options = [o + "*" * (o == file) for o in groups.get(group, [])]
+        lines.append(f"  {group + '=':<13} {'  '.join(options)}")
+    added = [g for g in ("experiment", "debug") if g in groups] if "model" in chosen else []
+    lines += [f"  {'+' + group + '=':<13} {'  '.join(groups[group])}" for group in added]
+    lines += ["", "keys used most:", _KEYS] if "model" in chosen else []
+    lines += [
+        "",
+        "flags:",
+        "  --cfg job            print the composed config and every key, and stop",
+        "  -m, --multirun       run once for each of several values: run.seed=0,1,2",
+        "  --config-dir FOLDER  your own groups and experiments: FOLDER/experiment/mine.yaml",
+        "",
+        "examples:",
+        *(f"  {command} {words}".rstrip() for words in _examples(primary, bool(added))),
+    ]
+    return "\n".join(lines)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists what there is")
+
+
+def _parser(primary: str, about: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=f"python -m momafuse.{primary}", description=about, add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job"])
+    parser.add_argument("-cd", "--config-dir", type=Path)
+    return parser
+
+
+def _run(job: Job[Any], number: int, jobs: int, job_main: Callable[[Job[Any]], None], *, show: bool) -> None:
+    if jobs > 1:
+        print(f"# {number + 1}/{jobs}: {' '.join(job.overrides)}", file=sys.stderr, flush=True)
+    if show:
+        print(job.yaml, end="", flush=True)
+    else:
+        job_main(job)
+
+
+def _chosen(primary: str) -> dict[str, str]:
+    """Group -> the file that the defaults list of a primary config chooses, its parents' too."""
+    chosen: dict[str, str] = {}
+    loaded = OmegaConf.to_container(OmegaConf.load(config_dir() / f"{primary}.yaml"))
+    assert isinstance(loaded, dict)
+    for entry in loaded.get("defaults", []):
+        if isinstance(entry, str) and entry != "_self_":
+            chosen |= _chosen(entry)
+        elif isinstance(entry, dict):
+            chosen |= {str(group): str(file) for group, file in entry.items()}
+    return chosen
+
+
+def _examples(primary: str, experiments: bool) -> list[str]:
+    if not experiments:
+        return ["", "run.seed=1"]
+    if primary == "prepare":
+        return ["data=starter", "data=captioned_folder data.sources.pictures.path=PICTURES '~data.sources.texts'"]
+    return [
+        "+experiment=moma_4t4i",
+        "+experiment=dense size=micro trainer=cpu",
+        "-m +experiment=dense,moma_4t4i run.seed=0,1",
+    ]
