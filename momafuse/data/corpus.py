@@ -1,0 +1,169 @@
+"""The prepared corpus on disk, opened read-only: flat ids of one id space, with the places of documents and pictures.
+
+    manifest.json                    version, vocabulary, tokenizers, sources, counts; size and SHA-256 of every file
+    rejects.jsonl                    documents left out, with the reason
+    train/ and validation/
+      tokens.bin       (n,)          ids, uint16 (uint32 above 65,536)
+      offsets.npy      (docs + 1,)   int64: document d is tokens[offsets[d]:offsets[d + 1]]
+      images.npy       (pictures, 2) int64: first token and number of the codes of each picture
+      image_index.npy  (docs + 1,)   int64: pictures of document d are images[image_index[d]:image_index[d + 1]]
+      kinds.npy        (docs,)       uint8: places in KINDS
+      counts.npy       (vocabulary,) int64: how often each id occurs
+
+All are memory-mapped: opening costs the manifest and, below 256 MB or when asked, one read for the checksums. Writes nothing
+(writer.py) and plans no sequence (packing.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from momafuse.config.errors import UserError
+from momafuse.config.schema import TokenizerConfig
+from momafuse.tokens.vocabulary import Vocabulary
+
+VERSION = 1
+MANIFEST = "manifest.json"
+KINDS = ("pair", "interleaved", "text")
+SPLITS = ("train", "validation")
+ALWAYS_HASHED = 256 * 2**20  # bytes up to which opening reads and checks everything
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """Documents first .. first + documents - 1 of a split; tokens by modality (specials are text)."""
+
+    name: str
+    first: int
+    documents: int
+    text_tokens: int
+    image_tokens: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split, memory-mapped. `fingerprint` changes with anything that the order of sequences depends on."""
+
+    tokens: npt.NDArray[Any]
+    offsets: npt.NDArray[np.int64]
+    images: npt.NDArray[np.int64]
+    image_index: npt.NDArray[np.int64]
+    kinds: npt.NDArray[np.uint8]
+    counts: npt.NDArray[np.int64]
+    sources: tuple[SourceInfo, ...]
+    fingerprint: str
+
+    @property
+    def documents(self) -> int:
+        return len(self.kinds)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A finished corpus. `manifest` is the parsed manifest.json."""
+
+    path: Path
+    vocabulary: Vocabulary
+    manifest: dict[str, Any]
+    train: Split
+    validation: Split
+
+    @classmethod
+    def open(cls, path: Path | str, tokenizer: TokenizerConfig | None = None, verify: bool = False) -> Corpus:
+        """Checks sizes always, checksums below 256 MB or with `verify`, and that `tokenizer` is the one it was made with.
+
+        Raises UserError for a folder that is missing, unfinished, of another version, truncated or corrupted, and for another
+        tokenizer.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        if tokenizer is not None:
+            check_tokenizers(path, manifest, tokenizer)
+        check_files(path, manifest, verify)
+        vocabulary = Vocabulary.from_dict(manifest["vocabulary"])
+        splits = [_open_split(path / name, manifest["splits"][name], vocabulary) for name in SPLITS]
+        return cls(path, vocabulary, manifest, *splits)
+
+
+def unfinished(path: Path) -> Path:
+    """The folder beside `path` where the corpus is written until it is whole."""
+    return path.with_name(path.name + ".unfinished")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Raises UserError where there is no finished corpus of this version."""
+    if not path.is_dir():
+        state = "the corpus is not finished" if unfinished(path).is_dir() else "no such corpus"
+        raise UserError(f"data.path={path}: {state}; run python -m momafuse.prepare data=... data.path={path}")
+    file = path / MANIFEST
+    if not file.is_file():
+        raise UserError(f"data.path={path}: this folder holds no finished corpus ({MANIFEST} is missing); {_REMAKE}")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = manifest["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"data.path={path}: {MANIFEST} is corrupted; {_REMAKE}") from error
+    if version != VERSION:
+        raise UserError(f"data.path={path}: corpus version {version}, but this momafuse reads {VERSION}; {_REMAKE}")
+    return manifest
+
+
+def check_files(path: Path, manifest: dict[str, Any], verify: bool = False) -> None:
+    """Sizes always; checksums below ALWAYS_HASHED bytes in all, or with `verify`. Raises UserError naming the file."""
+    listed = {f"{split}/{name}": facts for split in SPLITS for name, facts in manifest["splits"][split]["files"].items()}
+    hashed = verify or sum(facts["bytes"] for facts in listed.values()) < ALWAYS_HASHED
+    for name, facts in listed.items():
+        file = path / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != facts["bytes"]:
+            state = "is missing" if size is None else f"is truncated: {size} of {facts['bytes']} bytes"
+            raise UserError(f"data.path={path}: {name} {state}; {_REMAKE}")
+        if hashed and file_sha256(file) != facts["sha256"]:
+            raise UserError(f"data.path={path}: {name} is corrupted (its checksum differs); {_REMAKE}")
+
+
+def check_tokenizers(path: Path, manifest: dict[str, Any], tokenizer: TokenizerConfig) -> None:
+    """Raises UserError where a tokenizer's fingerprint is not the one in the manifest."""
+    from momafuse.data.encoding import tokenizer_fingerprints
+
+    for kind, (name, fingerprint) in tokenizer_fingerprints(tokenizer).items():
+        made_with = manifest["tokenizers"][kind]
+        if made_with["fingerprint"] != fingerprint:
+            raise UserError(
+                f"tokenizer.{kind}={name}: the corpus {path} was made with {made_with['name']} "
+                f"({made_with['fingerprint'][:8]}, not {fingerprint[:8]}); set tokenizer.{kind}={made_with['name']} or prepare another"
+            )
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def split_fingerprint(facts: dict[str, Any]) -> str:
+    """Of a split's entry in the manifest: the checksums of its files and the ranges of its sources."""
+    order = {"files": {name: f["sha256"] for name, f in facts["files"].items()}, "sources": facts["sources"]}
+    return hashlib.sha256(json.dumps(order, sort_keys=True).encode()).hexdigest()
+
+
+def token_dtype(vocabulary: Vocabulary) -> npt.DTypeLike:
+    return np.uint16 if vocabulary.size <= 65_536 else np.uint32
+
+
+def _open_split(folder: Path, facts: dict[str, Any], vocabulary: Vocabulary) -> Split:
+    dtype = token_dtype(vocabulary)
+    tokens = np.memmap(folder / "tokens.bin", dtype, mode="r") if facts["tokens"] else np.zeros(0, dtype)
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("offsets", "images", "image_index", "kinds", "counts")}
+    sources = tuple(SourceInfo(**source) for source in facts["sources"])
+    return Split(tokens=tokens, **arrays, sources=sources, fingerprint=split_fingerprint(facts))
+
+
+_REMAKE = "delete it and run python -m momafuse.prepare again"

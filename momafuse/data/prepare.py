@@ -1,0 +1,199 @@
+"""Makes a corpus of the configured sources: read, tokenise, write aside, rename.
+
+A source is read in chunks; each becomes a part file, and a killed run goes on after the last part. The result does not depend on
+where it was killed. A document with a picture that cannot be decoded is left out and listed; too many of them stop the run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from momafuse import __version__
+from momafuse.config.errors import UserError
+from momafuse.config.schema import Config, SourceConfig
+from momafuse.data import corpus as store
+from momafuse.data.corpus import Corpus
+from momafuse.data.encoding import Encoder, tokenizer_fingerprints
+from momafuse.data.progress import Progress
+from momafuse.data.sources import Item, Source, open_source
+from momafuse.data.writer import Part, assemble, part_path, part_paths, write_json, write_lines
+
+CHUNK_DOCUMENTS = 4096
+CHUNK_CHARACTERS = 2**25  # a chunk ends earlier where its documents are long
+MAX_REJECT_SHARE = 0.01  # of a source's documents
+ROOT = "corpora"
+
+
+def corpus_path(config: Config) -> Path:
+    """`data.path`, or corpora/NAME-HASH by what the corpus depends on. Raises UserError where a tokenizer is missing."""
+    if config.data.path is not None:
+        return Path(config.data.path).expanduser()
+    made_of = {
+        "version": store.VERSION,
+        "sources": _recipe(config),
+        "tokenizers": {kind: fingerprint for kind, (_, fingerprint) in tokenizer_fingerprints(config.tokenizer).items()},
+    }
+    return Path(ROOT) / f"{config.data.name}-{_hash(made_of)[:8]}"
+
+
+def open_or_prepare(config: Config) -> Corpus:
+    """The corpus that `config` chooses; the automatic one is made on first use. Raises UserError (see Corpus.open)."""
+    path = corpus_path(config)
+    if config.data.path is None and not path.is_dir():
+        return prepare_corpus(config, path)
+    return Corpus.open(path, config.tokenizer)
+
+
+def prepare_corpus(config: Config, path: Path, encoder: Encoder | None = None) -> Corpus:
+    """Makes the corpus at `path`, or opens it where it is complete. Raises UserError; what is finished stays for the next run."""
+    if path.exists():
+        return Corpus.open(path, config.tokenizer if encoder is None else None)
+    aside = store.unfinished(path)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path):
+        if path.exists():  # another process has just made it
+            return Corpus.open(path)
+        encoder = encoder or Encoder.load(config.tokenizer)
+        sources = {name: open_source(name, source) for name, source in config.data.sources.items()}
+        _begin(aside, _plan(config, sources, encoder))
+        rejects: list[dict[str, str]] = []
+        with Progress() as progress:
+            for number, (name, source) in enumerate(sources.items()):
+                rejects += _prepare_source(aside, number, name, source, config.data.sources[name], encoder, progress)
+        _finish(aside, config, sources, encoder, rejects)
+        aside.rename(path)
+    return Corpus.open(path)
+
+
+def _prepare_source(
+    aside: Path, number: int, name: str, source: Source, config: SourceConfig, encoder: Encoder, progress: Progress
+) -> list[dict[str, str]]:
+    """Writes the parts that are missing; returns the source's rejects."""
+    parts = [Part.facts(path) for path in part_paths(aside, number)]
+    rejects = [reject for part in parts for reject in part.rejects]
+    done = sum(part.items for part in parts)
+    progress.source(name, source.documents, done)
+    for chunk in _chunks(_readable(name, source.items(done))):
+        part = encoder.encode(chunk, config.variants)
+        part.save(part_path(aside, number, len(parts)))
+        parts.append(part)
+        rejects += part.rejects
+        done += part.items
+        progress.advance(part.items)
+    if done == 0:
+        raise UserError(f"data.sources.{name}.path={config.path}: the source holds no documents; set it to data or take it out")
+    listed = [{"source": name, "key": key, "reason": reason} for key, reason in rejects]
+    if len(rejects) > MAX_REJECT_SHARE * done:
+        for path in part_paths(aside, number):  # so that repaired files are read again
+            path.unlink()
+        write_lines(aside / "rejects.jsonl", listed)
+        raise UserError(
+            f"data.sources.{name}: {len(rejects)} of {done} documents cannot be used, more than {MAX_REJECT_SHARE:.0%}; the first is "
+            f"{rejects[0][0]} ({rejects[0][1]}); repair or remove those listed in {aside / 'rejects.jsonl'} and run the same again"
+        )
+    return listed
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    chunk: list[Item] = []
+    characters = 0
+    for item in items:
+        chunk.append(item)
+        characters += sum(len(segment) for segment in item.segments if isinstance(segment, str))
+        if len(chunk) == CHUNK_DOCUMENTS or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _readable(name: str, items: Iterator[Item]) -> Iterator[Item]:
+    """The items; what goes wrong while reading them becomes a UserError."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield from items
+    except (OSError, ValueError, DatasetsError) as error:
+        raise UserError(f"data.sources.{name}: cannot be read further: {' '.join(str(error).split())}") from error
+
+
+def _recipe(config: Config) -> dict[str, Any]:
+    """What of each source shapes the corpus (its weight does not)."""
+    return {name: {"reader": s.reader, "path": s.path, "variants": s.variants} for name, s in config.data.sources.items()}
+
+
+def _tokenizers(encoder: Encoder) -> dict[str, dict[str, str]]:
+    pair = {"text": encoder.text, "image": encoder.image}
+    return {kind: {"name": t.name, "fingerprint": t.fingerprint} for kind, t in pair.items()}
+
+
+def _plan(config: Config, sources: dict[str, Source], encoder: Encoder) -> dict[str, Any]:
+    """What finished parts depend on: with another plan they are worthless."""
+    return {
+        "version": store.VERSION,
+        "sources": _recipe(config),
+        "content": {name: source.fingerprint for name, source in sources.items()},
+        "tokenizers": _tokenizers(encoder),
+        "chunk": [CHUNK_DOCUMENTS, CHUNK_CHARACTERS],
+    }
+
+
+def _begin(aside: Path, plan: dict[str, Any]) -> None:
+    """Keeps the unfinished folder where it was made by the same plan, else starts it anew."""
+    file = aside / "plan.json"
+    if aside.exists() and not (file.is_file() and json.loads(file.read_text(encoding="utf-8")) == plan):
+        shutil.rmtree(aside)
+    if not aside.exists():
+        aside.mkdir()
+        write_json(file, plan)
+
+
+def _finish(
+    aside: Path, config: Config, sources: dict[str, Source], encoder: Encoder, rejects: list[dict[str, str]]
+) -> None:
+    """Assembles the splits and writes the manifest last."""
+    splits = assemble(aside, list(sources), encoder.vocabulary)
+    for split, facts in splits.items():
+        if not facts["documents"]:
+            remedy = "give it more documents" if split == "validation" else "all documents are held out or rejected"
+            raise UserError(f"data.sources: no {split} documents; {remedy}")
+    write_lines(aside / "rejects.jsonl", rejects)
+    described = {name: asdict(s) | {"fingerprint": sources[name].fingerprint} for name, s in config.data.sources.items()}
+    manifest = {
+        "version": store.VERSION,
+        "momafuse": __version__,
+        "name": config.data.name,
+        "vocabulary": encoder.vocabulary.to_dict(),
+        "tokenizers": _tokenizers(encoder),
+        "encoder_device": encoder.device,
+        "sources": described,
+        "rejects": len(rejects),
+        "splits": splits,
+    }
+    for number in range(len(sources)):
+        for part in part_paths(aside, number):
+            part.unlink()
+    (aside / "plan.json").unlink()
+    write_json(aside / store.MANIFEST, manifest)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Holds a lock beside `path`, which the system frees when the process ends, so that two runs do not write one corpus."""
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    lock.unlink(missing_ok=True)
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,136 @@
+"""The registry of readers, and the one shape of documents that all of them give.
+
+A reader is a function of its SourceConfig that returns a `Source`: a `datasets` dataset with the columns
+
+    key       string, unique within the source; decides the split, the order of a pair and the variants
+    split     "train" or "validation"
+    segments  list of {"text": string or null, "image": undecoded picture or null}, one of the two set
+
+`@register("name")` adds one; a user's module named in `plugins` does the same. Decodes and encodes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from momafuse.config.errors import UserError
+from momafuse.config.schema import SourceConfig
+
+SplitName = Literal["train", "validation"]
+FEATURE_NAMES = ("key", "split", "segments")
+VALIDATION_SHARE = 0.02
+_ROWS = 512  # rows asked of `datasets` at a time
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An undecoded picture: its file's bytes, or the path to read them from."""
+
+    data: bytes | None
+    path: str | None
+
+    def read(self) -> bytes:
+        """Raises OSError where the file cannot be read."""
+        return self.data if self.data is not None else Path(self.path or "").read_bytes()
+
+
+@dataclass(frozen=True)
+class Item:
+    """One document before tokenisation."""
+
+    key: str
+    split: SplitName
+    segments: tuple[str | Picture, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """`dataset` is a datasets.Dataset or IterableDataset with `features()`; `fingerprint` changes when its content does."""
+
+    dataset: Any
+    fingerprint: str
+
+    @property
+    def documents(self) -> int | None:
+        """None where it is known only at the end."""
+        return len(self.dataset) if hasattr(self.dataset, "__len__") else None
+
+    def items(self, skip: int = 0) -> Iterator[Item]:
+        """All documents in the dataset's order but the first `skip`."""
+        for rows in self.dataset.skip(skip).iter(batch_size=_ROWS):
+            for key, split, segments in zip(*(rows[name] for name in FEATURE_NAMES), strict=True):
+                yield Item(key, split, tuple(_segment(s) for s in segments))
+
+
+Reader = Callable[[SourceConfig], Source]
+_READERS: dict[str, Reader] = {}
+
+
+def register(name: str) -> Callable[[Reader], Reader]:
+    """Adds a reader under a name that `data.sources.*.reader` can choose. A name is given once."""
+
+    def add(reader: Reader) -> Reader:
+        if _READERS.setdefault(name, reader) is not reader:
+            raise UserError(f"reader {name} is registered twice; give the second one another name")
+        return reader
+
+    return add
+
+
+def open_source(name: str, config: SourceConfig) -> Source:
+    """The source `data.sources.NAME`. Raises UserError for an unknown reader or a path that its reader cannot use."""
+    if config.reader not in _READERS:
+        known = ", ".join(sorted(_READERS))
+        raise UserError(f"data.sources.{name}.reader={config.reader}: no such reader; there are {known} (plugins add more)")
+    try:
+        return _READERS[config.reader](config)
+    except UserError as error:
+        raise UserError(f"data.sources.{name}.{error}") from error
+
+
+def features() -> Any:
+    """The datasets.Features that every reader's dataset has."""
+    from datasets import Features, Image, List, Value
+
+    segment = {"text": Value("string"), "image": Image(decode=False)}
+    return Features({"key": Value("string"), "split": Value("string"), "segments": List(segment)})
+
+
+def held_out(key: str) -> bool:
+    """True for about 2 % of all keys, whatever else the source holds."""
+    return int.from_bytes(hashlib.sha256(f"split:{key}".encode()).digest()[:8]) / 2**64 < VALIDATION_SHARE
+
+
+def split_of(key: str, number: int) -> SplitName:
+    """The split of a user's document: by its key, and the source's first one (`number` 0) is always held out."""
+    return "validation" if number == 0 or held_out(key) else "train"
+
+
+def folder_fingerprint(paths: Iterable[Path], root: Path) -> str:
+    """A hash of names, sizes and times of change: cheap, and different when a file is added, removed or written."""
+    digest = hashlib.sha256()
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def user_folder(config: SourceConfig) -> Path:
+    """The folder (or single file) that `path` names. Raises UserError where it is missing."""
+    if config.path is None:
+        raise UserError(f"path=null: the reader {config.reader} needs a path; set it to your folder")
+    path = Path(config.path).expanduser()
+    if not path.exists():
+        raise UserError(f"path={config.path}: no such file or folder; set it to your data")
+    return path.resolve()
+
+
+def _segment(row: dict[str, Any]) -> str | Picture:
+    image = row["image"]
+    if image is None:
+        return str(row["text"])
+    return Picture(image["bytes"], image["path"])
