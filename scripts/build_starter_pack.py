@@ -123,7 +123,11 @@ def counts_of(rows: list[dict[str, object]], lines: dict[str, list[str]]) -> dic
 
 
 def write_pack(
-    folder: Path, rows: list[dict[str, object]], encoded: list[bytes], lines: dict[str, list[str]], dropped: Counter[str]
+    folder: Path,
+    rows: list[dict[str, object]],
+    encoded: list[bytes],
+    lines: dict[str, list[str]],
+    dropped: Counter[str],
 ) -> str:
     """Writes all files of the pack into an empty folder and returns the pack's hash."""
     writer.write_zip(folder / "pictures.zip", encoded)

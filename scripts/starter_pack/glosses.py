@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .groups import GLOSS_VALIDATION_SHARE, split_of
-from .rules import BLOCKED_GLOSSES
+from starter_pack.groups import GLOSS_VALIDATION_SHARE, split_of
+from starter_pack.rules import BLOCKED_GLOSSES
 
 PARTS = ("noun", "verb", "adj", "adv")
 

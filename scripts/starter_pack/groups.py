@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .items import Item
-from .rules import title_stem
+from starter_pack.items import Item
+from starter_pack.rules import title_stem
 
 CELLS = 16
 NEAR_DISTANCE = 16
@@ -31,7 +31,8 @@ def difference_hash(picture: Image.Image) -> NDArray[np.bool_]:
 def distances(hashes: NDArray[np.bool_], others: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Hamming distances (N, M) between bit rows (N, 256) and (M, 256)."""
     a, b = hashes.astype(np.float32), others.astype(np.float32)
-    return np.rint(a.sum(1)[:, None] + b.sum(1)[None] - 2 * a @ b.T).astype(np.int64)
+    different: NDArray[np.float32] = a.sum(1)[:, None] + b.sum(1)[None] - 2 * a @ b.T
+    return np.rint(different).astype(np.int64)
 
 
 def fraction(name: str) -> float:

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import PackError
+from starter_pack.errors import PackError
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,7 @@ OPENCLIPART_PNG = Package(
 OPENCLIPART_SVG = Package(
     "openclipart-svg", "1:0.18+dfsg-19", "deb", "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5"
 )
-WORDNET = Package(
-    "wordnet-base", "1:3.0-37", "deb", "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752"
-)
+WORDNET = Package("wordnet-base", "1:3.0-37", "deb", "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752")
 FLUENT = Package(
     "@lobehub/fluent-emoji-3d", "1.1.0", "npm", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"
 )

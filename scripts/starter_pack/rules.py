@@ -6,6 +6,7 @@ file names ("christ...") or "mante religieuse" do no harm.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
 from collections.abc import Iterable, Sequence
@@ -27,22 +28,23 @@ EXCLUDED_PATHS = (
 HARMLESS_FOLDERS = ("recreation", "decorations", "buttons", "unsorted", "computer")
 HARMFUL_FOLDERS = ("recreation/religion", "computer/icons")
 
-EMPTY_KEYWORDS = frozenset(
-    "clip art,clipart,image,media,externalsource,public domain,hash,png,svg,unsorted,icons,computer,theme,"
-    "signs_and_symbols,architetto francesco rollandin".split(",")
-)
-BLOCKED_KEYWORDS = frozenset(
-    "people,person,man,woman,men,women,religion,flag,flags,politics,logo,logos,weapon,weapons,military".split(",")
-)
-# A trailing hyphen marks a word's beginning; all others are whole words.
-BLOCK_WORDS = (
-    "sunwheel schwarze swastika nazi hakenkreuz confederate ss kkk nude naked sexy bikini suicide noose gallows "
-    "marijuana cannabis stripper pantyhose pimp bomb gun rifle pistol weapon bullet grenade ammo tank flag flags "
-    "bandiera politic- communis- hitler stalin osama blair religion christianity communion christ jesus church bible "
-    "cross mosque chiesa islam muslim buddh- jewish judais- menorah crucif- halal kosher god"
-).split()
+
+def read_words(path: Path) -> dict[str, frozenset[str]]:
+    """The word lists of `words.txt` by the name of their section."""
+    lists: dict[str, set[str]] = {}
+    section = ""
+    for raw in path.read_text(encoding="utf-8").splitlines():
+        line = raw.partition("#")[0].strip()
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line:
+            lists.setdefault(section, set()).update(word.strip() for word in line.split(",") if word.strip())
+    return {name: frozenset(words) for name, words in lists.items()}
+
+
+WORDS = read_words(Path(__file__).with_name("words.txt"))
 _BLOCK_PATTERN = re.compile(
-    r"\b(?:" + "|".join(rf"{w[:-1]}\w*" if w.endswith("-") else w for w in BLOCK_WORDS) + r")\b"
+    r"\b(?:" + "|".join(rf"{w[:-1]}\w*" if w.endswith("-") else w for w in sorted(WORDS["block words"])) + r")\b"
 )
 # Slurs and obscene words, most of them marked so by WordNet itself: a small model's samples should not repeat them.
 BLOCKED_GLOSSES = re.compile(
@@ -69,12 +71,7 @@ MOON_TITLES = {
     "08": "waning crescent moon",
 }
 
-_COLOURS = (
-    "red orange yellow green blue purple violet pink brown black white gray grey silver gold golden beige cyan "
-    "magenta dark light medium bw color colour coloured colored"
-).split()
-_PERSONS = "man woman person men women people boy girl mr mrs mx father mother prince princess king queen".split()
-_STEM_DROPS = {"openclipart": frozenset(_COLOURS), "fluent3d": frozenset([*_COLOURS, *_PERSONS])}
+_STEM_DROPS = {"openclipart": WORDS["colours"], "fluent3d": WORDS["colours"] | WORDS["persons"]}
 
 
 def _inside(path: str, folders: Iterable[str]) -> bool:
@@ -96,10 +93,8 @@ def repair_text(text: str) -> str:
     """Undoes HTML entities and UTF-8 that was encoded twice; white space becomes single spaces."""
     text = html.unescape(html.unescape(text))
     if re.search("[ÃÂ]", text):
-        try:
+        with contextlib.suppress(UnicodeError):
             text = text.encode("latin-1").decode("utf-8")
-        except UnicodeError:
-            pass
     return " ".join(text.split())
 
 
@@ -109,7 +104,7 @@ def clean_keywords(raw: Iterable[str], limit: int = 6) -> list[str]:
     says_something = [
         word
         for word in words
-        if word not in EMPTY_KEYWORDS
+        if word not in WORDS["empty keywords"]
         and re.search("[a-z]", word)
         and not re.search(r"\bhash\b|[0-9a-f]{8,}|\d{4,}|https?:|www\.", word)
     ]
@@ -119,7 +114,7 @@ def clean_keywords(raw: Iterable[str], limit: int = 6) -> list[str]:
 def has_blocked_keyword(path: str, keywords: Sequence[str]) -> bool:
     """Whether a keyword keeps the item out; garments may say "people"."""
     allowed = {"people"} if path.startswith("people/clothing/") else set()
-    return bool(BLOCKED_KEYWORDS.intersection(keywords) - allowed)
+    return bool(WORDS["blocked keywords"].intersection(keywords) - allowed)
 
 
 def has_block_word(*texts: str) -> bool:
