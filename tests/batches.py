@@ -12,7 +12,12 @@ from momafuse.models.transformer import Transformer
 
 
 def make_batch(
-    sequences: int, budget: tuple[int, ...], vocabulary: int = 64, seed: int = 0, first_sequence: int = 0, documents: int = 2
+    sequences: int,
+    budget: tuple[int, ...],
+    vocabulary: int = 64,
+    seed: int = 0,
+    first_sequence: int = 0,
+    documents: int = 2,
 ) -> Batch:
     """Random ids; modality m has the ids that are m modulo the number of modalities."""
     rng = np.random.default_rng(seed)
@@ -66,7 +71,11 @@ def make_model(
     )
     router = RouterConfig(pool=pool, capacity_factor=capacity_factor, noise=False)
     model = Transformer(
-        config, router, vocabulary_size=vocabulary, modality_names=modalities, backend=backend  # type: ignore[arg-type]
+        config,
+        router,
+        vocabulary_size=vocabulary,
+        modality_names=modalities,
+        backend=backend,  # type: ignore[arg-type]
     )
     initialise(model, seed)
     return model.to(dtype)

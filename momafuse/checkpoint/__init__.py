@@ -1,0 +1,1 @@
+"""Checkpoints on disk: written aside, complete only with their marker, checked when read."""

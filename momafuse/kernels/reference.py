@@ -19,9 +19,7 @@ def swiglu_reference(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tenso
     return (silu(x @ gate) * (x @ up)) @ down
 
 
-def experts_reference(
-    x: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor | None, groups: list[GroupWeights]
-) -> Tensor:
+def experts_reference(x: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor | None, groups: list[GroupWeights]) -> Tensor:
     """x (T, D), rows (R,), offsets (E + 1,), weights (R,) or None -> y (T, D); rows in no expert get 0."""
     y = torch.zeros_like(x)
     bounds = offsets.tolist()

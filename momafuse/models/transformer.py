@@ -73,15 +73,15 @@ class Transformer(nn.Module):
         self.config = config
         self.groups = groups_of(config.experts, modality_names, expert_width(config.ffn, config.ffn_multiple_of))
         self.embedding = nn.Embedding(vocabulary_size, config.dim)
-        self.blocks = nn.ModuleList(Block(config, self._experts(router, len(modality_names), backend)) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(
+            Block(config, self._experts(router, len(modality_names), backend)) for _ in range(config.n_layers)
+        )
         self.norm = nn.RMSNorm(config.dim, config.norm_eps)
         self.head = nn.Linear(config.dim, vocabulary_size, bias=False)
 
     def _experts(self, router: RouterConfig, n_modalities: int, backend: Backend) -> Experts:
         dim = self.config.dim
-        return Experts(
-            self.groups, dim, Router(self.groups, dim, n_modalities, router.pool, router.capacity_factor), backend
-        )
+        return Experts(self.groups, dim, Router(self.groups, dim, n_modalities, router.pool, router.capacity_factor), backend)
 
     @property
     def n_experts(self) -> int:

@@ -26,7 +26,9 @@ class TokenLoss(NamedTuple):
 
 def next_token(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> TokenLoss:
     """hidden (T, D), head (V, D) of one dtype, targets (T,) int64 with -1 for none, weights (T,) fp32."""
-    total, nll = _ChunkedLoss.apply(hidden, head, targets, weights * (targets >= 0), z_loss)
+    total, nll = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, head, targets, weights * (targets >= 0), z_loss
+    )
     return TokenLoss(total, nll)
 
 
@@ -64,6 +66,6 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Any, ...]:
         dhidden, dhead = ctx.saved_tensors
         return dhidden * dtotal.to(dhidden.dtype), dhead * dtotal.to(dhead.dtype), None, None, None

@@ -53,7 +53,7 @@ def slot_columns(groups: Sequence[Group]) -> tuple[tuple[int, ...], int]:
     for g in groups:
         first = max(used.get(m, 0) for m in g.modalities)
         columns += range(first, first + g.experts)
-        used |= {m: first + g.experts for m in g.modalities}
+        used |= dict.fromkeys(g.modalities, first + g.experts)
     return tuple(columns), max(used.values())
 
 

@@ -1,0 +1,143 @@
+"""The checkpoint store: torch's distributed checkpoint (DCP) for tensors, JSON for everything else.
+
+    checkpoints/step_00001000/   *.distcp, .metadata      tensors of the model and the optimizer, by parameter path
+                                 state.json               step, tokens, schedule, whatever the loop needs as plain JSON
+                                 config.yaml              the resolved config
+                                 complete.json            the marker: format version, size and SHA-256 of every file
+    checkpoints/latest           the name of the newest complete one
+
+A checkpoint is written into a folder with another name and renamed when its marker is in it, then `latest` is replaced:
+a process killed at any moment leaves the older checkpoint as it was. DCP unpickles its own metadata, so only run folders that
+you trust may be resumed; the hashes find damage, not malice.
+
+One process writes; async and sharded saving are not done here yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.optim import Optimizer
+
+from momafuse.config.errors import UserError
+
+FORMAT = 1
+MARKER = "complete.json"
+LATEST = "latest"
+
+
+def step_name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def save(root: Path, step: int, model: nn.Module, optimizer: Optimizer, state: dict[str, Any], config: str, keep: int) -> Path:
+    """Write `root/step_STEP`, point `latest` to it, and delete all but the newest `keep` complete checkpoints.
+
+    `state` must be JSON. Raises UserError when the disk does not take it; the older checkpoints stay.
+    """
+    final, partial = root / step_name(step), root / f".{step_name(step)}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        model_state, optimizer_state = get_state_dict(model, optimizer)
+        _quietly(lambda: dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=partial, no_dist=True))
+        (partial / "state.json").write_text(json.dumps(state, indent=1))
+        (partial / "config.yaml").write_text(config)
+        files = {f.name: [f.stat().st_size, _sha256(f)] for f in sorted(partial.iterdir())}
+        write_aside(partial / MARKER, json.dumps({"format": FORMAT, "files": files}, indent=1))
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        write_aside(root / LATEST, final.name)
+    except OSError as error:
+        raise UserError(f"checkpoint {final}: cannot be written ({error}); older checkpoints are untouched") from error
+    for old in complete(root)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def complete(root: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(d for d in root.glob("step_*") if (d / MARKER).is_file()) if root.is_dir() else []
+
+
+def latest(root: Path) -> Path | None:
+    """The newest complete checkpoint, None if there is none. `latest` is a hint for people; the markers decide."""
+    found = complete(root)
+    return found[-1] if found else None
+
+
+def find(path: Path) -> Path:
+    """A checkpoint from the path of a checkpoint, of a `checkpoints` folder or of a run. Raises UserError if there is none."""
+    for root in (path, path / "checkpoints"):
+        if (root / MARKER).is_file():
+            return root
+        if (newest := latest(root)) is not None:
+            return newest
+    raise UserError(f"resume={path}: no complete checkpoint there; give a run folder or one of its checkpoints/step_* folders")
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The JSON state, after every file was compared with the marker. Raises UserError on any damage."""
+    verify(checkpoint)
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    return state
+
+
+def verify(checkpoint: Path) -> None:
+    """Compare size and SHA-256 of every file with the marker."""
+    remedy = "; delete this folder to go on from an older checkpoint"
+    try:
+        marker = json.loads((checkpoint / MARKER).read_text())
+        version, files = marker["format"], dict(marker["files"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"checkpoint {checkpoint}: its marker {MARKER} is unreadable ({error}){remedy}") from error
+    if version != FORMAT:
+        raise UserError(f"checkpoint {checkpoint}: format {version}, this version of momafuse reads {FORMAT}")
+    for name, (size, digest) in files.items():
+        file = checkpoint / name
+        if not file.is_file():
+            raise UserError(f"checkpoint {checkpoint}: {name} is missing{remedy}")
+        if file.stat().st_size != size:
+            raise UserError(f"checkpoint {checkpoint}: {name} has {file.stat().st_size} bytes instead of {size}{remedy}")
+        if _sha256(file) != digest:
+            raise UserError(f"checkpoint {checkpoint}: {name} is corrupt, its SHA-256 differs{remedy}")
+
+
+def load(checkpoint: Path, model: nn.Module, optimizer: Optimizer | None = None) -> None:
+    """Read weights, and the optimizer's state if one is given, into existing objects of the same structure."""
+    optimizers = [] if optimizer is None else [optimizer]
+    model_state, optimizer_state = get_state_dict(model, optimizers)
+    state = {"model": model_state} | ({"optimizer": optimizer_state} if optimizer else {})
+    _quietly(lambda: dcp.load(state, checkpoint_id=checkpoint, no_dist=True))
+    set_state_dict(model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state)
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.aside")
+    with aside.open("w") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    aside.replace(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _quietly(action: Callable[[], Any]) -> None:
+    with warnings.catch_warnings():  # DCP warns that there is no process group, which is what we want
+        warnings.simplefilter("ignore", UserWarning)
+        action()

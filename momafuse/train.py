@@ -1,0 +1,21 @@
+"""`python -m momafuse.train +experiment=moma_4t4i`: train, go on, or say that the run is complete."""
+
+from __future__ import annotations
+
+from momafuse.config.compose import Job
+from momafuse.config.entry import entry_point
+
+
+@entry_point(
+    "train",
+    help="Pretrain one model on text and images together: dense, MoE or MoMa, by config. "
+    "The same command goes on where it stopped.",
+)
+def main(job: Job) -> None:
+    from momafuse.training.loop import train  # after composing: a misspelt key should not wait for torch
+
+    train(job.config, job.yaml)
+
+
+if __name__ == "__main__":
+    main()

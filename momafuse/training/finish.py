@@ -1,0 +1,114 @@
+"""The end of a run: the last evaluation, report.json, plots, a sheet of reconstructions, and what to try next.
+
+`report.json` is written last: a run that has one is whole.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from momafuse.checkpoint.store import write_aside
+from momafuse.config.errors import UserError
+from momafuse.config.schema import Config
+from momafuse.data.corpus import Corpus
+from momafuse.data.sources import Item, Picture, open_source
+from momafuse.reports.logger import RunLogger
+from momafuse.reports.plots import ExpertReport, plot_experts, plot_losses, plot_reconstructions
+from momafuse.routing.statistics import RoutingCounts
+from momafuse.training.held_out import HeldOut, evaluate, unigram
+from momafuse.training.setup import Setup
+from momafuse.vision.preprocess import preprocess
+from momafuse.vision.tokenizer import ImageTokenizer
+
+SAMPLES = 16  # pictures on the sheet of reconstructions, spread over the first held-out ones
+SEES_THE_FUTURE = "training routing: sees the future (experts choose among all rows of a pool, later ones too)"
+
+
+def report_evaluation(held_out: HeldOut, state: dict[str, float], logger: RunLogger) -> None:
+    """A row of metrics, and the warning without which a loss under expert choice misleads."""
+    logger.evaluation({"step": state["step"], "tokens": state["tokens"], **held_out.losses, "eval/routing": held_out.routing})
+    if held_out.routing == "training":
+        logger.message(SEES_THE_FUTURE)
+
+
+def finish(config: Config, setup: Setup, corpus: Corpus, path: Path, state: dict[str, float], logger: RunLogger) -> None:
+    """Evaluate, write report, plots and samples into the run folder, say where they are."""
+    held_out = evaluate(config, setup, corpus)
+    report_evaluation(held_out, state, logger)
+    frequencies = unigram(config, setup, corpus)
+    for folder in ("plots", "samples"):
+        (path / folder).mkdir(exist_ok=True)
+    plot_losses(path / "metrics.jsonl", path / "plots" / "loss.png", frequencies)
+    if held_out.counts:
+        plot_experts(expert_report(held_out.counts, setup, corpus), path / "plots" / "experts.png")
+    try:
+        reconstruct(config, path / "samples" / "reconstruction.png")
+    except UserError as error:  # a corpus may travel without its sources
+        logger.message(f"no samples/reconstruction.png: {error}")
+    report: dict[str, float | str] = {**held_out.losses, "eval/routing": held_out.routing, **frequencies}
+    report |= {"steps": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"], 3)}
+    write_aside(path / "report.json", json.dumps(report, indent=1) + "\n")
+    for line in summary(config, path, report):
+        logger.message(line)
+
+
+def expert_report(counts: list[RoutingCounts], setup: Setup, corpus: Corpus) -> ExpertReport:
+    """Per group of experts and modality, `GROUP` or `GROUP: MODALITY`: mean rows a layer and expert took, shares chosen."""
+    load = torch.stack([c.load for c in counts]).double()  # (layers, E, M)
+    chosen = torch.stack([c.chosen for c in counts]).double()  # (layers, M, 3)
+    report: ExpertReport = {}
+    first = 0
+    for g in setup.model.groups:
+        for m in g.modalities:
+            name = g.name if len(g.modalities) == 1 else f"{g.name}: {corpus.vocabulary.names[m]}"
+            shares = chosen[:, m] / chosen[:, m].sum(-1, keepdim=True).clamp(min=1)
+            rows = load[:, first : first + g.experts, m] / setup.held_out_sequences
+            report[name] = {"load": rows.numpy(), "chosen": shares.numpy()}
+        first += g.experts
+    return report
+
+
+def reconstruct(config: Config, out: Path) -> None:
+    """Held-out pictures, and what is left of them after the image tokenizer. Raises UserError without their sources."""
+    sources = [open_source(name, source) for name, source in config.data.sources.items()]
+    items = (item for source in sources for item in source.items() if item.split == "validation" and _picture(item))
+    first = list(itertools.islice(items, 16 * SAMPLES))
+    if not first:
+        return
+    items = [first[i] for i in np.linspace(0, len(first) - 1, min(SAMPLES, len(first))).astype(int)]
+    tokenizer = ImageTokenizer.load(config.tokenizer.image)
+    pictures = [_picture(item) for item in items]
+    opened = [Image.open(io.BytesIO(p.read())) for p in pictures if p is not None]
+    originals = torch.stack([preprocess(image, tokenizer.image_size) for image in opened])
+    captions = [" ".join(s for s in item.segments if isinstance(s, str)) for item in items]
+    plot_reconstructions(originals.numpy(), tokenizer.decode(tokenizer.encode(originals)).numpy(), captions, out)
+
+
+def _picture(item: Item) -> Picture | None:
+    return next((s for s in item.segments if isinstance(s, Picture)), None)
+
+
+def summary(config: Config, path: Path, report: dict[str, float | str]) -> list[str]:
+    """Where everything is, and the three commands that a user would try next."""
+    lines = [f"run folder: {path}"]
+    for key, value in report.items():
+        if key.startswith("eval/loss_"):
+            unigram_key = key.replace("eval/loss_", "unigram/")
+            lines.append(f"  {key} {value:.3f} nats (a frequency table: {report[unigram_key]:.3f})")
+    lines.append(f"  {path / 'report.json'}, {path / 'plots' / 'loss.png'}, {path / 'samples' / 'reconstruction.png'}")
+    other = "dense" if config.model.name != "dense" else "moma_4t4i"
+    here = f"+experiment={config.model.name}"
+    return [
+        *lines,
+        "next:",
+        f"  python -m momafuse.train {here} trainer.max_steps={2 * int(report['steps'])}   # go on with this run",
+        f"  python -m momafuse.train +experiment={other}   # another architecture at the same FLOPs",
+        f"  python -m momafuse.train -m {here} run.seed=1,2   # two more seeds",
+    ]

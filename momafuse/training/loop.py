@@ -1,0 +1,133 @@
+"""The training loop, as one page: open the run, build, then step after step; evaluate, save, report.
+
+One process on one device. A step is `global_batch` consecutive sequences in micro-batches; the loss is normalised by the
+valid targets of the whole step. Everything random is a function of (seed, step): a run that was killed and goes on from its
+last checkpoint makes the same losses to the last digit. Saved state: step, tokens, seconds, the length of the schedule.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from momafuse.checkpoint import store
+from momafuse.config.errors import UserError
+from momafuse.config.schema import Config
+from momafuse.data.batch import Batch
+from momafuse.data.corpus import Corpus
+from momafuse.data.prepare import open_or_prepare
+from momafuse.reports.logger import RunLogger
+from momafuse.routing.noise import logistic_noise
+from momafuse.training.finish import finish, report_evaluation
+from momafuse.training.folder import RunFolder, open_run, start_run
+from momafuse.training.held_out import evaluate
+from momafuse.training.losses import LossMeter, count_targets, objective
+from momafuse.training.optimizer import set_learning_rate
+from momafuse.training.schedule import learning_rate
+from momafuse.training.setup import Setup, build
+
+
+def train(config: Config, yaml: str, say: Callable[[str], None] = print) -> None:
+    """Run or go on with `run.root/run.name` until `trainer.max_steps`. Raises UserError for what a user can mend."""
+    folder = open_run(config)
+    total = total_steps(config)
+    done = folder.state["step"] if folder.state else 0
+    if done >= total and (folder.path / "report.json").is_file():
+        say(f"{folder.path} is complete: {done} steps. For more: trainer.max_steps={2 * done}")
+        return
+    corpus = open_or_prepare(config)
+    setup = build(config, corpus)
+    start_run(folder, yaml)
+    with RunLogger(
+        folder.path,
+        config.logger,
+        run_config_yaml=yaml,
+        total_steps=total,
+        start_step=done,
+        log_every=config.trainer.log_every,
+    ) as logger:
+        introduce(config, setup, folder, logger)
+        last = run_steps(config, yaml, setup, corpus, folder, logger, total)
+        finish(config, setup, corpus, folder.path, last, logger)
+
+
+def run_steps(
+    config: Config, yaml: str, setup: Setup, corpus: Corpus, folder: RunFolder, logger: RunLogger, total: int
+) -> dict[str, float]:
+    """The steps themselves; returns the state that the last of them saved."""
+    state = {"step": 0, "tokens": 0, "seconds": 0.0, "schedule_steps": config.optim.schedule_steps or total}
+    if folder.checkpoint is not None and folder.state is not None:
+        store.load(folder.checkpoint, setup.model, setup.optimizer)
+        state = dict(folder.state)
+    t, o = config.trainer, config.optim
+    stream = setup.train.stream(state["step"], global_batch=t.global_batch, micro_batch=t.micro_batch)
+    for step in range(state["step"] + 1, total + 1):
+        begin = time.perf_counter()
+        micro_batches = next(stream)
+        waited = time.perf_counter() - begin
+        lr = learning_rate(
+            step, peak=o.lr, end=o.lr_end, warmup=o.warmup_steps, total=state["schedule_steps"], shape=o.schedule
+        )
+        set_learning_rate(setup.optimizer, lr)
+        meter = LossMeter(corpus.vocabulary, setup.device)
+        valid = count_targets(micro_batches)
+        for host_batch in micro_batches:
+            batch = host_batch.to(setup.device)
+            loss, _ = setup.forward(batch, objective(batch, meter, config.objective, valid), noise(config, setup, batch, step))
+            loss.total.backward()
+        router_norm = gradient_norm(setup)
+        norm = float(clip_grad_norm_(setup.model.parameters(), o.grad_clip))
+        if not math.isfinite(norm):
+            last = store.latest(folder.checkpoints)
+            raise UserError(f"step {step}: the gradient is {norm}; lower optim.lr={o.lr} and go on from {last or 'the start'}")
+        setup.optimizer.step()
+        setup.optimizer.zero_grad(set_to_none=True)
+
+        seconds = time.perf_counter() - begin
+        tokens = t.global_batch * config.data.sequence_length
+        state |= {"step": step, "tokens": state["tokens"] + tokens, "seconds": state["seconds"] + seconds}
+        row = {"step": step, "tokens": state["tokens"]} | meter.means("train/")
+        row |= {"train/grad_norm": norm, "train/lr": lr}
+        row |= {"train/router_grad_norm": router_norm} if setup.model.routes else {}
+        logger.step(row | {"perf/tokens_per_second": tokens / seconds, "perf/data_wait": waited})
+        if t.eval_every and step % t.eval_every == 0 and step < total:
+            report_evaluation(evaluate(config, setup, corpus), state, logger)
+        if step == total or (config.checkpoint.every and step % config.checkpoint.every == 0):
+            store.save(folder.checkpoints, step, setup.model, setup.optimizer, state, yaml, config.checkpoint.keep_last)
+    stream.close()
+    return state
+
+
+def introduce(config: Config, setup: Setup, folder: RunFolder, logger: RunLogger) -> None:
+    """What runs, in three lines."""
+    parameters = sum(p.numel() for p in setup.model.parameters())
+    start = f"going on from {folder.checkpoint}" if folder.checkpoint else "from step 0"
+    logger.message(f"{folder.path}: {config.model.name}, {parameters / 1e6:.1f}M parameters, {start}")
+    logger.message(f"{setup.device}, products in {str(setup.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads")
+    logger.message(setup.train.plan.describe_shares())
+
+
+def noise(config: Config, setup: Setup, batch: Batch, step: int) -> torch.Tensor | None:
+    """The step's router noise for all layers, if the config wants any."""
+    if not config.router.noise:
+        return None
+    model = setup.model
+    return logistic_noise(batch, seed=config.run.seed, step=step, layers=len(model.blocks), experts=model.n_experts)
+
+
+def gradient_norm(setup: Setup) -> float:
+    """The norm of the routers' gradients, before clipping: under swin it can starve (routing/statistics.py)."""
+    grads = [p.grad for name, p in setup.model.named_parameters() if ".router." in name and p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+
+
+def total_steps(config: Config) -> int:
+    """`trainer.max_steps`, or fewer where `trainer.max_tokens` is reached before."""
+    t = config.trainer
+    if t.max_tokens is None:
+        return t.max_steps
+    return min(t.max_steps, math.ceil(t.max_tokens / (t.global_batch * config.data.sequence_length)))

@@ -1,0 +1,56 @@
+"""Losses by modality: per-token losses of many micro-batches added up and averaged once.
+
+`loss_text` and `loss_image` go by the modality of the *target*; each is the mean cross-entropy in nats over its targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from momafuse.config.schema import ObjectiveConfig
+from momafuse.data.batch import Batch
+from momafuse.objectives.next_token import TokenLoss, next_token
+from momafuse.tokens.vocabulary import Vocabulary
+
+
+class LossMeter:
+    """Sums per modality on the device; one transfer when they are read."""
+
+    def __init__(self, vocabulary: Vocabulary, device: torch.device) -> None:
+        self.names = vocabulary.names
+        self.table = torch.from_numpy(vocabulary.modality_of_ids()).long().to(device)
+        self.sums = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)  # nll, targets
+
+    def add(self, nll: Tensor, targets: Tensor) -> None:
+        """nll (T,) in nats, targets (T,) with -1 for none."""
+        valid = (targets >= 0).double()
+        modality = self.table[targets.clamp(min=0)]
+        self.sums.index_add_(1, modality, torch.stack([nll.double() * valid, valid]))
+
+    def means(self, prefix: str) -> dict[str, float]:
+        """`PREFIXloss` over all targets and `PREFIXloss_MODALITY`; a modality without targets is left out."""
+        nll, count = self.sums.tolist()
+        means = {f"{prefix}loss": sum(nll) / max(1.0, sum(count))}
+        return means | {f"{prefix}loss_{m}": s / n for m, s, n in zip(self.names, nll, count, strict=True) if n}
+
+
+def count_targets(batches: Sequence[Batch]) -> int:
+    """Valid targets of all micro-batches, counted on the host before they move to the device."""
+    return sum(int((b.targets >= 0).sum()) for b in batches)
+
+
+def objective(batch: Batch, meter: LossMeter, config: ObjectiveConfig, valid: int) -> Callable[[Tensor, Tensor], TokenLoss]:
+    """The loss of one micro-batch as the model's objective: each target weighs `objective.weight` of its modality / valid."""
+    targets = batch.targets.flatten()
+    per_modality = torch.tensor([config.weight.get(m, 1.0) for m in meter.names], device=targets.device)
+    weights = per_modality[meter.table[targets.clamp(min=0)]] / max(1, valid)
+
+    def loss(hidden: Tensor, head: Tensor) -> TokenLoss:
+        result = next_token(hidden, head, targets, weights, config.z_loss)
+        meter.add(result.nll, targets)
+        return result
+
+    return loss

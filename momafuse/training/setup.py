@@ -1,0 +1,79 @@
+"""What the loop runs on: device, precision, corpus, budget, model, optimizer and loaders, made from a config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim import AdamW
+
+from momafuse.config.errors import UserError
+from momafuse.config.schema import Config
+from momafuse.data.budget import modality_budget
+from momafuse.data.corpus import Corpus, Split
+from momafuse.data.loader import Loader
+from momafuse.data.packing import PackPlan
+from momafuse.models.initialise import initialise
+from momafuse.models.transformer import Transformer
+from momafuse.parallel.precision import in_precision, resolve_device, resolve_precision
+from momafuse.training.optimizer import build_optimizer
+
+HELD_OUT_SEED = 0  # the held-out sequences are the same for every run on a corpus
+
+
+@dataclass(frozen=True)
+class Setup:
+    device: torch.device
+    dtype: torch.dtype
+    model: Transformer
+    forward: Callable[..., Any]  # the model in the precision of the run
+    optimizer: AdamW
+    train: Loader
+    held_out: Loader
+    held_out_sequences: int
+
+
+def build(config: Config, corpus: Corpus) -> Setup:
+    """Raises UserError where the corpus cannot give the sequences that the config asks for."""
+    try:
+        device = resolve_device(config.trainer.device)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    dtype = resolve_precision(config.trainer.precision, device)
+    v = corpus.vocabulary
+    budget = modality_budget(config.data, v, config.model.experts)
+
+    def loader(split: Split, seed: int) -> Loader:
+        weights = {name: s.weight for name, s in config.data.sources.items()}
+        return Loader(split, v, PackPlan(split, budget, weights, seed, config.data.window), budget)
+
+    train, held_out = loader(corpus.train, config.run.seed), loader(corpus.validation, HELD_OUT_SEED)
+    model = Transformer(
+        config.model, config.router, vocabulary_size=v.size, modality_names=v.names, backend=config.trainer.backend
+    )
+    initialise(model, config.run.seed)
+    model.to(device)
+    return Setup(
+        device=device,
+        dtype=dtype,
+        model=model,
+        forward=in_precision(model, dtype),
+        optimizer=build_optimizer(model, config.optim),
+        train=train,
+        held_out=held_out,
+        held_out_sequences=_held_out_sequences(config, held_out.plan.sequences_per_epoch),
+    )
+
+
+def _held_out_sequences(config: Config, available: int) -> int:
+    """Whole pools, of at most one pass over the held-out split."""
+    pool = config.router.pool
+    n = min(config.trainer.eval_sequences, available) // pool * pool
+    if not n:
+        raise UserError(
+            f"trainer.eval_sequences={config.trainer.eval_sequences}: the held-out split has {available} sequences and "
+            f"experts choose in pools of router.pool={pool}; prepare more held-out data or lower router.pool"
+        )
+    return n
