@@ -10,8 +10,8 @@
       kinds.npy        (docs,)       uint8: places in KINDS
       counts.npy       (vocabulary,) int64: how often each id occurs
 
-All are memory-mapped: opening costs the manifest and, below 256 MB or when asked, one read for the checksums. Writes nothing
-(writer.py) and plans no sequence (packing.py).
+All are memory-mapped: opening costs the manifest and, below 256 MB or when asked, one read for the checksums. Writes
+nothing (writer.py) and plans no sequence (packing.py).
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ class Corpus:
 
     @classmethod
     def open(cls, path: Path | str, tokenizer: TokenizerConfig | None = None, verify: bool = False) -> Corpus:
-        """Checks sizes always, checksums below 256 MB or with `verify`, and that `tokenizer` is the one it was made with.
+        """Checks sizes always, checksums below 256 MB or with `verify`, and that it was made with `tokenizer`.
 
-        Raises UserError for a folder that is missing, unfinished, of another version, truncated or corrupted, and for another
-        tokenizer.
+        Raises UserError for a folder that is missing, unfinished, of another version, truncated or corrupted, and for
+        another tokenizer.
         """
         path = Path(path)
         manifest = read_manifest(path)
@@ -139,7 +139,8 @@ def check_tokenizers(path: Path, manifest: dict[str, Any], tokenizer: TokenizerC
         if made_with["fingerprint"] != fingerprint:
             raise UserError(
                 f"tokenizer.{kind}={name}: the corpus {path} was made with {made_with['name']} "
-                f"({made_with['fingerprint'][:8]}, not {fingerprint[:8]}); set tokenizer.{kind}={made_with['name']} or prepare another"
+                f"({made_with['fingerprint'][:8]}, not {fingerprint[:8]}); set tokenizer.{kind}={made_with['name']} "
+                "or prepare another"
             )
 
 
@@ -161,7 +162,9 @@ def token_dtype(vocabulary: Vocabulary) -> npt.DTypeLike:
 def _open_split(folder: Path, facts: dict[str, Any], vocabulary: Vocabulary) -> Split:
     dtype = token_dtype(vocabulary)
     tokens = np.memmap(folder / "tokens.bin", dtype, mode="r") if facts["tokens"] else np.zeros(0, dtype)
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("offsets", "images", "image_index", "kinds", "counts")}
+    arrays = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("offsets", "images", "image_index", "kinds", "counts")
+    }
     sources = tuple(SourceInfo(**source) for source in facts["sources"])
     return Split(tokens=tokens, **arrays, sources=sources, fingerprint=split_fingerprint(facts))
 

@@ -1,8 +1,10 @@
-"""Documents of a source -> ids: decodes pictures, makes their training variants, runs both tokenizers over whole chunks.
+"""Documents of a source -> ids: decodes pictures, makes their training variants, runs both tokenizers over whole
+chunks.
 
-Variant 0 is the picture as it is; odd variants are mirrored (not where the text says left or right), and all but the first are
-shifted by up to 3 pixels each way, on white, by a hash of key and variant: the same whatever else is in the corpus. Validation
-documents have variant 0 only. Reads and writes no files but the pictures that a source gives by path.
+Variant 0 is the picture as it is; odd variants are mirrored (not where the text says left or right), and all but the
+first are shifted by up to 3 pixels each way, on white, by a hash of key and variant: the same whatever else is in the
+corpus. Validation documents have variant 0 only. Reads and writes no files but the pictures that a source gives by
+path.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ class Encoder:
         return [p + first for p in pieces]
 
     def _pictures(self, items: Sequence[Item], variants: int, rejects: dict[int, str]) -> dict[tuple[int, int], list[Codes]]:
-        """Codes of the pictures of each (item, variant); items with a picture that cannot be decoded go to `rejects`."""
+        """Codes of the pictures of each (item, variant); undecodable items go to `rejects`."""
         codes: dict[tuple[int, int], list[Codes]] = {(n, v): [] for n, i in enumerate(items) for v in _variants(i, variants)}
         waiting: list[tuple[tuple[int, int], Tensor]] = []
         for one in self._decoded(items, variants, rejects):

@@ -1,7 +1,8 @@
 """Makes a corpus of the configured sources: read, tokenise, write aside, rename.
 
-A source is read in chunks; each becomes a part file, and a killed run goes on after the last part. The result does not depend on
-where it was killed. A document with a picture that cannot be decoded is left out and listed; too many of them stop the run.
+A source is read in chunks; each becomes a part file, and a killed run goes on after the last part. The result does
+not depend on where it was killed. A document with a picture that cannot be decoded is left out and listed; too many
+of them stop the run.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ROOT = "corpora"
 
 
 def corpus_path(config: Config) -> Path:
-    """`data.path`, or corpora/NAME-HASH by what the corpus depends on. Raises UserError where a tokenizer is missing."""
+    """`data.path`, or corpora/NAME-HASH by what the corpus depends on. Raises UserError for a missing tokenizer."""
     if config.data.path is not None:
         return Path(config.data.path).expanduser()
     made_of = {
@@ -53,7 +54,10 @@ def open_or_prepare(config: Config) -> Corpus:
 
 
 def prepare_corpus(config: Config, path: Path, encoder: Encoder | None = None) -> Corpus:
-    """Makes the corpus at `path`, or opens it where it is complete. Raises UserError; what is finished stays for the next run."""
+    """Makes the corpus at `path`, or opens it where it is complete.
+
+    Raises UserError; what is finished by then stays for the next run.
+    """
     if path.exists():
         return Corpus.open(path, config.tokenizer if encoder is None else None)
     aside = store.unfinished(path)
@@ -96,8 +100,9 @@ def _prepare_source(
             path.unlink()
         write_lines(aside / "rejects.jsonl", listed)
         raise UserError(
-            f"data.sources.{name}: {len(rejects)} of {done} documents cannot be used, more than {MAX_REJECT_SHARE:.0%}; the first is "
-            f"{rejects[0][0]} ({rejects[0][1]}); repair or remove those listed in {aside / 'rejects.jsonl'} and run the same again"
+            f"data.sources.{name}: {len(rejects)} of {done} documents cannot be used, more than {MAX_REJECT_SHARE:.0%}; "
+            f"the first is {rejects[0][0]} ({rejects[0][1]}); repair or remove those listed in {aside / 'rejects.jsonl'} "
+            "and run the same again"
         )
     return listed
 
@@ -131,8 +136,11 @@ def _recipe(config: Config) -> dict[str, Any]:
 
 
 def _tokenizers(encoder: Encoder) -> dict[str, dict[str, str]]:
-    pair = {"text": encoder.text, "image": encoder.image}
-    return {kind: {"name": t.name, "fingerprint": t.fingerprint} for kind, t in pair.items()}
+    text, image = encoder.text, encoder.image
+    return {
+        "text": {"name": text.name, "fingerprint": text.fingerprint},
+        "image": {"name": image.name, "fingerprint": image.fingerprint},
+    }
 
 
 def _plan(config: Config, sources: dict[str, Source], encoder: Encoder) -> dict[str, Any]:
@@ -156,9 +164,7 @@ def _begin(aside: Path, plan: dict[str, Any]) -> None:
         write_json(file, plan)
 
 
-def _finish(
-    aside: Path, config: Config, sources: dict[str, Source], encoder: Encoder, rejects: list[dict[str, str]]
-) -> None:
+def _finish(aside: Path, config: Config, sources: dict[str, Source], encoder: Encoder, rejects: list[dict[str, str]]) -> None:
     """Assembles the splits and writes the manifest last."""
     splits = assemble(aside, list(sources), encoder.vocabulary)
     for split, facts in splits.items():
@@ -187,7 +193,7 @@ def _finish(
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Holds a lock beside `path`, which the system frees when the process ends, so that two runs do not write one corpus."""
+    """Holds a lock beside `path`, so that two runs do not write one corpus; the system frees it with the process."""
     lock = path.with_name(f".{path.name}.lock")
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -18,7 +18,8 @@ class Progress:
         self._console = console or Console(stderr=True)
         columns = (TextColumn("preparing {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bars = Bars(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._name, self._total, self._done, self._last = "", None, 0, 0.0
+        self._name, self._done, self._last = "", 0, 0.0
+        self._total: int | None = None
 
     def __enter__(self) -> Progress:
         self._bars.start()

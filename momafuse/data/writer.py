@@ -1,24 +1,24 @@
 """Writes a corpus (corpus.py says what it holds) aside, in finished parts, and renames it when it is whole.
 
-A part is one file: the documents of one chunk of one source, in groups (each variant of the training pictures, then validation).
-`assemble` puts them in the corpus's order: source by source, within a split the first variant of everything, then the second...;
-so that variants of one picture never stand next to each other. The same parts give the same bytes.
+A part is one file: the documents of one chunk of one source, in groups (each variant of the training pictures, then
+validation). `assemble` puts them in the corpus's order: source by source, within a split the first variant of
+everything, then the second...; so that variants of one picture never stand next to each other. The same parts give
+the same bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from momafuse.data.corpus import KINDS, SPLITS, token_dtype
+from momafuse.data.corpus import KINDS, SPLITS, SourceInfo, file_sha256, token_dtype
 from momafuse.tokens.document import EncodedDocument
 from momafuse.tokens.vocabulary import Vocabulary
 
@@ -100,87 +100,101 @@ def _groups(folder: Path, split: str, source: int) -> Iterator[Group]:
 def _assemble_split(folder: Path, split: str, sources: Sequence[str], vocabulary: Vocabulary) -> dict[str, Any]:
     out = folder / split
     out.mkdir(exist_ok=True)
-    image_ids = vocabulary.modality_of_ids() == vocabulary.names.index("image")
-    infos: list[dict[str, Any]] = []
+    image = vocabulary.modality_of_ids() == vocabulary.names.index("image")
+    infos: list[SourceInfo] = []
     counts = np.zeros(vocabulary.size, np.int64)
-    tokens, documents, pictures = 0, 0, 0
     with _Streams(out) as streams:
         for number, name in enumerate(sources):
-            info = {"name": name, "first": documents, "documents": 0, "text_tokens": 0, "image_tokens": 0, "pictures": 0}
+            documents, pictures, before = streams.documents, streams.pictures, counts.copy()
             for group in _groups(folder, split, number):
-                starts = tokens + np.cumsum(group.lengths) - group.lengths
-                streams.write("tokens.bin", group.tokens)
-                streams.write("offsets", starts)
-                first = np.repeat(starts, group.pictures)
-                streams.write("images", group.images + np.stack([first, np.zeros_like(first)], axis=1))
-                streams.write("image_index", pictures + np.cumsum(group.pictures) - group.pictures)
-                streams.write("kinds", group.kinds)
-                occurring = np.bincount(group.tokens, minlength=vocabulary.size)
-                counts += occurring
-                image = int(occurring[image_ids].sum())
-                info["documents"] += len(group.kinds)
-                info["image_tokens"] += image
-                info["text_tokens"] += len(group.tokens) - image
-                info["pictures"] += len(group.images)
-                tokens += len(group.tokens)
-                documents += len(group.kinds)
-                pictures += len(group.images)
-            infos.append(info)
-        streams.write("offsets", np.array([tokens]))
-        streams.write("image_index", np.array([pictures]))
-        streams.write("counts", counts)
-        files = streams.finish(documents, pictures, vocabulary.size)
-    return {"documents": documents, "tokens": tokens, "pictures": pictures, "sources": infos, "files": files}
+                streams.append(group)
+                counts += np.bincount(group.tokens, minlength=vocabulary.size)
+            new = counts - before
+            infos.append(
+                SourceInfo(
+                    name=name,
+                    first=documents,
+                    documents=streams.documents - documents,
+                    text_tokens=int(new[~image].sum()),
+                    image_tokens=int(new[image].sum()),
+                    pictures=streams.pictures - pictures,
+                )
+            )
+        files = streams.finish(counts)
+    return {
+        "documents": streams.documents,
+        "tokens": streams.tokens,
+        "pictures": streams.pictures,
+        "sources": [asdict(info) for info in infos],
+        "files": files,
+    }
 
 
 class _Streams:
-    """The growing files of a split. The .npy ones start with room for a header, which `finish` writes: nothing is held in memory."""
+    """The growing files of a split; nothing is held in memory.
+
+    The .npy files start with room for a header, which `finish` writes when the shapes are known.
+    """
 
     HEADER = 128  # bytes; numpy aligns its headers to 64, and these shapes fit in 128
+    TYPES: ClassVar[dict[str, npt.DTypeLike]] = {
+        "offsets": np.int64,
+        "images": np.int64,
+        "image_index": np.int64,
+        "kinds": np.uint8,
+        "counts": np.int64,
+    }
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._types: dict[str, npt.DTypeLike] = {
-            **{name: np.int64 for name in ("offsets", "images", "image_index", "counts")},
-            "kinds": np.uint8,
-        }
+        self.documents, self.tokens, self.pictures = 0, 0, 0
+        self._paths = {"tokens": folder / "tokens.bin"} | {name: folder / f"{name}.npy" for name in self.TYPES}
         self._files: dict[str, BinaryIO] = {}
 
     def __enter__(self) -> _Streams:
-        for name in self._types:
-            self._files[name] = (self._folder / f"{name}.npy").open("w+b")
+        self._files = {name: path.open("wb") for name, path in self._paths.items()}
+        for name in self.TYPES:
             self._files[name].write(b"\0" * self.HEADER)
-        self._files["tokens.bin"] = (self._folder / "tokens.bin").open("w+b")
         return self
 
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
             file.close()
 
-    def write(self, name: str, values: Array) -> None:
-        dtype = self._types.get(name, values.dtype)
-        self._files[name].write(np.ascontiguousarray(values, dtype=dtype).data)
+    def append(self, group: Group) -> None:
+        starts = self.tokens + np.cumsum(group.lengths) - group.lengths
+        first = np.repeat(starts, group.pictures)
+        self._write("tokens", group.tokens)
+        self._write("offsets", starts)
+        self._write("images", group.images + np.stack([first, np.zeros_like(first)], axis=1))
+        self._write("image_index", self.pictures + np.cumsum(group.pictures) - group.pictures)
+        self._write("kinds", group.kinds)
+        self.documents += len(group.kinds)
+        self.tokens += len(group.tokens)
+        self.pictures += len(group.images)
 
-    def finish(self, documents: int, pictures: int, ids: int) -> dict[str, Any]:
-        """Writes the headers; returns size and SHA-256 of each file."""
+    def finish(self, counts: Array) -> dict[str, Any]:
+        """Writes what is known only now; returns size and SHA-256 of each file."""
+        self._write("offsets", np.array([self.tokens], np.int64))
+        self._write("image_index", np.array([self.pictures], np.int64))
+        self._write("counts", counts)
         shapes: dict[str, tuple[int, ...]] = {
-            "offsets": (documents + 1,),
-            "images": (pictures, 2),
-            "image_index": (documents + 1,),
-            "kinds": (documents,),
-            "counts": (ids,),
+            "offsets": (self.documents + 1,),
+            "images": (self.pictures, 2),
+            "image_index": (self.documents + 1,),
+            "kinds": (self.documents,),
+            "counts": (len(counts),),
         }
         for name, shape in shapes.items():
             self._files[name].seek(0)
-            self._files[name].write(_npy_header(np.dtype(self._types[name]), shape, self.HEADER))
-        facts = {}
-        for name, file in self._files.items():
+            self._files[name].write(_npy_header(np.dtype(self.TYPES[name]), shape, self.HEADER))
+        for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            facts[name if name == "tokens.bin" else f"{name}.npy"] = {"bytes": file.tell(), "sha256": digest}
-        return facts
+        return {p.name: {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in self._paths.values()}
+
+    def _write(self, name: str, values: Array) -> None:
+        assert name == "tokens" or values.dtype == self.TYPES[name]
+        self._files[name].write(np.ascontiguousarray(values).data)
 
 
 def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...], size: int) -> bytes:

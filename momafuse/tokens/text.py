@@ -1,8 +1,8 @@
 """Byte-fallback BPE (sentencepiece): text <-> piece numbers 0..pieces-1, exactly, for any Python string.
 
-Normalisation is the identity, no space is added or removed, and what has no piece of its own goes as UTF-8 bytes. Two things
-sentencepiece cannot carry are spelt as bytes here: "\u2581" (its own sign for a space) and lone surrogates (no UTF-8 of their
-own). Does not know the one id space: the vocabulary adds the first text id.
+Normalisation is the identity, no space is added or removed, and what has no piece of its own goes as UTF-8 bytes. Two
+things sentencepiece cannot carry are spelt as bytes here: "\u2581" (its own sign for a space) and lone surrogates (no
+UTF-8 of their own). Does not know the one id space: the vocabulary adds the first text id.
 """
 
 from __future__ import annotations
@@ -43,30 +43,27 @@ class TextTokenizer:
         self._bytes = self._spell()
         if self.decode(self.encode([_PROBE])[0]) != _PROBE:
             raise UserError(
-                f"tokenizer.text={name}: the model does not give every text back; train it with byte fallback, identity "
-                f"normalisation and no added or removed spaces (python -m momafuse.train_tokenizer tokenizer=starter_bpe does)"
+                f"tokenizer.text={name}: the model does not give every text back; train one with byte fallback, identity "
+                "normalisation and no added spaces (python -m momafuse.train_tokenizer tokenizer=starter_bpe does)"
             )
 
     @classmethod
     def load(cls, name_or_path: str) -> TextTokenizer:
         """A shipped name ("starter_bpe_v1") or the path of a model file. Raises UserError where there is neither."""
-        path = Path(name_or_path)
-        if path.is_file():
-            return cls(name_or_path, path.read_bytes())
-        assets = files("momafuse").joinpath("assets")
-        shipped = assets.joinpath(f"{name_or_path}.model")
-        if "/" not in name_or_path and shipped.is_file():
-            return cls(name_or_path, shipped.read_bytes())
+        assets = files("momafuse") / "assets"
+        for candidate in (assets / f"{name_or_path}.model", Path(name_or_path)):
+            if candidate.is_file():
+                return cls(name_or_path, candidate.read_bytes())
         names = sorted(entry.name.removesuffix(".model") for entry in assets.iterdir() if entry.name.endswith(".model"))
         raise UserError(f"tokenizer.text={name_or_path}: no such file, and the shipped tokenizers are {', '.join(names)}")
 
     def encode(self, texts: Sequence[str], threads: int = 0) -> list[npt.NDArray[np.int64]]:
         """Piece numbers (n,) int64 of each text; `threads` 0: as many as there are processors."""
-        plain = [text for text in texts if not _AS_BYTES.search(text)]
+        odd = {n: self._encode_odd(text) for n, text in enumerate(texts) if _AS_BYTES.search(text)}
+        plain = [text for n, text in enumerate(texts) if n not in odd]
         encoded = iter(self._processor.encode(plain, num_threads=threads or os.cpu_count() or 1) if plain else [])
-        return [
-            np.array(self._encode_odd(text) if _AS_BYTES.search(text) else next(encoded), dtype=np.int64) for text in texts
-        ]
+        rows = (odd[n] if n in odd else next(encoded) for n in range(len(texts)))
+        return [np.array(row, dtype=np.int64) for row in rows]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of piece numbers; bytes that are no UTF-8 (a sampled or a cut row of pieces) become U+FFFD."""
@@ -105,7 +102,7 @@ def train_bpe(texts: Iterable[str], config: BPEConfig) -> bytes:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=(_AS_BYTES.sub(" ", text) for text in texts),
             model_writer=model,
             model_type="bpe",
             vocab_size=config.pieces,
@@ -123,6 +120,8 @@ def train_bpe(texts: Iterable[str], config: BPEConfig) -> bytes:
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"tokenizer.pieces={config.pieces}: cannot train on these texts ({reason}); set fewer pieces") from error
+        reason = str(error).splitlines()[0].rpartition("] ")[2]
+        raise UserError(
+            f"tokenizer.pieces={config.pieces}: cannot train on these texts ({reason}); set fewer pieces, give more text"
+        ) from error
     return model.getvalue()

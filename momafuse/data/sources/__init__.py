@@ -1,9 +1,20 @@
-"""Sources: named readers that hand over documents as a `datasets` dataset of one shape. Importing this registers the shipped ones."""
+"""Sources: named readers that hand over documents as a `datasets` dataset of one shape. Importing this registers the
+shipped ones.
+"""
 
 from __future__ import annotations
 
 from momafuse.data.sources import captioned_folder, starter, text_files
-from momafuse.data.sources.registry import FEATURE_NAMES, Item, Picture, Source, features, held_out, open_source, register
+from momafuse.data.sources.registry import (
+    FEATURE_NAMES,
+    Item,
+    Picture,
+    Source,
+    features,
+    held_out,
+    open_source,
+    register,
+)
 
 __all__ = [
     "FEATURE_NAMES",

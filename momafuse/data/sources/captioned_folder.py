@@ -1,7 +1,7 @@
 """A user's folder of pictures with captions, through the `imagefolder` loader of `datasets`.
 
-Captions stand in `metadata.csv`, `metadata.jsonl` or `metadata.parquet` beside the pictures: a column `file_name` and a column
-`text` or `caption`. A picture's key is its path inside the folder. Pictures are not decoded here.
+Captions stand in `metadata.csv`, `metadata.jsonl` or `metadata.parquet` beside the pictures: a column `file_name` and
+a column `text` or `caption`. A picture's key is its path inside the folder. Pictures are not decoded here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 @register("captioned_folder")
 def captioned_folder(config: SourceConfig) -> Source:
-    """Pairs of picture and caption in the order of `datasets`. Raises UserError for a folder without pictures or captions."""
+    """Pairs of picture and caption in the order of `datasets`. Raises UserError where there are no pictures or captions."""
     import datasets
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 

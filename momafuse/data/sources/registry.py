@@ -49,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """`dataset` is a datasets.Dataset or IterableDataset with `features()`; `fingerprint` changes when its content does."""
+    """`dataset`: datasets.Dataset or IterableDataset with `features()`; `fingerprint` changes when its content does."""
 
     dataset: Any
     fingerprint: str

@@ -1,7 +1,8 @@
 """A user's text: .txt files (a file is a document), .jsonl and .parquet files (a row is a document, column `text`).
 
-Read as a stream through `datasets`, sub-folders too; one folder holds one kind of file. A document's key is the hash of its text:
-repeats fall on one side of the split, and adding a file moves no other document. Blank documents are left out.
+Read as a stream through `datasets`, sub-folders too; one folder holds one kind of file. A document's key is the hash
+of its text: repeats fall on one side of the split, and adding a file moves no other document. Line ends become \\n
+in .txt files; blank documents are left out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _LOADERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @register("text_files")
 def text_files(config: SourceConfig) -> Source:
-    """Text documents in the order of the files' paths. Raises UserError where `path` holds none or several kinds of files."""
+    """Text documents in the order of the paths. Raises UserError where `path` holds none or several kinds of files."""
     import datasets
 
     path = user_folder(config)
