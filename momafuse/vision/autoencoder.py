@@ -1,0 +1,107 @@
+"""The convolutional encoder and decoder around the quantizer: a 64-pixel RGB picture <-> an 8 x 8 grid of vectors.
+
+Most work happens at a quarter and an eighth of the picture's side, where a convolution is cheap on a CPU: space to depth by 4,
+residual blocks, space to depth by 2, residual blocks, and back by depth to space. There are no norms, so nothing in a picture
+reaches farther than the kernels do: blank background stays one code wherever it stands. Every residual branch starts at zero.
+
+Shapes: N pictures, H = W the picture's side, L = H / 8 the grid's side, `code_dim` the width of a code vector.
+State-dict names: `encoder.*`, `decoder.*`. Knows nothing of codes (quantizer.py) nor of training (training.py).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from momafuse.vision.config import Architecture
+
+REDUCTION = 8  # pixels of the picture's side per code
+
+
+class ResidualBlock(nn.Module):
+    """`x + W_1x1 silu(W_3x3 silu(x))`; the last weight starts at zero, so that depth costs nothing at the start."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(channels, channels, 3, padding=1)
+        self.mix = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.mix(F.silu(self.spatial(F.silu(x))))
+        return out
+
+
+def _blocks(channels: int, count: int) -> list[nn.Module]:
+    return [ResidualBlock(channels) for _ in range(count)]
+
+
+class Encoder(nn.Sequential):
+    """(N, 3, H, W) in [-1, 1] -> (N, code_dim, H/8, W/8), not normalised."""
+
+    def __init__(self, arch: Architecture) -> None:
+        middle, narrow = arch.encoder_channels
+        super().__init__(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, middle, 3, padding=1),
+            *_blocks(middle, arch.encoder_blocks[0]),
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * middle, narrow, 1),
+            *_blocks(narrow, arch.encoder_blocks[1]),
+            nn.SiLU(),
+            nn.Conv2d(narrow, arch.code_dim, 1),
+        )
+
+
+class Decoder(nn.Sequential):
+    """(N, code_dim, L, L) unit vectors -> (N, 3, 8L, 8L), about [-1, 1], not clipped."""
+
+    def __init__(self, arch: Architecture) -> None:
+        narrow, middle, wide = arch.decoder_channels
+        super().__init__(
+            nn.Conv2d(arch.code_dim, narrow, 3, padding=1),
+            *_blocks(narrow, arch.decoder_blocks[0]),
+            nn.Conv2d(narrow, 4 * middle, 1),
+            nn.PixelShuffle(2),
+            *_blocks(middle, arch.decoder_blocks[1]),
+            nn.Conv2d(middle, 4 * wide, 1),
+            nn.PixelShuffle(2),
+            *_blocks(wide, arch.decoder_blocks[2]),
+            nn.SiLU(),
+            nn.Conv2d(wide, 12, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+        last = self[-2]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        nn.init.ones_(last.bias)  # the background: white
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder without the quantizer between them."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.encoder = Encoder(arch)
+        self.decoder = Decoder(arch)
+
+    def channels_last(self) -> Autoencoder:
+        """Lays the weights out as CPU convolutions like them best, in place."""
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return self
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """(N, 3, H, W) in [-1, 1] -> unit vectors (N, L*L, code_dim) in raster order, fp32."""
+        z = self.encoder(pictures)
+        return F.normalize(z.flatten(2).transpose(1, 2).float(), dim=-1)
+
+    def decode(self, vectors: Tensor) -> Tensor:
+        """Unit vectors (N, L*L, code_dim) in raster order -> (N, 3, H, W), about [-1, 1], fp32."""
+        side = int(vectors.shape[1] ** 0.5)
+        grid = vectors.transpose(1, 2).reshape(len(vectors), -1, side, side)
+        out: Tensor = self.decoder(grid.contiguous(memory_format=torch.channels_last)).float()
+        return out

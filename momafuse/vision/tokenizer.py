@@ -1,0 +1,130 @@
+"""The image tokenizer that the rest of momafuse uses: pictures <-> codes, frozen, inference only.
+
+A weights file is one safetensors file: fp16 weights of encoder and decoder, the codes, and the architecture as JSON in its
+metadata, so that any trained tokenizer loads by its path. Nothing is unpickled. All products are fp32, in chunks of a fixed
+number of pictures filled up with white, so that a picture has the same codes whatever batch it comes in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from momafuse.config.errors import UserError
+from momafuse.vision.augment import to_bytes, to_unit
+from momafuse.vision.autoencoder import REDUCTION, Autoencoder
+from momafuse.vision.config import Architecture
+from momafuse.vision.quantizer import nearest
+
+FORMAT = "momafuse-vq-1"
+CHUNK = 8  # pictures computed at a time
+
+
+class ImageTokenizer:
+    """Codes 0..codes-1, `block` of them per picture of `image_size` pixels a side; `fingerprint`: the file's sha256."""
+
+    def __init__(self, name: str, arch: Architecture, model: Autoencoder, codes: Tensor, fingerprint: str) -> None:
+        self.name = name
+        self.codes = arch.codes
+        self.image_size = arch.image_size
+        self.block = (arch.image_size // REDUCTION) ** 2
+        self.fingerprint = fingerprint
+        self._codes = codes
+        self._model = model.channels_last().eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, name_or_path: str, device: str = "cpu") -> ImageTokenizer:
+        """A packaged name ("starter_vq_v1") or the path of a weights file; UserError if missing or damaged."""
+        data = _read(name_or_path)
+        try:
+            arch, tensors = _parse(data)
+            codes = tensors.pop("codes").float()
+            model = Autoencoder(arch)
+            model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+            if codes.shape != (arch.codes, arch.code_dim):
+                raise ValueError(f"codes are {tuple(codes.shape)}")
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0][:120]
+            raise UserError(
+                f"tokenizer.image={name_or_path}: not an image tokenizer, or damaged ({reason}); "
+                "copy it again or train one with `python -m momafuse.train_tokenizer tokenizer=starter_vq`"
+            ) from error
+        codes = torch.nn.functional.normalize(codes, dim=-1).to(device)
+        return cls(Path(name_or_path).stem, arch, model.to(device), codes, hashlib.sha256(data).hexdigest())
+
+    @torch.inference_mode()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """uint8 (N, 3, image_size, image_size) -> int64 (N, block) on the CPU, raster order, 0..codes-1."""
+        size = self.image_size
+        if pictures.dtype != torch.uint8 or tuple(pictures.shape[1:]) != (3, size, size):
+            raise ValueError(f"pictures are {pictures.dtype} {tuple(pictures.shape)}; need uint8 (N, 3, {size}, {size})")
+        out = torch.empty(len(pictures), self.block, dtype=torch.int64)
+        for start in range(0, len(pictures), CHUNK):
+            part = _filled(pictures[start : start + CHUNK], 255).to(self._codes.device)
+            unit = to_unit(part).contiguous(memory_format=torch.channels_last)
+            index = nearest(self._model.encode(unit).flatten(0, 1), self._codes).view(CHUNK, self.block)
+            out[start : start + CHUNK] = index[: len(pictures) - start].cpu()
+        return out
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """int64 (N, block), 0..codes-1 -> uint8 (N, 3, image_size, image_size) on the CPU."""
+        if codes.ndim != 2 or codes.shape[1] != self.block or (codes.numel() and not _within(codes, self.codes)):
+            raise ValueError(f"codes are {tuple(codes.shape)}; need (N, {self.block}) with values 0..{self.codes - 1}")
+        out = torch.empty(len(codes), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        for start in range(0, len(codes), CHUNK):
+            part = _filled(codes[start : start + CHUNK], 0).to(self._codes.device)
+            pictures = to_bytes(self._model.decode(self._codes[part]))
+            out[start : start + CHUNK] = pictures[: len(codes) - start].cpu()
+        return out
+
+
+def save_tokenizer(path: Path, arch: Architecture, model: Autoencoder, codes: Tensor) -> None:
+    """Writes the weights file (fp16), aside and then renamed."""
+    tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"format": FORMAT, "architecture": json.dumps(dataclasses.asdict(arch), sort_keys=True)}
+    aside = path.with_name(path.name + ".part")
+    aside.write_bytes(save(tensors | {"codes": codes.half().contiguous()}, metadata))
+    aside.replace(path)
+
+
+def _read(name_or_path: str) -> bytes:
+    packaged = importlib.resources.files("momafuse") / "assets" / f"{name_or_path}.safetensors"
+    for candidate in (packaged, Path(name_or_path)):
+        if candidate.is_file():
+            return candidate.read_bytes()
+    raise UserError(
+        f"tokenizer.image={name_or_path}: no packaged tokenizer of that name and no such file; "
+        "use starter_vq_v1 or the path of a trained tokenizer.safetensors"
+    )
+
+
+def _parse(data: bytes) -> tuple[Architecture, dict[str, Tensor]]:
+    """Metadata and tensors of a weights file; any of several errors if it is none."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = header["__metadata__"]
+    if metadata["format"] != FORMAT:
+        raise ValueError(f"format is {metadata['format']}, not {FORMAT}")
+    fields: dict[str, Any] = json.loads(metadata["architecture"])
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    arch = Architecture(**values)
+    return arch, load(data)
+
+
+def _filled(rows: Tensor, value: int) -> Tensor:
+    """(n, ...) -> (CHUNK, ...), the missing rows `value`."""
+    missing = rows.new_full((CHUNK - len(rows), *rows.shape[1:]), value)
+    return torch.cat([rows, missing])
+
+
+def _within(codes: Tensor, count: int) -> bool:
+    return int(codes.min()) >= 0 and int(codes.max()) < count
