@@ -185,7 +185,8 @@ def _dataclass(kind: Any, raw: Any, key: str, root: type) -> Any:
     for name in raw:
         if name not in types:
             raise unknown_key(root, f"{prefix}{name}", [prefix + n for n in types])
+    values = {name: _value(child, raw[name], prefix + name, root) for name, child in types.items() if name in raw}
     for name in types:
-        if name not in raw:
+        if name not in values:
             raise UserError(f"{prefix}{name}: no value; write {prefix}{name}=... or give it in a config file")
-    return kind(**{name: _value(child, raw[name], prefix + name, root) for name, child in types.items()})
+    return kind(**values)

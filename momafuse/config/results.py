@@ -48,7 +48,8 @@ def run_name(base: str, overrides: Sequence[Override]) -> str:
 
 def sanitise(name: str) -> str:
     """Letters, digits and `._=+,-` only; what is too long ends in a hash of the whole."""
-    clean = re.sub(r"[^A-Za-z0-9._=+,-]+", "_", re.sub(r"[\[\]{}()'\":\s]", "", name)).strip("._")
+    bare = re.sub(r"[\[\]{}()'\":]", "", re.sub(r"\s*([:,])\s*", r"\1", name))
+    clean = re.sub(r"[^A-Za-z0-9._=+,-]+", "_", bare).strip("._")
     if len(clean) > MAX_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
         clean = f"{clean[: MAX_NAME - 9]}-{digest}"

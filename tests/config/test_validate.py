@@ -1,0 +1,111 @@
+"""Each rule between fields: the line it gives, and that the limit itself passes."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from momafuse.config.compose import compose
+from momafuse.config.convert import convert
+from momafuse.config.errors import UserError
+from momafuse.config.schema import Config
+from momafuse.config.validate import validate
+
+HEADS = "must divide model.dim=256 into heads of an even width"
+BROKEN = {
+    "model.n_heads=7": f"model.n_heads=7: {HEADS}; the nearest that do: 4 or 8",
+    "model.n_heads=256": f"model.n_heads=256: {HEADS}; the nearest that do: 128",
+    "model.dim=33": "model.dim=33: must be even, since rotary positions turn pairs of channels",
+    "model.dim=0": "model.dim=0: must be greater than 0",
+    "model.n_layers=-1": "model.n_layers=-1: must be greater than 0",
+    "run.seed=-1": "run.seed=-1: must not be negative",
+    "trainer.eval_every=-1": "trainer.eval_every=-1: must not be negative",
+    "checkpoint.every=-5": "checkpoint.every=-5: must not be negative",
+    "data.sources.starter_glosses.weight=0": "data.sources.starter_glosses.weight=0.0: must be greater than 0",
+    "data.sources.starter_glosses.variants=0": "data.sources.starter_glosses.variants=0: must be greater than 0",
+    "data.sequence_length=1": "data.sequence_length=1: must be at least 2",
+    "data.image_share=1": "data.image_share=1.0: must lie between 0 and 1, e.g. 0.5, or be `experts`",
+    "data.image_share=experts  model.experts={all: 8}": "needs experts of each modality; give a number, e.g. 0.5",
+    "~data.sources.starter_glosses  ~data.sources.starter_pictures": "data.sources={}: name at least one source",
+    "model.experts={text: 1}": "model.experts={text: 1}: no expert serves image; add model.experts.image=1",
+    "model.experts={}": "model.experts={}: no expert serves text; add model.experts.text=1",
+    "model.experts.all=1": "all and text both serve text; drop one, e.g. model.experts.all=null",
+    "model.experts.text=0": "model.experts.text=0: a group needs at least one expert; write null to drop the group",
+    "model.experts.imgae=1": "no modality imgae; did you mean image? (all, text, image)",
+    "router.capacity_factor=0": "router.capacity_factor=0.0: must be greater than 0",
+    "router.capacity_factor=4.5": "router.capacity_factor=4.5: an expert of `text` would take more tokens than",
+    "trainer.micro_batch=6": "trainer.micro_batch=6: must be a multiple of router.pool=4, e.g. 4 or 8",
+    "trainer.micro_batch=2": "trainer.micro_batch=2: must be a multiple of router.pool=4, e.g. 4",
+    "trainer.micro_batch=12": "trainer.global_batch=16: must be a multiple of trainer.micro_batch=12, e.g. 12 or 24",
+    "trainer.global_batch=8": "trainer.global_batch=8: must be a multiple of trainer.micro_batch=16, e.g. 16",
+    "trainer.max_tokens=100": "trainer.max_tokens=100: is less than one step; at least 4096",
+    "objective.weight.imgae=1": "objective.weight.imgae=1.0: no such modality; did you mean image?",
+    "objective.weight.image=-1": "objective.weight.image=-1.0: must not be negative",
+    "~objective.weight.text": "objective.weight.text: no value; write objective.weight.text=1.0",
+    "objective.weight.image=0  objective.weight.text=0": "at least one modality must weigh more than 0",
+    "optim.beta2=1": "optim.beta2=1.0: must be at least 0 and below 1",
+    "optim.lr_end=1": "optim.lr_end=1.0: must be at most optim.lr=0.002",
+    "optim.schedule_steps=20": "optim.schedule_steps=20: must be more than optim.warmup_steps=20",
+    "run.name=a/b": "run.name=a/b: must be fit for a folder",
+    "run.name=..": "run.name=..: must be fit for a folder",
+    "run.root=": "run.root='': must name a folder",
+    "resume=": "resume='': write auto, none or the path",
+}
+SOUND = (
+    "model.n_heads=128",
+    "router.capacity_factor=4",
+    # without a router there is no pool to respect
+    "trainer.micro_batch=6  trainer.global_batch=12  model.experts={all: 1}",
+    "trainer.micro_batch=1  model.experts={text: 1, image: 1}",
+    "trainer.max_tokens=4096",
+    "trainer.max_steps=1",  # shorter than the warm-up: a try, and the same command with more steps goes on
+    "trainer.eval_every=0  checkpoint.every=0",
+    "objective.weight.image=0",
+    "optim.schedule_steps=21  optim.lr_end=2e-3",
+    "data.image_share=experts",
+    "run.name='my run (2)'",
+)
+
+
+@pytest.fixture(scope="module")
+def base() -> dict[str, Any]:
+    return asdict(compose([]).config)
+
+
+def changed(base: dict[str, Any], words: str) -> Config:
+    """The default config with `key=value` set and `~key` taken out; words stand two blanks apart."""
+    raw = deepcopy(base)
+    for word in words.split("  "):
+        key, _, value = word.removeprefix("~").partition("=")
+        *parents, leaf = key.split(".")
+        node = raw
+        for parent in parents:
+            node = node[parent]
+        if word.startswith("~"):
+            del node[leaf]
+        else:
+            node[leaf] = "" if value == "" else OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]
+    return convert(Config, raw)
+
+
+@pytest.mark.parametrize("words", BROKEN)
+def test_a_broken_rule_is_one_line(words: str, base: dict[str, Any]) -> None:
+    config = changed(base, words)
+    with pytest.raises(UserError) as raised:
+        validate(config)
+    assert BROKEN[words] in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("words", SOUND)
+def test_what_is_allowed_passes(words: str, base: dict[str, Any]) -> None:
+    validate(changed(base, words))
+
+
+def test_composing_validates() -> None:
+    with pytest.raises(UserError, match=r"model\.n_heads=7: must divide"):
+        compose(["model.n_heads=7"])
