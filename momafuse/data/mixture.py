@@ -1,0 +1,230 @@
+"""The order of every source, as an endless tape; and how a line is shared out among several tapes.
+
+A tape goes over its source's documents pass after pass. In each pass the source's shards (contiguous documents) are
+permuted, then the documents of each shard. A place on a tape is a number: of pictures for an image-bearing source (a
+document is cut after a picture only), of tokens for a text-only one (cut anywhere). Which document lies at which place
+follows from the totals of the shards, so no order is ever held: memory is bounded by `MAX_SHARDS`, not by the corpus.
+
+Permutations are sorts of SplitMix64 hashes (Steele, Lea and Flood, OOPSLA 2014), the same with every NumPy.
+Does not fill sequences (packing.py), and reads no tokens (loader.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from momafuse.data.corpus import SourceInfo, Split
+
+Ints = npt.NDArray[np.int64]
+
+MAX_SHARDS = 16_384  # a source: bounds what is read and held at open
+CYCLE = 4_096  # places of a share table: shares are kept to 1 in 4,096
+
+
+def key_of(*parts: int | str) -> int:
+    """A 64-bit key of its parts, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
+
+
+def keyed_hash(key: int, n: int) -> npt.NDArray[np.uint64]:
+    """(n,) uint64: SplitMix64 of the counters 1..n, started at `key`."""
+    with np.errstate(over="ignore"):
+        x = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def keyed_order(key: int, n: int) -> Ints:
+    """A permutation of 0..n-1 chosen by `key`."""
+    return np.argsort(keyed_hash(key, n), kind="stable").astype(np.int64)
+
+
+class Shares:
+    """Shares out an endless line of places among sources by weight, evenly at every scale: each source's places in a
+    cycle are spread at equal distances. `split` is monotone and sums to the position: nothing is lost or taken twice."""
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        """`weights` > 0, one a source."""
+        exact = np.array(weights, dtype=np.float64) / sum(weights) * CYCLE
+        counts = np.maximum(np.floor(exact).astype(np.int64), 1)
+        while (missing := CYCLE - int(counts.sum())) != 0:
+            counts[np.argmax((exact - counts) * np.sign(missing))] += np.sign(missing)
+        ideal = np.concatenate([(np.arange(c) + 0.5) / c for c in counts])
+        owner = np.repeat(np.arange(len(counts)), counts)[np.argsort(ideal, kind="stable")]
+        self.realised = counts / CYCLE
+        self._before = np.zeros((CYCLE + 1, len(counts)), dtype=np.int64)
+        np.cumsum(owner[:, None] == np.arange(len(counts)), axis=0, out=self._before[1:])
+
+    def split(self, position: int) -> Ints:
+        """(sources,) int64: how many of the first `position` places belong to each source."""
+        cycles, rest = divmod(position, CYCLE)
+        share: Ints = cycles * self._before[-1] + self._before[rest]
+        return share
+
+
+@dataclass(frozen=True)
+class Units:
+    """Consecutive stretches of documents, in order; tokens `start..stop` of `document`, counted from its first token.
+
+    `base` is the document's first token in the corpus, `first` and `size` the stretch in the tape's measure (number of
+    pictures, or of tokens) within the document. `head`, `tail`: how many of the first (last) units belong to documents
+    that began before (go on after) this stretch of the line.
+    """
+
+    document: Ints
+    base: Ints
+    start: Ints
+    stop: Ints
+    first: Ints
+    size: Ints
+    head: int = 0
+    tail: int = 0
+
+    def __len__(self) -> int:
+        return len(self.document)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    document: Ints
+    base: Ints
+    length: Ints
+    end: Ints  # of each document, in the tape's measure, from the shard's beginning
+    text: Ints  # (n + 1,) text tokens before each document
+
+
+class Tape:
+    """One source's documents, pass after pass."""
+
+    def __init__(self, split: Split, source: SourceInfo, window: int, block: int, key: int) -> None:
+        """`window` documents a shard (more in a very large source), `block` codes a picture; `key` picks the order."""
+        self.name = source.name
+        self.in_pictures = source.pictures > 0
+        self._split, self._block, self._key = split, block, key
+        shard = max(window, -(-source.documents // MAX_SHARDS))
+        self._bounds = source.first + np.append(np.arange(0, source.documents, shard), source.documents)
+        tokens, pictures = np.diff(split.offsets[self._bounds]), np.diff(split.image_index[self._bounds])
+        self._size: Ints = pictures if self.in_pictures else tokens
+        self._text: Ints = tokens - block * pictures
+        self.length = int(self._size.sum())
+        self.text = int(self._text.sum())
+        self._pass = lru_cache(2)(self._order_pass)
+        self._shard = lru_cache(4)(self._order_shard)
+
+    def text_before(self, place: int) -> int:
+        """Text tokens of everything before `place`, all passes counted."""
+        number, rest = divmod(place, self.length)
+        at, document, inside = self._locate(number, rest)
+        order, _, text = self._pass(number)
+        total = number * self.text + int(text[at])
+        if document or inside:
+            shard = self._shard(number, int(order[at]))
+            total += int(shard.text[document])
+            if inside:
+                total += self._cut(shard, document, inside) - (self._block * inside if self.in_pictures else 0)
+        return total
+
+    def segment(self, begin: int, end: int) -> Units:
+        """What lies on places `begin..end-1`: every document whole, but for the first and the last."""
+        parts: list[tuple[Ints, ...]] = []
+        head = tail = 0
+        while begin < end:
+            number, rest = divmod(begin, self.length)
+            stop = min(self.length, rest + end - begin)
+            part, cut_head, cut_tail = self._segment_of_pass(number, rest, stop)
+            parts += part
+            head, tail = (cut_head if len(parts) == len(part) else head), cut_tail
+            begin += stop - rest
+        if not parts:
+            return Units(*(np.empty(0, dtype=np.int64) for _ in range(6)))
+        return Units(*(np.concatenate(column) for column in zip(*parts, strict=True)), head=head, tail=tail)
+
+    def _segment_of_pass(self, number: int, begin: int, end: int) -> tuple[list[tuple[Ints, ...]], int, int]:
+        order, _, _ = self._pass(number)
+        (at, low, skip), (last, high, keep) = self._locate(number, begin), self._locate(number, end)
+        parts: list[tuple[Ints, ...]] = []
+        for i in range(at, last + (1 if high or keep else 0)):
+            shard = self._shard(number, int(order[i]))
+            a, b = (low if i == at else 0), (high + (keep > 0) if i == last else len(shard.document))
+            start, stop, first = np.zeros(b - a, np.int64), shard.length[a:b].copy(), np.zeros(b - a, np.int64)
+            size = np.diff(shard.end[:b], prepend=0)[a:]
+            if i == last and keep:
+                stop[-1], size[-1] = self._cut(shard, b - 1, keep), keep
+            if i == at and skip:
+                start[0], first[0] = self._cut(shard, a, skip), skip
+                size[0] -= skip
+            parts.append((shard.document[a:b], shard.base[a:b], start, stop, first, size))
+        return parts, int(skip > 0), int(keep > 0)
+
+    def _locate(self, number: int, place: int) -> tuple[int, int, int]:
+        """Of a place in a pass: the shard's place in the order, the document in it, and how much of that lies before."""
+        order, ends, _ = self._pass(number)
+        at = int(np.searchsorted(ends, place, side="right")) if place else 0
+        rest = place - (int(ends[at - 1]) if at else 0)
+        if not rest:
+            return at, 0, 0
+        end = self._shard(number, int(order[at])).end
+        document = int(np.searchsorted(end, rest, side="right"))
+        return at, document, rest - (int(end[document - 1]) if document else 0)
+
+    def _cut(self, shard: _Shard, document: int, inside: int) -> int:
+        """The first token, counted from the document's, after `inside` tokens or pictures of it."""
+        if not self.in_pictures:
+            return inside
+        row = int(self._split.image_index[shard.document[document]]) + inside - 1
+        first, length = self._split.images[row].tolist()
+        return int(first + length + 1 - shard.base[document])
+
+    def _order_pass(self, number: int) -> tuple[Ints, Ints, Ints]:
+        """The shards' order, where each ends in the tape's measure, and (shards + 1,) the text before each."""
+        order = keyed_order(key_of(self._key, "shards", number), len(self._size))
+        return order, np.cumsum(self._size[order]), np.append(0, np.cumsum(self._text[order]))
+
+    def _order_shard(self, number: int, shard: int) -> _Shard:
+        low, high = int(self._bounds[shard]), int(self._bounds[shard + 1])
+        order = keyed_order(key_of(self._key, "documents", number, shard), high - low)
+        offsets = np.asarray(self._split.offsets[low : high + 1])
+        length = np.diff(offsets)[order]
+        pictures = np.diff(self._split.image_index[low : high + 1])[order]
+        end = np.cumsum(pictures if self.in_pictures else length)
+        text = np.append(0, np.cumsum(length - self._block * pictures))
+        return _Shard(low + order, offsets[order], length, end, text)
+
+
+class Mixture:
+    """Several tapes on one line, shared out by weight."""
+
+    def __init__(self, tapes: Sequence[Tape], weights: Sequence[float]) -> None:
+        self.tapes = tuple(tapes)
+        self.shares = Shares(weights)
+        self.requested = tuple(w / sum(weights) for w in weights)
+
+    def segment(self, begins: Ints, ends: Ints) -> Units:
+        """The tapes' stretches `begins[i]..ends[i]-1`, mixed in proportion: what was cut before comes first, what is
+        cut here comes last, so that it goes on where the line goes on."""
+        parts = [t.segment(int(a), int(b)) for t, a, b in zip(self.tapes, begins, ends, strict=True)]
+        if len(parts) == 1:
+            return parts[0]
+        place = np.concatenate([_places(part) for part in parts])
+        order = np.argsort(place, kind="stable")
+        names = ("document", "base", "start", "stop", "first", "size")
+        columns = (np.concatenate([getattr(part, name) for part in parts])[order] for name in names)
+        return Units(*columns, head=sum(p.head for p in parts), tail=sum(p.tail for p in parts))
+
+
+def _places(units: Units) -> npt.NDArray[np.float64]:
+    """Where each unit begins in its stretch, from 0 to 1."""
+    ends = np.cumsum(units.size)
+    place: npt.NDArray[np.float64] = (ends - units.size) / max(1, int(ends[-1])) if len(units) else np.empty(0)
+    place[len(units) - units.tail :] = 2.0
+    place[: units.head] = -1.0
+    return place
