@@ -79,7 +79,7 @@ def help_text(primary: str, about: str, user_dir: Path | None = None) -> str:
         "",
         "flags:",
         "  --cfg job            print the composed config and every key, and stop",
-        "  -m, --multirun       run once for each of several values: run.seed=0,1,2",
+        "  -m, --multirun       run once for each of several values: KEY=0,1,2",
         "  --config-dir FOLDER  your own groups and experiments: FOLDER/experiment/mine.yaml",
         "",
         "examples:",
@@ -127,7 +127,7 @@ def _chosen(primary: str) -> dict[str, str]:
 
 def _examples(primary: str, experiments: bool) -> list[str]:
     if not experiments:
-        return ["", "run.seed=1"]
+        return [f"{group}={file}" for group, file in _chosen(primary).items()]
     if primary == "prepare":
         return ["data=starter", "data=captioned_folder data.sources.pictures.path=PICTURES '~data.sources.texts'"]
     return [
