@@ -10,6 +10,7 @@ traceback. Hydra's own runner is not used: it makes folders, configures logging 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def entry_point(
             try:
                 args = _parser(primary, help).parse_intermixed_args(argv)
                 if args.help:
-                    print(help_text(primary, help, args.config_dir))
+                    _print(help_text(primary, help, args.config_dir) + "\n")
                     return
                 jobs = compose_jobs(
                     args.overrides, primary, schema, user_dir=args.config_dir, multirun=args.multirun, check=check
@@ -107,9 +108,17 @@ def _run(job: Job[Any], number: int, jobs: int, job_main: Callable[[Job[Any]], N
     if jobs > 1:
         print(f"# {number + 1}/{jobs}: {' '.join(job.overrides)}", file=sys.stderr, flush=True)
     if show:
-        print(job.yaml, end="", flush=True)
+        _print(job.yaml)
     else:
         job_main(job)
+
+
+def _print(text: str) -> None:
+    """Prints for a reader who may stop early: `--help | head` is no error."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
 
 
 def _chosen(primary: str) -> dict[str, str]:
