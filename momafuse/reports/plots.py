@@ -1,0 +1,156 @@
+"""The pictures at the end of a run: losses per modality, what the experts chose, what the image tokenizer keeps.
+
+All write a PNG and return nothing; they use matplotlib without pyplot, so they touch no display and no global state.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from momafuse.reports.metrics import Row, read_metrics
+
+ExpertReport = dict[str, dict[str, NDArray[np.floating[Any]]]]
+"""By group: "load" (layers, experts), mean rows per expert and sequence; "chosen" (layers, 3), shares of rows chosen by 0,
+1, 2+ experts."""
+
+COLOURS = ("#2a6f97", "#d1603d", "#5b8c5a", "#7b5ea7", "#b08a2e")  # one per modality
+GREY = "#6b6b6b"
+CHOSEN_COLOURS = ("#d9d9d9", "#7fb3d5", "#1b4f72")
+CHOSEN_NAMES = ("no expert", "1 expert", "2 or more")
+DPI = 150
+SMOOTHING = 0.06  # of the steps: the window of the drawn training loss
+
+
+def plot_losses(metrics: Path, out: Path, unigram: Mapping[str, float]) -> None:
+    """One panel per modality from a metrics.jsonl: training loss, held-out loss, and the loss of a frequency table.
+
+    `unigram`: nats by modality, keys `MODALITY` or `unigram/MODALITY`.
+    """
+    rows = read_metrics(metrics)
+    frequencies = {key.rpartition("/")[2]: value for key, value in unigram.items()}
+    names = sorted({key.rpartition("loss_")[2] for row in rows for key in row if "/loss_" in key}, reverse=True)
+    figure = Figure(figsize=(5.2 * len(names), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for panel, name, colour in zip(panels, names, COLOURS, strict=False):
+        _loss_panel(panel, rows, name, colour, frequencies.get(name))
+    panels[0].set_ylabel("cross-entropy, nats per token")
+    figure.savefig(out, dpi=DPI)
+
+
+def _loss_panel(panel: Axes, rows: Sequence[Row], name: str, colour: str, frequency: float | None) -> None:
+    steps, losses = _series(rows, f"train/loss_{name}")
+    panel.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
+    panel.plot(steps, _smooth(losses), color=colour, linewidth=1.8, label="training (smoothed)")
+    held_out_steps, held_out = _series(rows, f"eval/loss_{name}")
+    if len(held_out):
+        label = f"held out: {held_out[-1]:.2f} at the end"
+        panel.plot(held_out_steps, held_out, color="black", marker="o", markersize=4, linewidth=1, label=label)
+    if frequency is not None:
+        label = f"frequencies alone: {frequency:.2f}"
+        panel.axhline(frequency, color=GREY, linestyle="--", linewidth=1.2, label=label)
+    panel.set_title(f"{name} tokens")
+    panel.set_xlabel("step")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.margins(y=0.12)
+    panel.grid(alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False, fontsize=9)
+
+
+def plot_experts(stats: ExpertReport, out: Path) -> None:
+    """One row of panels per entry: rows per expert and layer, and the shares of rows chosen by 0, 1 and more experts."""
+    layers = [len(group["load"]) for group in stats.values()]
+    heights = [0.34 * n + 1.0 for n in layers]
+    figure = Figure(figsize=(11, sum(heights) + 0.4), layout="constrained")
+    grid = figure.subplots(len(stats), 2, squeeze=False, height_ratios=heights)
+    for (left, right), (name, group) in zip(grid, stats.items(), strict=True):
+        _load_panel(left, name, group["load"])
+        _chosen_panel(right, name, group["chosen"])
+    handles, labels = grid[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower right", ncols=3, frameon=False, title="rows chosen by")
+    figure.savefig(out, dpi=DPI)
+
+
+def _load_panel(panel: Axes, name: str, load: NDArray[np.floating[Any]]) -> None:
+    layers, experts = load.shape
+    top = max(float(load.max()), 1e-9)
+    panel.imshow(load, cmap="Blues", vmin=0, vmax=1.6 * top, aspect="auto")
+    for layer in range(layers):
+        for expert in range(experts):
+            value = float(load[layer, expert])
+            ink = "white" if value > 0.85 * top else "black"
+            panel.text(expert, layer, f"{value:.3g}", ha="center", va="center", color=ink, fontsize=8)
+    panel.set_title(f"{name}: rows per expert and sequence", fontsize=10)
+    panel.set_xticks(range(experts), [f"expert {i}" if experts <= 4 else str(i) for i in range(experts)])
+    panel.set_yticks(range(layers), [f"layer {i}" for i in range(layers)])
+    panel.tick_params(length=0, labelsize=8)
+    panel.spines[:].set_visible(False)
+
+
+def _chosen_panel(panel: Axes, name: str, chosen: NDArray[np.floating[Any]]) -> None:
+    layers = len(chosen)
+    begin = np.zeros(layers)
+    for kind, (colour, label) in enumerate(zip(CHOSEN_COLOURS, CHOSEN_NAMES, strict=True)):
+        share = 100 * chosen[:, kind]
+        panel.barh(range(layers), share, left=begin, color=colour, label=label, height=0.8)
+        for layer in range(layers):
+            if share[layer] >= 6:
+                ink = "white" if kind == 2 else "black"
+                middle = begin[layer] + share[layer] / 2
+                panel.text(middle, layer, f"{share[layer]:.0f} %", ha="center", va="center", color=ink, fontsize=8)
+        begin = begin + share
+    panel.set_title(f"{name}: share of rows by the number of experts that chose them", fontsize=10)
+    panel.set_xlim(0, 100)
+    panel.set_ylim(layers - 0.5, -0.5)
+    panel.set_xticks([])
+    panel.set_yticks(range(layers), [""] * layers)
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+
+
+def plot_reconstructions(
+    originals: NDArray[np.uint8], reconstructions: NDArray[np.uint8], captions: Sequence[str], out: Path
+) -> None:
+    """A sheet of pairs (picture, reconstruction) with captions; both uint8 (N, 3, H, W), N >= 1."""
+    count = len(originals)
+    columns = min(count, 4 if count <= 16 else 6)
+    lines = math.ceil(count / columns)
+    figure = Figure(figsize=(2.7 * columns, 1.65 * lines + 0.35), layout="constrained")
+    figure.suptitle("left: held-out picture, right: what its tokens keep", fontsize=10)
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for panel in panels:
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
+    for panel, original, reconstruction, caption in zip(panels, originals, reconstructions, captions, strict=False):
+        gap = np.full((original.shape[1], 2, 3), 255, dtype=np.uint8)
+        pair = np.concatenate([original.transpose(1, 2, 0), gap, reconstruction.transpose(1, 2, 0)], axis=1)
+        panel.imshow(pair, interpolation="nearest")
+        panel.set_xlabel(textwrap.shorten(caption, 48, placeholder=" …"), fontsize=8, labelpad=3)
+    figure.savefig(out, dpi=DPI)
+
+
+def _series(rows: Sequence[Row], key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps and values of the rows that have `key`."""
+    pairs = [(float(row["step"]), float(row[key])) for row in rows if key in row]
+    steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over a centred window, which is cut off at both ends."""
+    reach = int(SMOOTHING * len(values) / 2)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    begin, end = np.maximum(places - reach, 0), np.minimum(places + reach + 1, len(values))
+    means: NDArray[np.float64] = (sums[end] - sums[begin]) / (end - begin)
+    return means
