@@ -24,9 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.optim import Optimizer
 
 from momafuse.config.errors import UserError
@@ -50,7 +51,7 @@ def save(root: Path, step: int, model: nn.Module, optimizer: Optimizer, state: d
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         model_state, optimizer_state = get_state_dict(model, optimizer)
-        _quietly(lambda: dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=partial, no_dist=True))
+        _quietly(lambda: dcp_save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=partial, no_dist=True))
         (partial / "state.json").write_text(json.dumps(state, indent=1))
         (partial / "config.yaml").write_text(config)
         files = {f.name: [f.stat().st_size, _sha256(f)] for f in sorted(partial.iterdir())}
@@ -118,7 +119,7 @@ def load(checkpoint: Path, model: nn.Module, optimizer: Optimizer | None = None)
     optimizers = [] if optimizer is None else [optimizer]
     model_state, optimizer_state = get_state_dict(model, optimizers)
     state = {"model": model_state} | ({"optimizer": optimizer_state} if optimizer else {})
-    _quietly(lambda: dcp.load(state, checkpoint_id=checkpoint, no_dist=True))
+    _quietly(lambda: dcp_load(state, checkpoint_id=checkpoint, no_dist=True))
     set_state_dict(model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state)
 
 

@@ -28,13 +28,14 @@ def experts_bmm(
 ) -> Tensor:
     """x (T, D), rows (R,), slots (T, n), weights (R,) or None -> y (T, D); `sizes` (E,) places of each expert."""
     by_row, starts = places_by_row(slots, rows.numel())
-    y: Tensor = _Experts.apply(x, rows, by_row, starts, weights, _shapes(groups, sizes), *[w for g in groups for w in g])
+    stacks = [w for g in groups for w in g]
+    y: Tensor = _Experts.apply(x, rows, by_row, starts, weights, _shapes(groups, sizes), *stacks)  # type: ignore[no-untyped-call]
     return y
 
 
 def swiglu_bmm(x: Tensor, group: GroupWeights) -> Tensor:
     """One expert for every row, without plan: x (T, D) -> (T, D)."""
-    y: Tensor = _Experts.apply(x, None, None, None, None, [(1, x.shape[0])], *group)
+    y: Tensor = _Experts.apply(x, None, None, None, None, [(1, x.shape[0])], *group)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -50,7 +51,7 @@ def _shapes(groups: list[GroupWeights], sizes: Sequence[int]) -> list[tuple[int,
 
 def _by_group(places: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
     """(R, ...) -> views (E, C, ...) of each group."""
-    parts = places.split([e * c for e, c in shapes])
+    parts = torch.split(places, [e * c for e, c in shapes])
     return [p.view(e, c, *places.shape[1:]) for p, (e, c) in zip(parts, shapes, strict=True)]
 
 
@@ -82,7 +83,7 @@ class _Experts(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         shapes = ctx.shapes
         xs, rows, by_row, starts, weights, *rest = ctx.saved_tensors
         stacks, kept = rest[: 3 * len(shapes)], rest[3 * len(shapes) :]

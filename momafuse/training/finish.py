@@ -78,8 +78,8 @@ def expert_report(counts: list[RoutingCounts], setup: Setup, corpus: Corpus) -> 
 def reconstruct(config: Config, out: Path) -> None:
     """Held-out pictures, and what is left of them after the image tokenizer. Raises UserError without their sources."""
     sources = [open_source(name, source) for name, source in config.data.sources.items()]
-    items = (item for source in sources for item in source.items() if item.split == "validation" and _picture(item))
-    first = list(itertools.islice(items, 16 * SAMPLES))
+    held_out = (item for source in sources for item in source.items() if item.split == "validation" and _picture(item))
+    first = list(itertools.islice(held_out, 16 * SAMPLES))
     if not first:
         return
     items = [first[i] for i in np.linspace(0, len(first) - 1, min(SAMPLES, len(first))).astype(int)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -57,9 +58,9 @@ def train(config: Config, yaml: str, say: Callable[[str], None] = print) -> None
 
 def run_steps(
     config: Config, yaml: str, setup: Setup, corpus: Corpus, folder: RunFolder, logger: RunLogger, total: int
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """The steps themselves; returns the state that the last of them saved."""
-    state = {"step": 0, "tokens": 0, "seconds": 0.0, "schedule_steps": config.optim.schedule_steps or total}
+    state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "schedule_steps": config.optim.schedule_steps or total}
     if folder.checkpoint is not None and folder.state is not None:
         store.load(folder.checkpoint, setup.model, setup.optimizer)
         state = dict(folder.state)
@@ -108,7 +109,8 @@ def introduce(config: Config, setup: Setup, folder: RunFolder, logger: RunLogger
     start = f"going on from {folder.checkpoint}" if folder.checkpoint else "from step 0"
     logger.message(f"{folder.path}: {config.model.name}, {parameters / 1e6:.1f}M parameters, {start}")
     logger.message(f"{setup.device}, products in {str(setup.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads")
-    logger.message(setup.train.plan.describe_shares())
+    for share in setup.plan.shares():
+        logger.message(str(share))
 
 
 def noise(config: Config, setup: Setup, batch: Batch, step: int) -> torch.Tensor | None:

@@ -30,6 +30,7 @@ class Setup:
     model: Transformer
     forward: Callable[..., Any]  # the model in the precision of the run
     optimizer: AdamW
+    plan: PackPlan
     train: Loader
     held_out: Loader
     held_out_sequences: int
@@ -45,11 +46,11 @@ def build(config: Config, corpus: Corpus) -> Setup:
     v = corpus.vocabulary
     budget = modality_budget(config.data, v, config.model.experts)
 
-    def loader(split: Split, seed: int) -> Loader:
+    def plan_of(split: Split, seed: int) -> PackPlan:
         weights = {name: s.weight for name, s in config.data.sources.items()}
-        return Loader(split, v, PackPlan(split, budget, weights, seed, config.data.window), budget)
+        return PackPlan(split, budget, weights, seed, config.data.window)
 
-    train, held_out = loader(corpus.train, config.run.seed), loader(corpus.validation, HELD_OUT_SEED)
+    plan, held_out_plan = plan_of(corpus.train, config.run.seed), plan_of(corpus.validation, HELD_OUT_SEED)
     model = Transformer(
         config.model, config.router, vocabulary_size=v.size, modality_names=v.names, backend=config.trainer.backend
     )
@@ -61,9 +62,10 @@ def build(config: Config, corpus: Corpus) -> Setup:
         model=model,
         forward=in_precision(model, dtype),
         optimizer=build_optimizer(model, config.optim),
-        train=train,
-        held_out=held_out,
-        held_out_sequences=_held_out_sequences(config, held_out.plan.sequences_per_epoch),
+        plan=plan,
+        train=Loader(corpus.train, v, plan, budget),
+        held_out=Loader(corpus.validation, v, held_out_plan, budget),
+        held_out_sequences=_held_out_sequences(config, held_out_plan.sequences_per_epoch),
     )
 
 

@@ -94,7 +94,7 @@ def test_without_a_plan_one_expert_takes_every_row(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_of_a_non_contiguous_input(backend):
-    x, plan, groups = make_case([(2, 5, 3)], 4, 6, seed=2)
+    _, plan, groups = make_case([(2, 5, 3)], 4, 6, seed=2)
     wide = torch.randn(4, 6, dtype=torch.float64).t().requires_grad_()
     assert not wide.is_contiguous()
     torch.testing.assert_close(apply_experts(wide, plan, groups, backend), loop(wide, plan, groups), rtol=1e-10, atol=1e-10)

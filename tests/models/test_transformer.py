@@ -72,7 +72,7 @@ def experts_loop(experts, x, batch):
         w = experts.groups[g.name]
         for e in range(g.experts):
             for pool in range(batch.shape[0] // router.pool):
-                rows = [r for r in range(pool * router.pool * length, (pool + 1) * router.pool * length)]
+                rows = range(pool * router.pool * length, (pool + 1) * router.pool * length)
                 rows = [r for r in rows if modality[r] in g.modalities]
                 if g.experts == 1:
                     taken = [(r, 1.0) for r in rows]
