@@ -102,7 +102,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Raises UserError where there is no finished corpus of this version."""
     if not path.is_dir():
         state = "the corpus is not finished" if unfinished(path).is_dir() else "no such corpus"
-        raise UserError(f"data.path={path}: {state}; run python -m momafuse.prepare data=... data.path={path}")
+        raise UserError(f"data.path={path}: {state}; make it with python -m momafuse.prepare data=NAME data.path={path}")
     file = path / MANIFEST
     if not file.is_file():
         raise UserError(f"data.path={path}: this folder holds no finished corpus ({MANIFEST} is missing); {_REMAKE}")

@@ -13,7 +13,6 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +47,16 @@ def corpus_path(config: Config) -> Path:
 def open_or_prepare(config: Config) -> Corpus:
     """The corpus that `config` chooses; the automatic one is made on first use. Raises UserError (see Corpus.open)."""
     path = corpus_path(config)
-    if config.data.path is None and not path.is_dir():
+    if config.data.path is None and not path.exists():
         return prepare_corpus(config, path)
-    return Corpus.open(path, config.tokenizer)
+    corpus = Corpus.open(path, config.tokenizer)
+    held, asked = list(corpus.manifest["sources"]), list(config.data.sources)
+    if set(held) != set(asked):
+        raise UserError(
+            f"data.path={path}: the corpus holds {', '.join(held)}, but data.sources names {', '.join(asked)}; "
+            "choose the data= it was made with"
+        )
+    return corpus
 
 
 def prepare_corpus(config: Config, path: Path, encoder: Encoder | None = None) -> Corpus:
@@ -59,14 +65,16 @@ def prepare_corpus(config: Config, path: Path, encoder: Encoder | None = None) -
     Raises UserError; what is finished by then stays for the next run.
     """
     if path.exists():
-        return Corpus.open(path, config.tokenizer if encoder is None else None)
+        corpus = Corpus.open(path, config.tokenizer if encoder is None else None)
+        _check_sources(config, corpus)
+        return corpus
+    encoder = encoder or Encoder.load(config.tokenizer)
+    sources = {name: open_source(name, source) for name, source in config.data.sources.items()}
     aside = store.unfinished(path)
     aside.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path):
         if path.exists():  # another process has just made it
             return Corpus.open(path)
-        encoder = encoder or Encoder.load(config.tokenizer)
-        sources = {name: open_source(name, source) for name, source in config.data.sources.items()}
         _begin(aside, _plan(config, sources, encoder))
         rejects: list[dict[str, str]] = []
         with Progress() as progress:
@@ -75,6 +83,22 @@ def prepare_corpus(config: Config, path: Path, encoder: Encoder | None = None) -
         _finish(aside, config, sources, encoder, rejects)
         aside.rename(path)
     return Corpus.open(path)
+
+
+def _check_sources(config: Config, corpus: Corpus) -> None:
+    """Raises UserError where the finished corpus is not what this config would make now."""
+    made_of = corpus.manifest["sources"]
+    wanted = _recipe(config)
+    held = {name: {key: facts[key] for key in ("reader", "path", "variants")} for name, facts in made_of.items()}
+    changed = sorted(name for name in held.keys() | wanted.keys() if held.get(name) != wanted.get(name))
+    if not changed:
+        now = {name: open_source(name, source).fingerprint for name, source in config.data.sources.items()}
+        changed = [name for name in wanted if now[name] != made_of[name]["fingerprint"]]
+    if changed:
+        raise UserError(
+            f"data.path={corpus.path}: this corpus is complete, but was made of other data ({', '.join(changed)} changed); "
+            "delete it to make it anew, or set another data.path"
+        )
 
 
 def _prepare_source(
@@ -132,7 +156,12 @@ def _readable(name: str, items: Iterator[Item]) -> Iterator[Item]:
 
 def _recipe(config: Config) -> dict[str, Any]:
     """What of each source shapes the corpus (its weight does not)."""
-    return {name: {"reader": s.reader, "path": s.path, "variants": s.variants} for name, s in config.data.sources.items()}
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().resolve())
+
+    sources = config.data.sources
+    return {n: {"reader": s.reader, "path": absolute(s.path), "variants": s.variants} for n, s in sources.items()}
 
 
 def _tokenizers(encoder: Encoder) -> dict[str, dict[str, str]]:
@@ -172,7 +201,7 @@ def _finish(aside: Path, config: Config, sources: dict[str, Source], encoder: En
             remedy = "give it more documents" if split == "validation" else "all documents are held out or rejected"
             raise UserError(f"data.sources: no {split} documents; {remedy}")
     write_lines(aside / "rejects.jsonl", rejects)
-    described = {name: asdict(s) | {"fingerprint": sources[name].fingerprint} for name, s in config.data.sources.items()}
+    described = {name: facts | {"fingerprint": sources[name].fingerprint} for name, facts in _recipe(config).items()}
     manifest = {
         "version": store.VERSION,
         "momafuse": __version__,

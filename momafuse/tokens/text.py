@@ -35,6 +35,8 @@ class TextTokenizer:
         self.name = name
         self.fingerprint = hashlib.sha256(model).hexdigest()
         try:
+            if not model:
+                raise RuntimeError("the file is empty")
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
             raise UserError(f"tokenizer.text={name}: not a sentencepiece model; name another file") from error
