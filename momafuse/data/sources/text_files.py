@@ -8,7 +8,11 @@ in .txt files; blank documents are left out.
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,13 @@ from momafuse.config.errors import UserError
 from momafuse.config.schema import SourceConfig
 from momafuse.data.sources.registry import Source, features, folder_fingerprint, register, split_of, user_folder
 
+# The `json` loader of datasets wants the same columns in every line of every file, so lines are parsed here.
 _LOADERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".txt": ("text", {"sample_by": "document"}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
+    ".jsonl": ("text", {"sample_by": "line"}),
+    ".parquet": ("parquet", {"columns": ["text"]}),
 }
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @register("text_files")
@@ -30,18 +36,19 @@ def text_files(config: SourceConfig) -> Source:
 
     path = user_folder(config)
     paths = _text_paths(path, config)
-    loader, options = _LOADERS[paths[0].suffix]
+    kind = paths[0].suffix
+    loader, options = _LOADERS[kind]
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # local files are nobody else's business
+    rows = partial(_rows, parse=_text_of_line if kind == ".jsonl" else None)
     with tempfile.TemporaryDirectory() as cache:
         try:
             names = [str(p) for p in paths]
             loaded = datasets.load_dataset(loader, data_files=names, split="train", streaming=True, cache_dir=cache, **options)
-            columns = loaded.column_names or list(next(iter(loaded), {}))
+            dataset = loaded.map(rows, batched=True, with_indices=True, remove_columns=["text"], features=features())
+            next(iter(dataset), None)  # what is wrong with all of the data shows here
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-            raise UserError(f"path={config.path}: cannot read the files: {' '.join(str(error).split())}") from error
-    if "text" not in columns:
-        raise UserError(f"path={config.path}: the files have no column named text; they have {', '.join(columns) or 'no rows'}")
-    dataset = loaded.map(_rows, batched=True, with_indices=True, remove_columns=columns, features=features())
+            reason = " ".join(str(error).split())
+            raise UserError(f"path={config.path}: cannot read a column text from the files: {reason}") from error
     return Source(dataset, folder_fingerprint(paths, path.parent if path.is_file() else path))
 
 
@@ -55,11 +62,22 @@ def _text_paths(path: Path, config: SourceConfig) -> list[Path]:
     return paths
 
 
-def _rows(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-    rows = [(n, str(text)) for n, text in zip(numbers, batch["text"], strict=True) if text is not None and str(text).strip()]
-    keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24] for _, text in rows]
+def _rows(batch: dict[str, list[Any]], numbers: list[int], parse: Callable[[str], Any] | None) -> dict[str, list[Any]]:
+    texts = [parse(line) if parse else line for line in batch["text"]]
+    rows = [(n, _SURROGATE.sub("\ufffd", str(text))) for n, text in zip(numbers, texts, strict=True) if text is not None]
+    rows = [(n, text) for n, text in rows if text.strip()]
+    keys = [hashlib.sha256(text.encode()).hexdigest()[:24] for _, text in rows]
     return {
         "key": keys,
         "split": [split_of(key, number) for key, (number, _) in zip(keys, rows, strict=True)],
         "segments": [[{"text": text, "image": None}] for _, text in rows],
     }
+
+
+def _text_of_line(line: str) -> Any:
+    if not line.strip():
+        return None
+    row = json.loads(line)
+    if not isinstance(row, dict) or "text" not in row:
+        raise ValueError(f'a line without "text": {line[:60]}')
+    return row["text"]
