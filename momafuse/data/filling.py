@@ -142,8 +142,9 @@ class _Filler:
         end = begin + self.block + 2
         start, stop = document.at, document.stop if document.pair else end
         excess = max(0, stop - start - self.block - (self.room - self.reserve * (self.left - 1)))
-        after = min(stop - end, excess)
-        self._take(document, start + excess - after, stop - after, 1)
+        before, after = begin - start, stop - end  # the longer side gives first: of a pair, the caption's far end
+        cut = min(after, excess) if after > before else max(0, excess - before)
+        self._take(document, start + excess - cut, stop - cut, 1)
         if document.pair:
             document.at = document.stop
 

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from momafuse.config.errors import UserError
+from momafuse.data.batch import Batch
+from momafuse.data.corpus import Split
+from momafuse.data.loader import Loader
+from momafuse.data.packing import PackPlan
+from momafuse.tokens.vocabulary import Vocabulary
+from tests.data.toy import Case, cases, starter_like
+
+EVEN = {"pictures": 1.0, "glosses": 1.0}
+
+
+@pytest.fixture(scope="module")
+def starter() -> tuple[Split, Vocabulary]:
+    return starter_like(300, 1000)
+
+
+def loader(starter: tuple[Split, Vocabulary], seed: int = 0) -> Loader:
+    split, vocabulary = starter
+    return Loader(split, vocabulary, PackPlan(split, (128, 128), EVEN, seed, 64), (128, 128))
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return a.budget == b.budget and all(
+        torch.equal(getattr(a, name), getattr(b, name))
+        for name in ("tokens", "targets", "modality", "document", "position", "sequence", "order")
+    )
+
+
+@given(cases(), st.lists(st.integers(0, 60), min_size=1, max_size=5))
+def test_a_batch_agrees_with_a_loop_over_tokens(case: Case, sequences: list[int]) -> None:
+    plan = PackPlan(*case.plan_arguments)
+    batch = Loader(case.split, case.vocabulary, plan, case.budget).batch(sequences)
+    length, kinds = sum(case.budget), case.vocabulary.modality_of_ids()
+    rows: list[list[tuple[int, int, int, int]]] = []  # token, target, modality, document
+    for sequence in sequences:
+        row: list[tuple[int, int, int, int]] = []
+        for number, (document, start, stop) in enumerate(plan.pieces(sequence)):
+            base = int(case.split.offsets[document])
+            for at in range(start, stop):
+                token = int(case.split.tokens[base + at])
+                target = int(case.split.tokens[base + at + 1]) if at + 1 < stop else -1
+                assert target != case.vocabulary.specials.bos
+                row.append((token, target, int(kinds[token]), number))
+        assert len(row) == length
+        rows.append(row)
+    columns = (batch.tokens, batch.targets, batch.modality, batch.document)
+    for i, (column, dtype) in enumerate(zip(columns, (torch.int64, torch.int64, torch.uint8, torch.int32), strict=True)):
+        assert column.dtype == dtype
+        assert column.tolist() == [[cell[i] for cell in row] for row in rows]
+    assert batch.position.dtype == torch.int32
+    assert batch.position.tolist() == [list(range(length))] * len(sequences)
+    assert batch.sequence.tolist() == sequences
+    flat = [cell[2] for row in rows for cell in row]
+    assert batch.order.tolist() == sorted(range(len(flat)), key=lambda t: (flat[t], t))
+    assert batch.budget == case.budget
+
+
+def test_pad_is_never_a_target(starter: tuple[Split, Vocabulary]) -> None:
+    split, vocabulary = starter
+    tokens = split.tokens.copy()
+    text = tokens >= vocabulary.modality("text").first
+    tokens[text & (np.arange(len(tokens)) % 3 == 0)] = vocabulary.specials.pad
+    batch = loader((replace(split, tokens=tokens), vocabulary)).batch(range(16))
+    assert (batch.tokens == vocabulary.specials.pad).any()
+    assert not (batch.targets == vocabulary.specials.pad).any()
+
+
+def test_ids_beyond_the_vocabulary_are_refused(starter: tuple[Split, Vocabulary]) -> None:
+    split, vocabulary = starter
+    tokens = split.tokens.copy()
+    tokens[:] = vocabulary.size
+    with pytest.raises(ValueError, match=r"id 12288 in sequence 5 is not below the vocabulary's 12288"):
+        loader((replace(split, tokens=tokens), vocabulary)).batch([5])
+
+
+def test_a_corpus_without_its_pictures_is_refused(starter: tuple[Split, Vocabulary]) -> None:
+    split, vocabulary = starter
+    text = np.full_like(split.tokens, vocabulary.modality("text").first)
+    with pytest.raises(ValueError, match="a sequence without its 128 tokens of modality 0"):
+        loader((replace(split, tokens=text), vocabulary)).batch([0])
+
+
+def test_the_budget_is_the_plans(starter: tuple[Split, Vocabulary]) -> None:
+    split, vocabulary = starter
+    with pytest.raises(ValueError, match="the plan was made for"):
+        Loader(split, vocabulary, PackPlan(split, (128, 128), EVEN, 0, 64), (192, 64))
+
+
+@settings(max_examples=20)
+@given(world=st.sampled_from([1, 2, 4]), micro=st.sampled_from([1, 2, 4]), step=st.integers(0, 40))
+def test_any_layout_sees_the_same_global_sequences(
+    starter: tuple[Split, Vocabulary], world: int, micro: int, step: int
+) -> None:
+    whole = loader(starter).batch(range(step * 16, (step + 1) * 16))
+    ranks = [
+        next(loader(starter).stream(step, global_batch=16, micro_batch=micro, rank=rank, world=world)) for rank in range(world)
+    ]
+    assert all(len(batches) == 16 // world // micro for batches in ranks)
+    for name in ("tokens", "targets", "document", "sequence"):
+        assert torch.equal(torch.cat([getattr(b, name) for batches in ranks for b in batches]), getattr(whole, name))
+
+
+def test_a_resumed_stream_is_the_stream(starter: tuple[Split, Vocabulary]) -> None:
+    whole = list(islice(loader(starter).stream(0, global_batch=8, micro_batch=4), 60))  # over three epochs
+    for step in (1, 7, 18, 19, 37, 59):
+        resumed = list(islice(loader(starter).stream(step, global_batch=8, micro_batch=4), 60 - step))
+        for a, b in zip(whole[step:], resumed, strict=True):
+            assert all(same(x, y) for x, y in zip(a, b, strict=True))
+    assert not same(whole[0][0], next(loader(starter, seed=1).stream(0, global_batch=8, micro_batch=4))[0])
+
+
+@pytest.mark.parametrize(("world", "micro"), [(3, 1), (2, 3), (1, 16)])
+def test_layouts_that_do_not_divide_are_refused(starter: tuple[Split, Vocabulary], world: int, micro: int) -> None:
+    with pytest.raises(UserError, match=rf"trainer\.global_batch=8: .* multiple of {world * micro}$"):
+        loader(starter).stream(0, global_batch=8, micro_batch=micro, world=world)
+
+
+def workers() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == "momafuse-loader"]
+
+
+def test_the_background_thread_ends_with_its_stream(starter: tuple[Split, Vocabulary]) -> None:
+    stream = loader(starter).stream(0, global_batch=8, micro_batch=4)
+    assert not workers()  # nothing runs before the first step is asked for
+    next(stream)
+    assert len(workers()) == 1
+    stream.close()  # type: ignore[attr-defined]
+    assert not workers()
+    stream = loader(starter).stream(0, global_batch=8, micro_batch=4)
+    next(stream)
+    del stream
+    assert not workers()
+
+
+def test_errors_of_the_background_thread_come_out(starter: tuple[Split, Vocabulary], monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, plain = loader(starter), Loader.batch
+
+    def fail(self: Loader, sequences: range) -> Batch:
+        if sequences[0] >= 16:
+            raise RuntimeError("the disk is gone")
+        return plain(self, sequences)
+
+    monkeypatch.setattr(Loader, "batch", fail)
+    stream = subject.stream(0, global_batch=8, micro_batch=8)
+    assert [b[0].sequence[0] for b in islice(stream, 2)] == [0, 8]  # what came before is delivered
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        next(stream)
+    assert not workers()
+
+
+def test_the_background_thread_works_ahead_but_not_far(
+    starter: tuple[Split, Vocabulary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    plain = Loader.batch
+    monkeypatch.setattr(Loader, "batch", lambda self, s: (made.append(s[0]), plain(self, s))[1])
+    stream = loader(starter).stream(0, global_batch=8, micro_batch=8)
+    next(stream)
+    for _ in range(200):
+        if len(made) >= 5:
+            break
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert 5 <= len(made) <= 6  # four in the queue, one delivered, one in hand
+    stream.close()  # type: ignore[attr-defined]
