@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_shares_are_monotone_and_lose_nothing(weights: list[float], places: list
     for place, split in zip(sorted(places), before, strict=True):
         assert split.sum() == place
         assert (split >= 0).all()
-    for a, b in zip(before, before[1:], strict=False):
+    for a, b in pairwise(before):
         assert (b >= a).all()
 
 
@@ -61,7 +62,7 @@ def walk(split: Split, tape: Tape) -> Iterator[tuple[int, int, int]]:
         rows = split.images[split.image_index[document] : split.image_index[document + 1]].tolist()
         cuts = [first + length + 1 - base for first, length in rows] if tape.in_pictures else list(range(1, end - base + 1))
         cuts = [0, *cuts[:-1], end - base]
-        yield from ((document, a, b) for a, b in zip(cuts, cuts[1:], strict=False))
+        yield from ((document, a, b) for a, b in pairwise(cuts))
 
 
 def tapes(case: Case) -> list[Tape]:
@@ -105,7 +106,7 @@ def test_consecutive_segments_hold_everything_once(case: Case, steps: list[int])
             rows = zip(units.document.tolist(), units.start.tolist(), units.stop.tolist(), strict=True)
             return [(d, t) for d, start, stop in rows for t in range(start, stop)]
 
-        whole = [x for a, b in zip(cuts, cuts[1:], strict=False) for x in held(a, b)]
+        whole = [x for a, b in pairwise(cuts) for x in held(a, b)]
         assert whole == held(0, cuts[-1])
 
 

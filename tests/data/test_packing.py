@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_an_interleaved_document_comes_in_order_and_what_sits_out_is_text(case: 
     for rows in places.values():
         if windows == 0:  # one window: the order over sequences is the document's
             assert [start for _, _, start in rows] == sorted(start for _, _, start in rows)
-        for (s, _, a), (t, _, b) in zip(rows, rows[1:], strict=False):
+        for (s, _, a), (t, _, b) in pairwise(rows):
             assert s != t or a < b  # the pieces in a sequence stand in order
 
 
@@ -233,8 +234,8 @@ def test_pictures_alone_where_their_text_is_the_budget() -> None:
     plan = PackPlan(split, (14, 8), {"pictures": 1.0}, 0, 4)  # 3 + 4 specials a picture
     assert [len(s) for s in epoch(plan)] == [2] * 5
     uneven = make_split({"pictures": [["image", 2], ["image", 4]] * 5}, Vocabulary.build(9, 4, 20))
+    plan = PackPlan(uneven, (14, 8), {"pictures": 1.0}, 0, 4)
     with pytest.raises(UserError, match="no text to fill with"):
-        plan = PackPlan(uneven, (14, 8), {"pictures": 1.0}, 0, 4)
         epoch(plan)
 
 
