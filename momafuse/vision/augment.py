@@ -1,4 +1,4 @@
-"""Training-side variants of pictures, so that three thousand of them do for a tokenizer: flip, turn, shift, colour.
+"""Training-side variants of pictures, so that three thousand of them do for a tokenizer: flip, shift, colour.
 
 All are exact on pixels (nothing is resampled, so nothing is blurred), and what a shift uncovers is white, as the background is.
 Not used when pictures are tokenised (data/ has its own, milder variants) nor in any evaluation.
@@ -17,18 +17,16 @@ CHANNEL_ORDERS = tuple(itertools.permutations(range(3)))
 def augment(pictures: Tensor, max_shift: int, colour_share: float, generator: torch.Generator) -> Tensor:
     """uint8 (N, 3, S, S) -> float32 (N, 3, S, S) in [-1, 1]: each picture its own variant.
 
-    Half are mirrored, an eighth turned by a quarter, and all shifted by up to `max_shift` pixels each way; `colour_share` of
+    Half are mirrored, and all shifted by up to `max_shift` pixels each way; `colour_share` of
     them get their colour channels permuted.
     """
     out = torch.full(pictures.shape, 255, dtype=torch.uint8)
     size = pictures.shape[-1]
     shifts = torch.randint(-max_shift, max_shift + 1, (len(pictures), 2), generator=generator).tolist()
-    draws = torch.rand(len(pictures), 4, generator=generator).tolist()
-    for i, (picture, (dy, dx), (flip, turn, colour, order)) in enumerate(zip(pictures, shifts, draws, strict=True)):
+    draws = torch.rand(len(pictures), 3, generator=generator).tolist()
+    for i, (picture, (dy, dx), (flip, colour, order)) in enumerate(zip(pictures, shifts, draws, strict=True)):
         if flip < 0.5:
             picture = picture.flip(2)
-        if turn < 0.125:
-            picture = picture.rot90(1, (1, 2))
         if colour < colour_share:
             picture = picture[list(CHANNEL_ORDERS[int(order * len(CHANNEL_ORDERS))])]
         from_y, to_y, rows = max(0, -dy), max(0, dy), size - abs(dy)

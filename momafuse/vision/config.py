@@ -39,8 +39,7 @@ class VQConfig:
     grad_clip: float
     max_shift: int  # pixels, of the training variants
     colour_share: float  # of the training pictures that get their colour channels permuted
-    l1_weight: float  # beside the squared error, whose weight is 1
-    commitment_weight: float
+    commitment_weight: float  # beside the pixel loss, whose weight is 1
     code_decay: float  # of the EMA that moves the codes
     restart_below: float  # a code whose EMA count of uses falls below this share of the mean is restarted
     restart_until: float  # share of `steps` after which no code is restarted any more

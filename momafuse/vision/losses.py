@@ -1,6 +1,7 @@
-"""What the tokenizer is trained on and judged by: squared and absolute pixel error, commitment, PSNR.
+"""What the tokenizer is trained on and judged by: root mean squared pixel error of each picture, commitment, PSNR.
 
-No adversary and no perceptual network: at 64 pixels squared error keeps pictures nameable, and PSNR is what it maximises.
+The root stands between the squared error, which a few line drawings would rule, and its logarithm, which is PSNR. No adversary
+and no perceptual network: at 64 pixels pixel error keeps pictures nameable.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ import torch
 from torch import Tensor
 
 
-def pixel_loss(output: Tensor, target: Tensor, l1_weight: float) -> Tensor:
-    """Mean squared plus weighted mean absolute error of (N, 3, H, W) pictures in [-1, 1]; a scalar."""
-    error = output - target
-    return error.square().mean() + l1_weight * error.abs().mean()
+def pixel_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Root mean squared error of each of (N, 3, H, W) pictures in [-1, 1], averaged over pictures; a scalar."""
+    return (output - target).square().mean(dim=(1, 2, 3)).add(1e-6).sqrt().mean()
 
 
 def commitment_loss(vectors: Tensor, quantized: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROWS = 1024  # vectors compared with all codes at a time: the scores stay in the cache
+ROWS = 128  # vectors compared with all codes at a time: the scores stay in the cache
 
 
 def nearest(vectors: Tensor, codes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a finished tokenizer is worth, measured on its stored weights: codes used over all pictures, PSNR on the held-out ones."""
+"""What a finished tokenizer is worth, by its stored weights: codes used over all pictures, PSNR on the held-out ones."""
 
 from __future__ import annotations
 

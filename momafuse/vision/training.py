@@ -98,7 +98,8 @@ def train(config: VQConfig, pictures: Tensor, progress: Progress | None = None) 
         if step == config.plain_steps:
             codes = _first_codes(config, model, batches, generator)
             uses = config.batch * (config.architecture.image_size // 8) ** 2 / config.architecture.codes
-            quantizer = EMAQuantizer(codes, config.code_decay, config.restart_below * uses, uses)
+            dead = config.restart_below * uses
+            quantizer = EMAQuantizer(codes, config.code_decay, dead, uses=2 * dead)
         batch = next(batches)
         restart = step < config.restart_until * config.steps
         figures = _step(config, model, optimizer, quantizer, batch, generator if restart else None)
@@ -136,7 +137,7 @@ def _step(
             if restart is not None:
                 figures["restarted"] = float(quantizer.restart(flat, restart))
         output = model.decode(through)
-    pixels = pixel_loss(output, batch, config.l1_weight)
+    pixels = pixel_loss(output, batch)
     torch.autograd.backward(pixels + config.commitment_weight * commitment)
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
     optimizer.step()
