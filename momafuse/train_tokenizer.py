@@ -1,6 +1,7 @@
 """`python -m momafuse.train_tokenizer tokenizer=starter_vq`: trains the image tokenizer (or the BPE) on the starter pack.
 
-Writes OUT/NAME.safetensors, OUT/NAME.json (the figures on held-out pictures) and OUT/NAME.png (a sheet of reconstructions).
+Writes OUT/NAME.safetensors, OUT/NAME.json (the figures on held-out pictures) and OUT/NAME.png (a sheet of reconstructions); of
+a BPE, OUT/NAME.model.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from momafuse.config.compose import Job
 from momafuse.config.entry import entry_point
 from momafuse.config.tokenizers import TokenizerTraining
+from momafuse.data.starter_bpe import train_starter_bpe
 from momafuse.reports.plots import plot_reconstructions
 from momafuse.vision.config import VQConfig
 from momafuse.vision.pictures import PictureSet, load_starter_pictures
@@ -33,8 +35,11 @@ LINES = 500  # steps between lines where the output is no terminal
 @entry_point("train_tokenizer", help="Train a tokenizer on the embedded starter pack.", schema=TokenizerTraining)
 def main(job: Job[TokenizerTraining]) -> None:
     tokenizer, out = job.config.tokenizer, Path(job.config.out)
-    assert isinstance(tokenizer, VQConfig)
-    _train_image_tokenizer(tokenizer, out)
+    if isinstance(tokenizer, VQConfig):
+        _train_image_tokenizer(tokenizer, out)
+    else:
+        trained = train_starter_bpe(tokenizer, out)
+        Console().print(f"{trained.name}  {trained.pieces} pieces  sha256 {trained.fingerprint}", soft_wrap=True)
 
 
 def _train_image_tokenizer(config: VQConfig, out: Path) -> None:
@@ -49,7 +54,9 @@ def _train_image_tokenizer(config: VQConfig, out: Path) -> None:
     path.with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     _sheet(trained, data, path.with_suffix(".png"))
     _summary(console, report)
-    console.print(f"{path}.safetensors  sha256 {trained.fingerprint}\nfigures {path}.json, reconstructions {path}.png")
+    console.print(
+        f"{path}.safetensors  sha256 {trained.fingerprint}\nfigures {path}.json, reconstructions {path}.png", soft_wrap=True
+    )
 
 
 def _summary(console: Console, report: Report) -> None:
