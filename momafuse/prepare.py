@@ -20,9 +20,9 @@ def main(job: Job) -> None:
     path = corpus_path(job.config)
     complete = path.exists()
     corpus = prepare_corpus(job.config, path)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"{path} {'is complete' if complete else 'is made'}")
-    console.print(corpus_tree(corpus.manifest))
+    console = Console(highlight=False)
+    console.print(f"{path} {'is complete' if complete else 'is made'}", soft_wrap=True)
+    console.print(corpus_tree(corpus.manifest), width=None if console.is_terminal else 160)
 
 
 if __name__ == "__main__":

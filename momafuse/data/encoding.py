@@ -12,8 +12,12 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +39,7 @@ MAX_PIXELS = 100_000_000  # above this a picture is refused before it is decoded
 BATCH = 64  # pictures
 _SIDES = re.compile(r"\b(left|right|\w*clockwise)\b", re.IGNORECASE)
 
+T = TypeVar("T")
 Codes = npt.NDArray[np.int64]
 Segment = tuple[Literal["text", "image"], Codes]
 
@@ -94,20 +99,22 @@ class Encoder:
     def _pictures(self, items: Sequence[Item], variants: int, rejects: dict[int, str]) -> dict[tuple[int, int], list[Codes]]:
         """Codes of the pictures of each (item, variant); undecodable items go to `rejects`."""
         codes: dict[tuple[int, int], list[Codes]] = {(n, v): [] for n, i in enumerate(items) for v in _variants(i, variants)}
-        waiting: list[tuple[tuple[int, int], Tensor]] = []
-        for one in self._decoded(items, variants, rejects):
-            waiting.append(one)
-            if len(waiting) == BATCH:
-                self._flush(waiting, codes)
-        self._flush(waiting, codes)
-        return codes
+        running: deque[tuple[list[tuple[int, int]], Future[Tensor]]] = deque()
 
-    def _flush(self, waiting: list[tuple[tuple[int, int], Tensor]], codes: dict[tuple[int, int], list[Codes]]) -> None:
-        if waiting:
-            encoded = self.image.encode(torch.stack([picture for _, picture in waiting])).numpy()
-            for (place, _), row in zip(waiting, encoded, strict=True):
-                codes[place].append(row)
-            waiting.clear()
+        def collect(leave: int) -> None:
+            while len(running) > leave:
+                places, future = running.popleft()
+                for place, row in zip(places, future.result().numpy(), strict=True):
+                    codes[place].append(row)
+
+        workers = torch.get_num_threads() if self.device == "cpu" else 1
+        with _single_threaded(), ThreadPoolExecutor(workers) as pool:
+            for batch in _batched(self._decoded(items, variants, rejects), BATCH):
+                places, pictures = zip(*batch, strict=True)
+                running.append((list(places), pool.submit(self.image.encode, torch.stack(pictures))))
+                collect(leave=2 * workers)
+            collect(leave=0)
+        return codes
 
     def _decoded(
         self, items: Sequence[Item], variants: int, rejects: dict[int, str]
@@ -160,6 +167,23 @@ def tokenizer_fingerprints(config: TokenizerConfig) -> dict[str, tuple[str, str]
         "text": (config.text, TextTokenizer.load(config.text).fingerprint),
         "image": (config.image, ImageTokenizer.load(config.image).fingerprint),
     }
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Products take one thread each: batches side by side are faster than threads within one, by far where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def _variants(item: Item, variants: int) -> range:

@@ -27,7 +27,8 @@ from momafuse.data.sources import Item, Source, open_source
 from momafuse.data.writer import Part, assemble, part_path, part_paths, write_json, write_lines
 
 CHUNK_DOCUMENTS = 4096
-CHUNK_CHARACTERS = 2**25  # a chunk ends earlier where its documents are long
+CHUNK_PICTURES = 1024  # variants counted; a chunk ends earlier where it has many pictures
+CHUNK_CHARACTERS = 2**25  # or long texts
 MAX_REJECT_SHARE = 0.01  # of a source's documents
 ROOT = "corpora"
 
@@ -109,7 +110,7 @@ def _prepare_source(
     rejects = [reject for part in parts for reject in part.rejects]
     done = sum(part.items for part in parts)
     progress.source(name, source.documents, done)
-    for chunk in _chunks(_readable(name, source.items(done))):
+    for chunk in _chunks(_readable(name, source.items(done)), config.variants):
         part = encoder.encode(chunk, config.variants)
         part.save(part_path(aside, number, len(parts)))
         parts.append(part)
@@ -131,15 +132,17 @@ def _prepare_source(
     return listed
 
 
-def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+def _chunks(items: Iterable[Item], variants: int) -> Iterator[list[Item]]:
     chunk: list[Item] = []
-    characters = 0
+    pictures, characters = 0, 0
     for item in items:
         chunk.append(item)
-        characters += sum(len(segment) for segment in item.segments if isinstance(segment, str))
-        if len(chunk) == CHUNK_DOCUMENTS or characters >= CHUNK_CHARACTERS:
+        texts = [segment for segment in item.segments if isinstance(segment, str)]
+        characters += sum(map(len, texts))
+        pictures += variants * (len(item.segments) - len(texts))
+        if len(chunk) == CHUNK_DOCUMENTS or pictures >= CHUNK_PICTURES or characters >= CHUNK_CHARACTERS:
             yield chunk
-            chunk, characters = [], 0
+            chunk, pictures, characters = [], 0, 0
     if chunk:
         yield chunk
 
@@ -179,7 +182,7 @@ def _plan(config: Config, sources: dict[str, Source], encoder: Encoder) -> dict[
         "sources": _recipe(config),
         "content": {name: source.fingerprint for name, source in sources.items()},
         "tokenizers": _tokenizers(encoder),
-        "chunk": [CHUNK_DOCUMENTS, CHUNK_CHARACTERS],
+        "chunk": [CHUNK_DOCUMENTS, CHUNK_PICTURES, CHUNK_CHARACTERS],
     }
 
 
