@@ -109,7 +109,8 @@ def verify(checkpoint: Path) -> None:
         if not file.is_file():
             raise UserError(f"checkpoint {checkpoint}: {name} is missing{remedy}")
         if file.stat().st_size != size:
-            raise UserError(f"checkpoint {checkpoint}: {name} has {file.stat().st_size} bytes instead of {size}{remedy}")
+            found = file.stat().st_size
+            raise UserError(f"checkpoint {checkpoint}: {name} is truncated, {found} of {size} bytes{remedy}")
         if _sha256(file) != digest:
             raise UserError(f"checkpoint {checkpoint}: {name} is corrupt, its SHA-256 differs{remedy}")
 

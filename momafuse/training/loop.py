@@ -19,7 +19,9 @@ from momafuse.checkpoint import store
 from momafuse.config.errors import UserError
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
+from momafuse.data.budget import modality_budget
 from momafuse.data.corpus import Corpus
+from momafuse.data.encoding import Encoder
 from momafuse.data.prepare import open_or_prepare
 from momafuse.reports.logger import RunLogger
 from momafuse.routing.noise import logistic_noise
@@ -40,6 +42,7 @@ def train(config: Config, yaml: str, say: Callable[[str], None] = print) -> None
     if done >= total and (folder.path / "report.json").is_file():
         say(f"{folder.path} is complete: {done} steps. For more: trainer.max_steps={2 * done}")
         return
+    modality_budget(config.data, Encoder.load(config.tokenizer).vocabulary, config.model.experts)  # before a long prepare
     corpus = open_or_prepare(config)
     setup = build(config, corpus)
     start_run(folder, yaml)
