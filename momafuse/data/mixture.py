@@ -12,6 +12,7 @@ Does not fill sequences (packing.py), and reads no tokens (loader.py).
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 
-MAX_SHARDS = 16_384  # a source: bounds what is read and held at open
+MAX_SHARDS = 4_096  # a source: bounds what is read and held at open
 CYCLE = 4_096  # places of a share table: shares are kept to 1 in 4,096
 
 
@@ -112,7 +113,7 @@ class Tape:
         self._split, self._block, self._key = split, block, key
         shard = max(window, -(-source.documents // MAX_SHARDS))
         self._bounds = source.first + np.append(np.arange(0, source.documents, shard), source.documents)
-        tokens, pictures = np.diff(split.offsets[self._bounds]), np.diff(split.image_index[self._bounds])
+        tokens, pictures = np.diff(_pick(split.offsets, self._bounds)), np.diff(_pick(split.image_index, self._bounds))
         self._size: Ints = pictures if self.in_pictures else tokens
         self._text: Ints = tokens - block * pictures
         self.length = int(self._size.sum())
@@ -198,6 +199,14 @@ class Tape:
         end = np.cumsum(pictures if self.in_pictures else length)
         text = np.append(0, np.cumsum(length - self._block * pictures))
         return _Shard(low + order, offsets[order], length, end, text)
+
+
+def _pick(array: Ints, at: Ints) -> Ints:
+    """`array[at]`; of a mapped file, the pages touched on the way are given back (each entry may cost a read-ahead)."""
+    values = array[at]
+    if isinstance(array.base, mmap.mmap):
+        array.base.madvise(mmap.MADV_DONTNEED)
+    return values
 
 
 class Mixture:
