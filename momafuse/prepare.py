@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from momafuse.config.compose import Job
 from momafuse.config.entry import entry_point
 
@@ -20,9 +22,9 @@ def main(job: Job) -> None:
     path = corpus_path(job.config)
     complete = path.exists()
     corpus = prepare_corpus(job.config, path)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(f"{path} {'is complete' if complete else 'is made'}", soft_wrap=True)
-    console.print(corpus_tree(corpus.manifest), width=None if console.is_terminal else 160)
+    console.print(corpus_tree(corpus.manifest))
 
 
 if __name__ == "__main__":

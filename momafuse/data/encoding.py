@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,7 +36,6 @@ from momafuse.vision.preprocess import preprocess
 from momafuse.vision.tokenizer import ImageTokenizer
 
 MAX_SHIFT = 3  # pixels
-MAX_PIXELS = 100_000_000  # above this a picture is refused before it is decoded
 BATCH = 64  # pictures
 _SIDES = re.compile(r"\b(left|right|\w*clockwise)\b", re.IGNORECASE)
 
@@ -134,15 +134,18 @@ class Encoder:
 
 
 def decode_picture(picture: Picture, size: int) -> Tensor:
-    """-> uint8 (3, size, size). Raises ValueError with the reason where it cannot be read or decoded."""
+    """-> uint8 (3, size, size). Raises ValueError with the reason where it cannot be read or decoded.
+
+    What is over Pillow's limit of pixels is refused before it is decoded.
+    """
     try:
-        with Image.open(io.BytesIO(picture.read())) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are over {MAX_PIXELS}")
-            return preprocess(image, size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(picture.read())) as image:
+                return preprocess(image, size)
     except UnidentifiedImageError as error:
         raise ValueError("no picture format") from error
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
