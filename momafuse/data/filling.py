@@ -98,8 +98,6 @@ class _Filler:
         waiting: list[_Document] = []
         for document in sorted(self.waiting, key=lambda d: not d.cut):  # what was cut goes on before anything else
             if not self._take_pictures(document):
-                if document.cut:
-                    self._go_on(document, self.reserve * self.left)
                 waiting.append(document)
         while self.left and self.queue and len(waiting) < POOL:
             document = self.queue.pop()
@@ -126,15 +124,15 @@ class _Filler:
                 self._take(document, document.at, end, 1)
         return document.at == document.stop
 
-    def _go_on(self, document: _Document, keep: int = 0) -> None:
-        """Take text of a document that is cut, or that no sequence can hold with its next picture; keep some room."""
+    def _go_on(self, document: _Document) -> None:
+        """Take text of a document that is cut, or that no sequence can hold together with its next picture."""
         if document.pair:
             return
         more = document.done < len(document.pictures)
         end = document.pictures[document.done] if more else document.stop
         longest = self.text - self.reserve * (self.pictures - 1) - 2
         if document.cut or not more or end - document.at > longest:
-            end = min(end, document.at + self.room - keep)
+            end = min(end, document.at + self.room)
             if end > document.at:
                 self._take(document, document.at, end, 0)
 
