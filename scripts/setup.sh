@@ -46,7 +46,7 @@ PY
 
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; }
 
-# Python compiles a module when it is first imported; compiling all of torch beforehand costs half a minute.
+# Without compiling: all of torch takes half a minute, what is ever imported a few seconds (the last step below).
 pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --no-compile $quiet "$@"; }
 
 # Torch alone, without its dependencies: the second call installs those in one resolution with everything else.
@@ -106,6 +106,11 @@ if [[ -z $version ]]; then
 fi
 say "installing momafuse and its other dependencies beside torch $version"
 pip_install -c "$(constraints_for "$version")" "torch==$version" -e ".[dev]"
+# Python keeps the compiled form of what it imports; here too where PYTHONDONTWRITEBYTECODE would forbid it later.
+env -u PYTHONDONTWRITEBYTECODE "$VENV/bin/python" - <<'PY'
+import datasets, hydra, hypothesis, matplotlib.figure, pytest, rich.progress, safetensors.torch, sentencepiece, wandb
+import torch.distributed.checkpoint.state_dict
+PY
 rm -f "$UNFINISHED"
 touch "$STAMP"
 say "done"
