@@ -33,10 +33,10 @@ class VQConfig:
     steps: int
     plain_steps: int  # of `steps`, the first without quantisation: a plain autoencoder
     batch: int  # pictures
-    lr: float
+    lr: float  # of Adam (biases, narrow kernels)
+    muon_lr: float  # of Muon (all other kernels); both follow one schedule
     warmup_steps: int
-    weight_decay: float
-    grad_clip: float
+    weight_decay: float  # of Muon's kernels, times muon_lr
     max_shift: int  # pixels, of the training variants
     colour_share: float  # of the training pictures that get their colour channels permuted
     commitment_weight: float  # beside the pixel loss, whose weight is 1

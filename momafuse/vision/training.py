@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from momafuse.vision.augment import augment
 from momafuse.vision.autoencoder import Autoencoder
 from momafuse.vision.config import VQConfig
 from momafuse.vision.losses import commitment_loss, pixel_loss
+from momafuse.vision.optimizer import Muon, split_parameters
 from momafuse.vision.pictures import PictureSet
 from momafuse.vision.quantizer import EMAQuantizer, nearest, spherical_kmeans, straight_through
 from momafuse.vision.report import Report, measure
@@ -44,10 +45,10 @@ def train_vq(config: VQConfig, data: PictureSet, out: Path, progress: Progress |
     return tokenizer, measure(tokenizer, data)
 
 
-def learning_rate(config: VQConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to 0 at `config.steps`; `step` counts from 0."""
+def schedule(config: VQConfig, step: int) -> float:
+    """The factor of the learning rates: linear warm-up, then a cosine to 0 at `config.steps`; `step` counts from 0."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
 
 def _batches(config: VQConfig, pictures: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
@@ -70,11 +71,23 @@ def _first_codes(config: VQConfig, model: Autoencoder, batches: Iterator[Tensor]
     return spherical_kmeans(torch.cat(vectors), config.architecture.codes, KMEANS_ROUNDS, generator)
 
 
-def _optimizer(config: VQConfig, model: nn.Module) -> torch.optim.AdamW:
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+class _Optimizer:
+    """Both optimizers under one schedule."""
+
+    def __init__(self, config: VQConfig, model: Autoencoder) -> None:
+        kernels, rest = split_parameters(model)
+        self.config = config
+        self.muon = Muon(kernels, config.weight_decay, torch.bfloat16 if fast_bf16() else torch.float32)
+        self.adam = torch.optim.Adam(rest, lr=config.lr, betas=(0.9, 0.98), fused=True)
+
+    def step(self, step: int) -> None:
+        """Updates the weights and clears their gradients."""
+        factor = schedule(self.config, step)
+        for group in self.adam.param_groups:
+            group["lr"] = self.config.lr * factor
+        self.adam.step()
+        self.adam.zero_grad()
+        self.muon.step(self.config.muon_lr * factor)
 
 
 def fast_bf16() -> bool:
@@ -88,13 +101,11 @@ def train(config: VQConfig, pictures: Tensor, progress: Progress | None = None) 
     generator = torch.Generator().manual_seed(config.seed)
     model = Autoencoder(config.architecture).channels_last()
     average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = _optimizer(config, model)
+    optimizer = _Optimizer(config, model)
     batches = _batches(config, pictures, generator)
     quantizer: EMAQuantizer | None = None
     start = time.perf_counter()
     for step in range(config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
         if step == config.plain_steps:
             codes = _first_codes(config, model, batches, generator)
             uses = config.batch * (config.architecture.image_size // 8) ** 2 / config.architecture.codes
@@ -102,7 +113,8 @@ def train(config: VQConfig, pictures: Tensor, progress: Progress | None = None) 
             quantizer = EMAQuantizer(codes, config.code_decay, dead, uses=2 * dead)
         batch = next(batches)
         restart = step < config.restart_until * config.steps
-        figures = _step(config, model, optimizer, quantizer, batch, generator if restart else None)
+        figures = _gradients(config, model, quantizer, batch, generator if restart else None)
+        optimizer.step(step)
         decay = min(config.weight_ema, step / (step + 10))
         for kept, new in zip(average.parameters(), model.parameters(), strict=True):
             kept.lerp_(new, 1 - decay)
@@ -112,15 +124,14 @@ def train(config: VQConfig, pictures: Tensor, progress: Progress | None = None) 
     return average.eval(), quantizer.codes
 
 
-def _step(
+def _gradients(
     config: VQConfig,
     model: Autoencoder,
-    optimizer: torch.optim.AdamW,
     quantizer: EMAQuantizer | None,
     batch: Tensor,
     restart: torch.Generator | None,
 ) -> dict[str, float]:
-    """One update of weights and codes; without a quantizer the vectors pass as they are."""
+    """Fills the gradients and updates the codes; without a quantizer the vectors pass as they are."""
     figures: dict[str, float] = {}
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
         vectors = model.encode(batch)
@@ -139,7 +150,4 @@ def _step(
         output = model.decode(through)
     pixels = pixel_loss(output, batch)
     torch.autograd.backward(pixels + config.commitment_weight * commitment)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-    optimizer.step()
-    optimizer.zero_grad()
-    return figures | {"loss": pixels.item(), "commitment": commitment.item(), "grad_norm": norm.item()}
+    return figures | {"loss": pixels.item(), "commitment": commitment.item()}

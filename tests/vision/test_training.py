@@ -15,7 +15,7 @@ from momafuse.vision.losses import psnr, squared_error
 from momafuse.vision.pictures import PictureSet
 from momafuse.vision.report import measure
 from momafuse.vision.tokenizer import ImageTokenizer
-from momafuse.vision.training import learning_rate, train, train_vq
+from momafuse.vision.training import schedule, train, train_vq
 
 
 def test_training_writes_a_tokenizer_that_beats_the_mean_colour(tiny: VQConfig, squares: PictureSet, tmp_path: Path) -> None:
@@ -46,11 +46,11 @@ def test_one_seed_gives_one_tokenizer_and_another_seed_another(tiny: VQConfig, s
     assert not torch.equal(first.encoder[1].weight, other.encoder[1].weight)
 
 
-def test_learning_rate_warms_up_and_ends_near_zero(tiny: VQConfig) -> None:
-    rates = [learning_rate(tiny, step) for step in range(tiny.steps)]
-    assert rates[0] == pytest.approx(tiny.lr / 5)
-    assert max(rates) <= tiny.lr
-    assert rates[-1] < 0.01 * tiny.lr
+def test_schedule_warms_up_and_ends_near_zero(tiny: VQConfig) -> None:
+    rates = [schedule(tiny, step) for step in range(tiny.steps)]
+    assert rates[0] == pytest.approx(1 / 5)
+    assert max(rates) <= 1
+    assert rates[-1] < 0.01
     assert rates[5:] == sorted(rates[5:], reverse=True)
 
 

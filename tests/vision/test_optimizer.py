@@ -1,0 +1,47 @@
+"""Muon against its equations, in float64 where they are exact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from momafuse.vision.autoencoder import Autoencoder
+from momafuse.vision.config import VQConfig
+from momafuse.vision.optimizer import MOMENTUM, Muon, orthogonalise, split_parameters
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (30, 90), (90, 30)])
+def test_the_direction_keeps_the_singular_vectors_and_evens_their_lengths(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    out = orthogonalise(matrix, torch.float64)
+    left, lengths, right = torch.linalg.svd(matrix, full_matrices=False)
+    inner = left.T @ out @ right.T
+    assert float((inner - torch.diag(inner.diagonal())).abs().max()) < 1e-9
+    assert float(lengths.max() / lengths.min()) > 1.5
+    even = inner.diagonal()[lengths > 0.05 * lengths.max()]
+    assert 0.6 < float(even.min()) < float(even.max()) < 1.25
+
+
+def test_a_step_follows_the_equation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kernel = nn.Parameter(torch.randn(40, 4, 3, 3, generator=generator, dtype=torch.float64))
+    muon = Muon([kernel], weight_decay=0.1, dtype=torch.float64)
+    expected, momentum = kernel.detach().clone(), torch.zeros(40, 36, dtype=torch.float64)
+    for lr in (0.1, 0.05):
+        gradient = torch.randn(40, 4, 3, 3, generator=generator, dtype=torch.float64)
+        kernel.grad = gradient.clone()
+        muon.step(lr)
+        flat = gradient.reshape(40, 36)
+        momentum = MOMENTUM * momentum + (1 - MOMENTUM) * flat
+        direction = orthogonalise((1 - MOMENTUM) * flat + MOMENTUM * momentum, torch.float64)
+        expected = (1 - lr * 0.1) * expected - lr * (40 / 36) ** 0.5 * direction.reshape(40, 4, 3, 3)
+        torch.testing.assert_close(kernel.detach(), expected)
+        assert kernel.grad is None
+
+
+def test_every_parameter_has_one_optimizer(tiny: VQConfig) -> None:
+    model = Autoencoder(tiny.architecture)
+    kernels, rest = split_parameters(model)
+    assert sorted(map(id, [*kernels, *rest])) == sorted(map(id, model.parameters()))
+    assert all(kernel.ndim == 4 and len(kernel) >= 24 for kernel in kernels)
