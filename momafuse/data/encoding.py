@@ -47,7 +47,6 @@ Segment = tuple[Literal["text", "image"], Codes]
 class PictureTokenizer(Protocol):
     """What is needed of vision.tokenizer.ImageTokenizer."""
 
-    name: str
     fingerprint: str
     codes: int
     block: int

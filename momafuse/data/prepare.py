@@ -167,11 +167,10 @@ def _recipe(config: Config) -> dict[str, Any]:
     return {n: {"reader": s.reader, "path": absolute(s.path), "variants": s.variants} for n, s in sources.items()}
 
 
-def _tokenizers(encoder: Encoder) -> dict[str, dict[str, str]]:
-    text, image = encoder.text, encoder.image
+def _tokenizers(config: Config, encoder: Encoder) -> dict[str, dict[str, str]]:
     return {
-        "text": {"name": text.name, "fingerprint": text.fingerprint},
-        "image": {"name": image.name, "fingerprint": image.fingerprint},
+        "text": {"name": config.tokenizer.text, "fingerprint": encoder.text.fingerprint},
+        "image": {"name": config.tokenizer.image, "fingerprint": encoder.image.fingerprint},
     }
 
 
@@ -181,7 +180,7 @@ def _plan(config: Config, sources: dict[str, Source], encoder: Encoder) -> dict[
         "version": store.VERSION,
         "sources": _recipe(config),
         "content": {name: source.fingerprint for name, source in sources.items()},
-        "tokenizers": _tokenizers(encoder),
+        "tokenizers": _tokenizers(config, encoder),
         "chunk": [CHUNK_DOCUMENTS, CHUNK_PICTURES, CHUNK_CHARACTERS],
     }
 
@@ -210,7 +209,7 @@ def _finish(aside: Path, config: Config, sources: dict[str, Source], encoder: En
         "momafuse": __version__,
         "name": config.data.name,
         "vocabulary": encoder.vocabulary.to_dict(),
-        "tokenizers": _tokenizers(encoder),
+        "tokenizers": _tokenizers(config, encoder),
         "encoder_device": encoder.device,
         "sources": described,
         "rejects": len(rejects),

@@ -23,7 +23,6 @@ TEXT = "starter_bpe_v1"
 class PixelTokenizer:
     """Codes are mean colours of a 4 x 4 grid: what an image tokenizer promises, without weights."""
 
-    name = "pixels"
     fingerprint = "0" * 64
     codes = 256
     block = 16
