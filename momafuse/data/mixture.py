@@ -72,23 +72,18 @@ class Shares:
         return share
 
 
-@dataclass(frozen=True)
 class Units:
     """Consecutive stretches of documents, in order; tokens `start..stop` of `document`, counted from its first token.
 
     `base` is the document's first token in the corpus, `first` and `size` the stretch in the tape's measure (number of
-    pictures, or of tokens) within the document. `head`, `tail`: how many of the first (last) units belong to documents
-    that began before (go on after) this stretch of the line.
+    pictures, or of tokens) within the document; all (n,) int64. `head`, `tail`: how many of the first (last) units belong
+    to documents that began before (go on after) this stretch of the line.
     """
 
-    document: Ints
-    base: Ints
-    start: Ints
-    stop: Ints
-    first: Ints
-    size: Ints
-    head: int = 0
-    tail: int = 0
+    def __init__(self, table: Ints, head: int, tail: int) -> None:
+        """`table` (6, n): the columns in the order below."""
+        self.table, self.head, self.tail = table, head, tail
+        self.document, self.base, self.start, self.stop, self.first, self.size = table
 
     def __len__(self) -> int:
         return len(self.document)
@@ -136,23 +131,22 @@ class Tape:
 
     def segment(self, begin: int, end: int) -> Units:
         """What lies on places `begin..end-1`: every document whole, but for the first and the last."""
-        parts: list[tuple[Ints, ...]] = []
+        parts: list[Ints] = [np.empty((6, 0), dtype=np.int64)]
         head = tail = 0
+        first_pass = begin // self.length
         while begin < end:
             number, rest = divmod(begin, self.length)
             stop = min(self.length, rest + end - begin)
             part, cut_head, cut_tail = self._segment_of_pass(number, rest, stop)
             parts += part
-            head, tail = (cut_head if len(parts) == len(part) else head), cut_tail
+            head, tail = (cut_head if number == first_pass else head), cut_tail
             begin += stop - rest
-        if not parts:
-            return Units(*(np.empty(0, dtype=np.int64) for _ in range(6)))
-        return Units(*(np.concatenate(column) for column in zip(*parts, strict=True)), head=head, tail=tail)
+        return Units(np.concatenate(parts, axis=1), head, tail)
 
-    def _segment_of_pass(self, number: int, begin: int, end: int) -> tuple[list[tuple[Ints, ...]], int, int]:
+    def _segment_of_pass(self, number: int, begin: int, end: int) -> tuple[list[Ints], int, int]:
         order, _, _ = self._pass(number)
         (at, low, skip), (last, high, keep) = self._locate(number, begin), self._locate(number, end)
-        parts: list[tuple[Ints, ...]] = []
+        parts: list[Ints] = []
         for i in range(at, last + (1 if high or keep else 0)):
             shard = self._shard(number, int(order[i]))
             a, b = (low if i == at else 0), (high + (keep > 0) if i == last else len(shard.document))
@@ -163,7 +157,7 @@ class Tape:
             if i == at and skip:
                 start[0], first[0] = self._cut(shard, a, skip), skip
                 size[0] -= skip
-            parts.append((shard.document[a:b], shard.base[a:b], start, stop, first, size))
+            parts.append(np.stack([shard.document[a:b], shard.base[a:b], start, stop, first, size]))
         return parts, int(skip > 0), int(keep > 0)
 
     def _locate(self, number: int, place: int) -> tuple[int, int, int]:
@@ -225,9 +219,8 @@ class Mixture:
             return parts[0]
         place = np.concatenate([_places(part) for part in parts])
         order = np.argsort(place, kind="stable")
-        names = ("document", "base", "start", "stop", "first", "size")
-        columns = (np.concatenate([getattr(part, name) for part in parts])[order] for name in names)
-        return Units(*columns, head=sum(p.head for p in parts), tail=sum(p.tail for p in parts))
+        table = np.concatenate([part.table for part in parts], axis=1)[:, order]
+        return Units(table, sum(part.head for part in parts), sum(part.tail for part in parts))
 
 
 def _places(units: Units) -> npt.NDArray[np.float64]:
