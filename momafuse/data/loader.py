@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,7 +73,9 @@ class Loader:
             budget=self._budget,
         )
 
-    def stream(self, step: int, *, global_batch: int, micro_batch: int, rank: int = 0, world: int = 1) -> Iterator[list[Batch]]:
+    def stream(
+        self, step: int, *, global_batch: int, micro_batch: int, rank: int = 0, world: int = 1
+    ) -> Generator[list[Batch], None, None]:
         """From optimizer step `step` on: the micro-batches of this rank, a list a step, without end.
 
         A background thread keeps `STEPS_AHEAD` steps ready; it ends when the iterator is closed or dropped, and what it
@@ -113,7 +115,7 @@ class Loader:
                 raise ValueError(f"corpus: a sequence without its {tokens} tokens of modality {number}; prepare it again")
 
 
-def _ahead(steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+def _ahead(steps: Iterator[list[Batch]]) -> Generator[list[Batch], None, None]:
     """The same items, made in a background thread."""
     ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(STEPS_AHEAD)
     stopped = threading.Event()
@@ -135,7 +137,7 @@ def _ahead(steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
 
     thread = threading.Thread(target=work, name="momafuse-loader", daemon=True)
 
-    def listen() -> Iterator[list[Batch]]:
+    def listen() -> Generator[list[Batch], None, None]:
         thread.start()
         try:
             while True:
