@@ -14,7 +14,7 @@ from momafuse.config.entry import entry_point
 def main(job: Job) -> None:
     from momafuse.training.loop import train  # after composing: a misspelt key should not wait for torch
 
-    train(job.config, job.yaml)
+    train(job)
 
 
 if __name__ == "__main__":

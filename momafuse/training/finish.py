@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from momafuse.checkpoint.store import write_aside
+from momafuse.config.compose import Job
 from momafuse.config.errors import UserError
 from momafuse.config.schema import Config
 from momafuse.data.corpus import Corpus
@@ -22,7 +24,7 @@ from momafuse.data.sources import Item, Picture, open_source
 from momafuse.reports.logger import RunLogger
 from momafuse.reports.plots import ExpertReport, plot_experts, plot_losses, plot_reconstructions
 from momafuse.routing.statistics import RoutingCounts
-from momafuse.training.held_out import HeldOut, evaluate, unigram
+from momafuse.training.held_out import HeldOut, unigram
 from momafuse.training.setup import Setup
 from momafuse.vision.preprocess import preprocess
 from momafuse.vision.tokenizer import ImageTokenizer
@@ -38,24 +40,24 @@ def report_evaluation(held_out: HeldOut, state: dict[str, float], logger: RunLog
         logger.message(SEES_THE_FUTURE)
 
 
-def finish(config: Config, setup: Setup, corpus: Corpus, path: Path, state: dict[str, float], logger: RunLogger) -> None:
-    """Evaluate, write report, plots and samples into the run folder, say where they are."""
-    held_out = evaluate(config, setup, corpus)
-    report_evaluation(held_out, state, logger)
-    frequencies = unigram(config, setup, corpus)
+def finish(
+    job: Job, setup: Setup, corpus: Corpus, path: Path, state: dict[str, float], held_out: HeldOut, logger: RunLogger
+) -> None:
+    """Write report, plots and samples into the run folder, and say where they are."""
+    frequencies = unigram(job.config, setup, corpus)
     for folder in ("plots", "samples"):
         (path / folder).mkdir(exist_ok=True)
     plot_losses(path / "metrics.jsonl", path / "plots" / "loss.png", frequencies)
     if held_out.counts:
         plot_experts(expert_report(held_out.counts, setup, corpus), path / "plots" / "experts.png")
     try:
-        reconstruct(config, path / "samples" / "reconstruction.png")
+        reconstruct(job.config, corpus, path / "samples" / "reconstruction.png")
     except UserError as error:  # a corpus may travel without its sources
         logger.message(f"no samples/reconstruction.png: {error}")
     report: dict[str, float | str] = {**held_out.losses, "eval/routing": held_out.routing, **frequencies}
     report |= {"steps": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"], 3)}
     write_aside(path / "report.json", json.dumps(report, indent=1) + "\n")
-    for line in summary(config, path, report):
+    for line in summary(job, path, report):
         logger.message(line)
 
 
@@ -75,9 +77,10 @@ def expert_report(counts: list[RoutingCounts], setup: Setup, corpus: Corpus) -> 
     return report
 
 
-def reconstruct(config: Config, out: Path) -> None:
+def reconstruct(config: Config, corpus: Corpus, out: Path) -> None:
     """Held-out pictures, and what is left of them after the image tokenizer. Raises UserError without their sources."""
-    sources = [open_source(name, source) for name, source in config.data.sources.items()]
+    with_pictures = [source.name for source in corpus.validation.sources if source.pictures]
+    sources = [open_source(name, config.data.sources[name]) for name in with_pictures]
     held_out = (item for source in sources for item in source.items() if item.split == "validation" and _picture(item))
     first = list(itertools.islice(held_out, 16 * SAMPLES))
     if not first:
@@ -95,20 +98,29 @@ def _picture(item: Item) -> Picture | None:
     return next((s for s in item.segments if isinstance(s, Picture)), None)
 
 
-def summary(config: Config, path: Path, report: dict[str, float | str]) -> list[str]:
+def summary(job: Job, path: Path, report: dict[str, float | str]) -> list[str]:
     """Where everything is, and the three commands that a user would try next."""
     lines = [f"run folder: {path}"]
     for key, value in report.items():
         if key.startswith("eval/loss_"):
-            unigram_key = key.replace("eval/loss_", "unigram/")
-            lines.append(f"  {key} {value:.3f} nats (a frequency table: {report[unigram_key]:.3f})")
-    lines.append(f"  {path / 'report.json'}, {path / 'plots' / 'loss.png'}, {path / 'samples' / 'reconstruction.png'}")
-    other = "dense" if config.model.name != "dense" else "moma_4t4i"
-    here = f"+experiment={config.model.name}"
+            frequency = report[key.replace("eval/loss_", "unigram/")]
+            lines.append(f"  {key} {value:.3f} nats (a table of frequencies: {frequency:.3f})")
+    plots = [str(p) for p in sorted(path.glob("*/*.png"))]
+    other = "moma_4t4i" if job.experiment == "dense" else "dense"
+    again = [w for w in job.overrides if not w.startswith(("trainer.max_steps=", "run.name=", "run.seed="))]
+    compared = [w for w in again if not w.startswith(("+experiment=", "model=", "model."))]
+    seed, steps = job.config.run.seed, int(report["steps"])
     return [
         *lines,
+        f"  {path / 'report.json'}, {', '.join(plots)}",
         "next:",
-        f"  python -m momafuse.train {here} trainer.max_steps={2 * int(report['steps'])}   # go on with this run",
-        f"  python -m momafuse.train +experiment={other}   # another architecture at the same FLOPs",
-        f"  python -m momafuse.train -m {here} run.seed=1,2   # two more seeds",
+        f"  python -m momafuse.train {_shell(job.overrides, f'trainer.max_steps={2 * steps}')}   # go on",
+        f"  python -m momafuse.train {_shell([f'+experiment={other}', *compared])}   # compare at equal FLOPs",
+        f"  python -m momafuse.train -m {_shell(again, f'run.seed={seed + 1},{seed + 2}')}   # two more seeds",
     ]
+
+
+def _shell(words: list[str], *more: str) -> str:
+    """The words of a command, those that are given again left out, quoted for a shell."""
+    keys = {word.partition("=")[0] for word in more}
+    return shlex.join([w for w in words if w.partition("=")[0] not in keys] + list(more))

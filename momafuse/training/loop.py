@@ -16,6 +16,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from momafuse.checkpoint import store
+from momafuse.config.compose import Job
 from momafuse.config.errors import UserError
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
@@ -27,15 +28,16 @@ from momafuse.reports.logger import RunLogger
 from momafuse.routing.noise import logistic_noise
 from momafuse.training.finish import finish, report_evaluation
 from momafuse.training.folder import RunFolder, open_run, start_run
-from momafuse.training.held_out import evaluate
+from momafuse.training.held_out import HeldOut, evaluate
 from momafuse.training.losses import LossMeter, count_targets, objective
 from momafuse.training.optimizer import set_learning_rate
 from momafuse.training.schedule import learning_rate
 from momafuse.training.setup import Setup, build
 
 
-def train(config: Config, yaml: str, say: Callable[[str], None] = print) -> None:
+def train(job: Job, say: Callable[[str], None] = print) -> None:
     """Run or go on with `run.root/run.name` until `trainer.max_steps`. Raises UserError for what a user can mend."""
+    config, yaml = job.config, job.yaml
     folder = open_run(config)
     total = total_steps(config)
     done = folder.state["step"] if folder.state else 0
@@ -55,19 +57,19 @@ def train(config: Config, yaml: str, say: Callable[[str], None] = print) -> None
         log_every=config.trainer.log_every,
     ) as logger:
         introduce(config, setup, folder, logger)
-        last = run_steps(config, yaml, setup, corpus, folder, logger, total)
-        finish(config, setup, corpus, folder.path, last, logger)
+        state, held_out = run_steps(config, yaml, setup, corpus, folder, logger, total)
+        finish(job, setup, corpus, folder.path, state, held_out or evaluate(config, setup, corpus), logger)
 
 
 def run_steps(
     config: Config, yaml: str, setup: Setup, corpus: Corpus, folder: RunFolder, logger: RunLogger, total: int
-) -> dict[str, Any]:
-    """The steps themselves; returns the state that the last of them saved."""
+) -> tuple[dict[str, Any], HeldOut | None]:
+    """The steps themselves; returns the state that the last of them saved, and its evaluation if there was a step."""
     state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "schedule_steps": config.optim.schedule_steps or total}
     if folder.checkpoint is not None and folder.state is not None:
         store.load(folder.checkpoint, setup.model, setup.optimizer)
         state = dict(folder.state)
-    t, o = config.trainer, config.optim
+    t, o, held_out = config.trainer, config.optim, None
     stream = setup.train.stream(state["step"], global_batch=t.global_batch, micro_batch=t.micro_batch)
     for step in range(state["step"] + 1, total + 1):
         begin = time.perf_counter()
@@ -98,12 +100,13 @@ def run_steps(
         row |= {"train/grad_norm": norm, "train/lr": lr}
         row |= {"train/router_grad_norm": router_norm} if setup.model.routes else {}
         logger.step(row | {"perf/tokens_per_second": tokens / seconds, "perf/data_wait": waited})
-        if t.eval_every and step % t.eval_every == 0 and step < total:
-            report_evaluation(evaluate(config, setup, corpus), state, logger)
+        if step == total or (t.eval_every and step % t.eval_every == 0):
+            held_out = evaluate(config, setup, corpus)
+            report_evaluation(held_out, state, logger)
         if step == total or (config.checkpoint.every and step % config.checkpoint.every == 0):
             store.save(folder.checkpoints, step, setup.model, setup.optimizer, state, yaml, config.checkpoint.keep_last)
     stream.close()
-    return state
+    return state, held_out
 
 
 def introduce(config: Config, setup: Setup, folder: RunFolder, logger: RunLogger) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from momafuse.config.compose import compose
+from momafuse.training import finish
 from momafuse.training.loop import train
 from tests.small_corpus import make_small_corpus
 
@@ -36,12 +37,15 @@ def words(corpus: Path, root: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture
-def run(small_corpus: Path, run_root: Path) -> Train:
-    """Train in this process; returns the run folder."""
+def run(small_corpus: Path, run_root: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Train in this process; returns the run folder. Without `sheets` no picture is drawn, which takes seconds."""
 
-    def run_in_process(*more: str, experiment: str = "moma_4t4i", said: list[str] | None = None) -> Path:
+    def run_in_process(*more: str, experiment: str = "moma_4t4i", said: list[str] | None = None, sheets: bool = False) -> Path:
         job = compose([f"+experiment={experiment}", *words(small_corpus, run_root, *more)])
-        train(job.config, job.yaml, say=(said if said is not None else []).append)
+        with monkeypatch.context() as patch:
+            for draw in () if sheets else ("plot_losses", "plot_experts", "reconstruct"):
+                patch.setattr(finish, draw, lambda *_: None)
+            train(job, say=(said if said is not None else []).append)
         return run_root / str(job.config.run.name)
 
     return run_in_process

@@ -26,7 +26,7 @@ def losses(folder: Path) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("experiment", MEMBERS)
 def test_every_member_trains_and_reports(run, experiment):
-    folder = run("trainer.max_steps=3", experiment=experiment)
+    folder = run("trainer.max_steps=3", experiment=experiment, sheets=True)
     report = json.loads((folder / "report.json").read_text())
     by_modality = {"eval/loss_text", "eval/loss_image", "unigram/text", "unigram/image"}
     assert set(report) == by_modality | {"eval/loss", "eval/routing", "steps", "tokens", "seconds"}
