@@ -26,10 +26,10 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from momafuse.config.compose import compose
-from momafuse.config.errors import UserError
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.data.budget import modality_budget
+from momafuse.errors import UserError
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.optim import Optimizer
 
-from momafuse.config.errors import UserError
+from momafuse.errors import UserError
 
 FORMAT = 1
 MARKER = "complete.json"

@@ -1,1 +1,1 @@
-"""Typed configuration: frozen dataclasses (schema), the Hydra composition (compose) and the errors that users see."""
+"""Typed configuration: frozen dataclasses (schema) and the Hydra composition (compose) ."""

@@ -24,12 +24,12 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 import momafuse
 from momafuse.config.convert import convert, field_types
-from momafuse.config.errors import UserError
 from momafuse.config.nearest import did_you_mean
 from momafuse.config.overrides import Override, for_hydra, parse, quote, refuse_two_files, sweep
 from momafuse.config.results import run_name
 from momafuse.config.schema import Config
 from momafuse.config.validate import validate
+from momafuse.errors import UserError
 
 C = TypeVar("C", default=Config)
 

@@ -17,8 +17,8 @@ from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from momafuse.config.errors import UserError
 from momafuse.config.nearest import nearest_key
+from momafuse.errors import UserError
 
 MISSING = "???"  # what Hydra's YAML writes for a value that the user must give
 

@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 from omegaconf import OmegaConf
 
 from momafuse.config.compose import Check, Job, compose_jobs, config_dir, group_options
-from momafuse.config.errors import UserError
 from momafuse.config.schema import Config
+from momafuse.errors import UserError
 
 USER_ERROR = 2  # exit code
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin
 
 from momafuse.config.convert import key_type, known_keys
-from momafuse.config.errors import UserError
 from momafuse.config.nearest import did_you_mean, nearest
+from momafuse.errors import UserError
 
 REPLACED = ("model.experts",)  # dicts that stand for one choice: given as a whole they replace, they do not merge
 

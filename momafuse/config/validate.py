@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from momafuse.config.errors import UserError
 from momafuse.config.nearest import did_you_mean
 from momafuse.config.schema import Config, ModelConfig, OptimConfig, TrainerConfig
+from momafuse.errors import UserError
 
 MODALITIES = ("text", "image")  # those that the tokenizers of today make
 ALL = "all"  # the group of experts that serves every modality

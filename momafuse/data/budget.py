@@ -8,8 +8,8 @@ arithmetic on totals, done before the first step. Does not choose documents (pac
 
 from __future__ import annotations
 
-from momafuse.config.errors import UserError
 from momafuse.config.schema import DataConfig
+from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import Vocabulary
 
 FRAME = 2  # text tokens that a picture cannot do without: begin_image, end_image

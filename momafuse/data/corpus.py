@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from momafuse.config.errors import UserError
 from momafuse.config.schema import TokenizerConfig
+from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import Vocabulary
 
 VERSION = 1

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from momafuse.config.errors import UserError
 from momafuse.data.batch import Batch
 from momafuse.data.mixture import Ints
 from momafuse.data.packing import PackPlan
+from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

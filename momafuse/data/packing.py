@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from momafuse.config.errors import UserError
 from momafuse.data.budget import check_text
 from momafuse.data.filling import fill_pictures
 from momafuse.data.mixture import Ints, Mixture, Tape, Units, key_of, keyed_hash, keyed_order
+from momafuse.errors import UserError
 
 if TYPE_CHECKING:
     from momafuse.data.corpus import SourceInfo, Split

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from momafuse import __version__
-from momafuse.config.errors import UserError
 from momafuse.config.schema import Config, SourceConfig
 from momafuse.data import corpus as store
 from momafuse.data.corpus import Corpus
@@ -25,6 +24,7 @@ from momafuse.data.encoding import Encoder, tokenizer_fingerprints
 from momafuse.data.progress import Progress
 from momafuse.data.sources import Item, Source, open_source
 from momafuse.data.writer import Part, assemble, part_path, part_paths, write_json, write_lines
+from momafuse.errors import UserError
 
 CHUNK_DOCUMENTS = 4096
 CHUNK_PICTURES = 1024  # variants counted; a chunk ends earlier where it has many pictures

@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from momafuse.config.errors import UserError
+from momafuse.errors import UserError
 
 Value = float | int | str
 Row = Mapping[str, Value]

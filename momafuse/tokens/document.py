@@ -59,6 +59,4 @@ def encode_document(
         length += len(values)
     parts.append(np.array([s.eos]))
     kind_: Kind = "pair" if pair else "interleaved" if images else "text"
-    return EncodedDocument(
-        key, kind_, np.concatenate(parts).astype(np.int64), np.array(images, dtype=np.int64).reshape(-1, 2)
-    )
+    return EncodedDocument(key, kind_, np.concatenate(parts).astype(np.int64), np.array(images, dtype=np.int64).reshape(-1, 2))

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
-from momafuse.config.errors import UserError
+from momafuse.errors import UserError
 from momafuse.tokens.config import BPEConfig
 
 _SPACE = "\u2581"

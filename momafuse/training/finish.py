@@ -17,10 +17,10 @@ from PIL import Image
 
 from momafuse.checkpoint.store import write_aside
 from momafuse.config.compose import Job
-from momafuse.config.errors import UserError
 from momafuse.config.schema import Config
 from momafuse.data.corpus import Corpus
 from momafuse.data.sources import Item, Picture, open_source
+from momafuse.errors import UserError
 from momafuse.reports.logger import RunLogger
 from momafuse.reports.plots import ExpertReport, plot_experts, plot_losses, plot_reconstructions
 from momafuse.routing.statistics import RoutingCounts

@@ -15,9 +15,9 @@ from typing import Any
 import momafuse
 from momafuse.checkpoint import store
 from momafuse.config.compose import load_config
-from momafuse.config.errors import UserError
 from momafuse.config.results import config_differences
 from momafuse.config.schema import Config
+from momafuse.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from torch.nn.utils import clip_grad_norm_
 
 from momafuse.checkpoint import store
 from momafuse.config.compose import Job
-from momafuse.config.errors import UserError
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.data.budget import modality_budget
 from momafuse.data.corpus import Corpus
 from momafuse.data.encoding import Encoder
 from momafuse.data.prepare import open_or_prepare
+from momafuse.errors import UserError
 from momafuse.reports.logger import RunLogger
 from momafuse.routing.noise import logistic_noise
 from momafuse.training.finish import finish, report_evaluation

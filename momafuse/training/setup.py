@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch.optim import AdamW
 
-from momafuse.config.errors import UserError
 from momafuse.config.schema import Config
 from momafuse.data.budget import modality_budget
 from momafuse.data.corpus import Corpus, Split
 from momafuse.data.loader import Loader
 from momafuse.data.packing import PackPlan
+from momafuse.errors import UserError
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.parallel.precision import in_precision, resolve_device, resolve_precision

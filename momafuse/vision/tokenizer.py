@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from momafuse.config.errors import UserError
+from momafuse.errors import UserError
 from momafuse.vision.augment import to_bytes, to_unit
 from momafuse.vision.autoencoder import REDUCTION, Autoencoder
 from momafuse.vision.config import Architecture

@@ -45,12 +45,8 @@ OPENCLIPART_SVG = Package(
     "openclipart-svg", "1:0.18+dfsg-19", "deb", "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5"
 )
 WORDNET = Package("wordnet-base", "1:3.0-37", "deb", "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752")
-FLUENT = Package(
-    "@lobehub/fluent-emoji-3d", "1.1.0", "npm", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"
-)
-EMOJIBASE = Package(
-    "emojibase-data", "17.0.0", "npm", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a"
-)
+FLUENT = Package("@lobehub/fluent-emoji-3d", "1.1.0", "npm", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58")
+EMOJIBASE = Package("emojibase-data", "17.0.0", "npm", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a")
 PACKAGES = (OPENCLIPART_PNG, OPENCLIPART_SVG, WORDNET, FLUENT, EMOJIBASE)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from momafuse.checkpoint import store
 from momafuse.config.compose import compose
-from momafuse.config.errors import UserError
+from momafuse.errors import UserError
 from momafuse.training.optimizer import build_optimizer
 from tests.batches import make_model
 

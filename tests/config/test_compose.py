@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from momafuse.config.compose import compose, config_dir, group_options, load_config
 from momafuse.config.convert import convert
-from momafuse.config.errors import UserError
 from momafuse.config.schema import Config
+from momafuse.errors import UserError
 
 EXPERIMENTS = {
     "dense": {"all": 1},

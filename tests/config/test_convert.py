@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from momafuse.config.convert import convert, key_type, known_keys
-from momafuse.config.errors import UserError
+from momafuse.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import pytest
 
 from momafuse.config.compose import Job
 from momafuse.config.entry import entry_point, help_text
-from momafuse.config.errors import UserError
 from momafuse.config.tokenizers import TokenizerTraining
+from momafuse.errors import UserError
 
 Complaint = Callable[..., str]
 RunEntry = Callable[..., list[Job]]

@@ -7,9 +7,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momafuse.config.errors import UserError
 from momafuse.config.overrides import Override, for_hydra, parse, quote, split_commas, sweep
 from momafuse.config.schema import Config
+from momafuse.errors import UserError
 
 GROUPS = {"size": ["nano", "micro"], "experiment": ["dense"], "model": ["moma"]}
 

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 
 from momafuse.config.compose import compose
 from momafuse.config.convert import convert
-from momafuse.config.errors import UserError
 from momafuse.config.schema import Config
 from momafuse.config.validate import validate
+from momafuse.errors import UserError
 
 HEADS = "must divide model.dim=256 into heads of an even width"
 BROKEN = {

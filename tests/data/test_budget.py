@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momafuse.config.errors import UserError
 from momafuse.config.schema import DataConfig
 from momafuse.data.budget import check_text, modality_budget
+from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.build(8192, 64, 4088)

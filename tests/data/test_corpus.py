@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from momafuse.config.errors import UserError
 from momafuse.config.schema import SourceConfig, TokenizerConfig
 from momafuse.data.corpus import KINDS, Corpus, Split, unfinished
 from momafuse.data.encoding import decode_picture, vary
 from momafuse.data.prepare import prepare_corpus
 from momafuse.data.sources import Item, Picture, open_source
+from momafuse.errors import UserError
 from momafuse.tokens.document import picture_first
 from momafuse.tokens.vocabulary import Specials, Vocabulary
 from momafuse.vision.preprocess import preprocess

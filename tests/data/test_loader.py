@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from momafuse.config.errors import UserError
 from momafuse.data.batch import Batch
 from momafuse.data.corpus import Split
 from momafuse.data.loader import Loader
 from momafuse.data.packing import PackPlan
+from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import Vocabulary
 from tests.data.toy import Case, cases, starter_like
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from momafuse.config.errors import UserError
 from momafuse.data.packing import PackPlan, Piece
+from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import Vocabulary
 from tests.data.toy import INTERLEAVED, PAIR, Case, Segments, cases, make_split, starter_like
 

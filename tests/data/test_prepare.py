@@ -17,7 +17,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from momafuse.config.errors import UserError
 from momafuse.config.schema import Config, SourceConfig, TokenizerConfig
 from momafuse.data import prepare
 from momafuse.data.corpus import Corpus, unfinished
@@ -25,6 +24,7 @@ from momafuse.data.encoding import Encoder
 from momafuse.data.prepare import corpus_path, open_or_prepare, prepare_corpus
 from momafuse.data.progress import Progress
 from momafuse.data.starter_bpe import train_starter_bpe
+from momafuse.errors import UserError
 from momafuse.prepare import main
 from momafuse.reports.corpus import corpus_tree
 from momafuse.tokens.config import BPEConfig

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, IterableDataset
 
-from momafuse.config.errors import UserError
 from momafuse.config.schema import SourceConfig
 from momafuse.data.sources import FEATURE_NAMES, Item, Picture, Source, features, held_out, open_source, register, registry
+from momafuse.errors import UserError
 from tests.data.corpora import source, write_pictures, write_texts
 
 

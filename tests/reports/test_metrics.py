@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momafuse.config.errors import UserError
+from momafuse.errors import UserError
 from momafuse.reports.metrics import MetricsFile, read_metrics
 
 WRITER = """

@@ -126,9 +126,7 @@ def test_groups_stand_on_one_side_and_follow_the_rule(rows: list[dict[str, Any]]
 def test_no_validation_picture_has_a_near_train_neighbour(rows: list[dict[str, Any]]) -> None:
     """On the pictures as they are shipped; the build grouped them before they were encoded."""
     with zipfile.ZipFile(PACK / "pictures.zip") as archive:
-        hashes = np.stack(
-            [groups.difference_hash(Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist()]
-        )
+        hashes = np.stack([groups.difference_hash(Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist()])
     held_out = np.array([row["split"] == "validation" for row in rows])
     nearest = groups.distances(hashes[held_out], hashes[~held_out]).min(axis=1)
     assert nearest.min() > 16, (nearest.min(), Counter(nearest.tolist()))

@@ -11,7 +11,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momafuse.config.errors import UserError
+from momafuse.errors import UserError
 from momafuse.tokens.config import BPEConfig
 from momafuse.tokens.text import TextTokenizer, train_bpe
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from momafuse.checkpoint import store
-from momafuse.config.errors import UserError
+from momafuse.errors import UserError
 from momafuse.reports.metrics import read_metrics
 
 MEMBERS = ["dense", "moe_1t1i", "moma_2t2i", "moma_4t4i", "moe_8x"]

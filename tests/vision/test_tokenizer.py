@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from momafuse.config.errors import UserError
+from momafuse.errors import UserError
 from momafuse.vision.tokenizer import CHUNK, ImageTokenizer
 
 

@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from momafuse.config.errors import UserError
 from momafuse.config.schema import SourceConfig
 from momafuse.data.sources.registry import Source, features, folder_fingerprint, register, split_of, user_folder
+from momafuse.errors import UserError
 
 _CAPTIONS = ("text", "caption")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

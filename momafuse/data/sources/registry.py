@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from momafuse.config.errors import UserError
 from momafuse.config.schema import SourceConfig
+from momafuse.errors import UserError
 
 SplitName = Literal["train", "validation"]
 FEATURE_NAMES = ("key", "split", "segments")

@@ -18,9 +18,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from momafuse.config.errors import UserError
 from momafuse.config.schema import SourceConfig
 from momafuse.data.sources.registry import FEATURE_NAMES, Source, features, register
+from momafuse.errors import UserError
 
 PACK = "starter-1"
 

@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from momafuse.config.errors import UserError
 from momafuse.config.schema import SourceConfig
 from momafuse.data.sources.registry import Source, features, folder_fingerprint, register, split_of, user_folder
+from momafuse.errors import UserError
 
 # The `json` loader of datasets wants the same columns in every line of every file, so lines are parsed here.
 _LOADERS: dict[str, tuple[str, dict[str, Any]]] = {
