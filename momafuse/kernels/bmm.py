@@ -2,7 +2,7 @@
 
 Needs the same number of places for the experts of a group, as host integers (expert choice and by-modality plans have them).
 The backward is written out, because three things are cheaper than what autograd does:
-- the down projection's output is not kept: with h the hidden row and u = W_down^T dy, the gate's gradient is <h, u>;
+- a gate weighs dy, which is narrow, before the products, and not the wide hidden rows; its own gradient is <y, dy> of a place;
 - silu(a) * b is computed again from a and b;
 - gradients of the gather and of the combine are gathers (gather.py), never scatters.
 
@@ -76,7 +76,7 @@ class _Experts(torch.autograd.Function):
             torch.bmm(silu(a) * b, down, out=yg)
             kept += [a, b]
         ctx.shapes = shapes
-        ctx.save_for_backward(xs, rows, by_row, starts, weights, *stacks, *kept)
+        ctx.save_for_backward(xs, rows, by_row, starts, weights, None if weights is None else ys, *stacks, *kept)
         if by_row is None or starts is None:
             return ys
         return sum_places(ys, by_row, starts, weights)
@@ -85,11 +85,14 @@ class _Experts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         shapes = ctx.shapes
-        xs, rows, by_row, starts, weights, *rest = ctx.saved_tensors
+        xs, rows, by_row, starts, weights, ys, *rest = ctx.saved_tensors
         stacks, kept = rest[: 3 * len(shapes)], rest[3 * len(shapes) :]
         dys = dy.contiguous() if rows is None else dy.index_select(0, rows)
         dxs = torch.empty_like(xs)
-        dweights = None if weights is None else torch.empty_like(weights)
+        dweights = None
+        if weights is not None:
+            dweights = (ys * dys).sum(-1, dtype=weights.dtype)
+            dys *= weights.to(dys.dtype).unsqueeze(-1)
         dstacks: list[Tensor] = []
         per_group = zip(*(_by_group(t, shapes) for t in (xs, dys, dxs)), strict=True)
         for g, (xg, dyg, dxg) in enumerate(per_group):
@@ -98,11 +101,6 @@ class _Experts(torch.autograd.Function):
             sa = silu(a)
             h = sa * b
             dh = torch.bmm(dyg, down.transpose(1, 2))
-            if weights is not None and dweights is not None:
-                w = _by_group(weights, shapes)[g]
-                _by_group(dweights, shapes)[g].copy_((h * dh).sum(-1, dtype=weights.dtype))
-                w = w.to(h.dtype).unsqueeze(-1)
-                h, dh = h * w, dh * w
             da = torch.ops.aten.silu_backward(dh * b, a)
             db = dh * sa
             torch.bmm(da, gate.transpose(1, 2), out=dxg)
