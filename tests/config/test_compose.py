@@ -120,8 +120,8 @@ def test_text_stays_text() -> None:
 
 
 def test_numbers_written_in_any_way() -> None:
-    config = compose(["optim.lr=1e-4", "optim.eps=1e-8", "trainer.max_steps=1e3", "run.seed=1_000"]).config
-    assert (config.optim.lr, config.optim.eps, config.trainer.max_steps, config.run.seed) == (1e-4, 1e-8, 1000, 1000)
+    config = compose(["optim.lr=5e-3", "optim.eps=1e-8", "trainer.max_steps=1e3", "run.seed=1_000"]).config
+    assert (config.optim.lr, config.optim.eps, config.trainer.max_steps, config.run.seed) == (5e-3, 1e-8, 1000, 1000)
 
 
 def test_a_key_may_be_added_where_the_schema_has_it() -> None:
