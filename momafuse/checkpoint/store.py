@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -25,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.optim import Optimizer
 
 from momafuse.errors import UserError
+from momafuse.files import write_aside
 
 FORMAT = 1
 MARKER = "complete.json"
@@ -59,10 +60,11 @@ def save(root: Path, step: int, model: nn.Module, optimizer: Optimizer, state: d
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         write_aside(root / LATEST, final.name)
-    except OSError as error:
-        raise UserError(f"checkpoint {final}: cannot be written ({error}); older checkpoints are untouched") from error
-    for old in complete(root)[:-keep]:
-        shutil.rmtree(old)
+        for old in complete(root)[:-keep]:
+            shutil.rmtree(old)
+    except (OSError, CheckpointException) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"checkpoint {final}: cannot be written ({_reason(error)}); older checkpoints are untouched") from error
     return final
 
 
@@ -99,12 +101,12 @@ def verify(checkpoint: Path) -> None:
     remedy = "; delete this folder to go on from an older checkpoint"
     try:
         marker = json.loads((checkpoint / MARKER).read_text())
-        version, files = marker["format"], dict(marker["files"])
-    except (OSError, ValueError, KeyError) as error:
+        version, files = marker["format"], [(name, size, digest) for name, (size, digest) in marker["files"].items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"checkpoint {checkpoint}: its marker {MARKER} is unreadable ({error}){remedy}") from error
     if version != FORMAT:
         raise UserError(f"checkpoint {checkpoint}: format {version}, this version of momafuse reads {FORMAT}")
-    for name, (size, digest) in files.items():
+    for name, size, digest in files:
         file = checkpoint / name
         if not file.is_file():
             raise UserError(f"checkpoint {checkpoint}: {name} is missing{remedy}")
@@ -120,18 +122,16 @@ def load(checkpoint: Path, model: nn.Module, optimizer: Optimizer | None = None)
     optimizers = [] if optimizer is None else [optimizer]
     model_state, optimizer_state = get_state_dict(model, optimizers)
     state = {"model": model_state} | ({"optimizer": optimizer_state} if optimizer else {})
-    _quietly(lambda: dcp_load(state, checkpoint_id=checkpoint, no_dist=True))
+    try:
+        _quietly(lambda: dcp_load(state, checkpoint_id=checkpoint, no_dist=True))
+    except (OSError, CheckpointException) as error:
+        raise UserError(f"checkpoint {checkpoint}: cannot be read ({_reason(error)})") from error
     set_state_dict(model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state)
 
 
-def write_aside(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.aside")
-    with aside.open("w") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    aside.replace(path)
+def _reason(error: BaseException) -> str:
+    """One line: of DCP's report the last, which is the cause."""
+    return str(error).strip().splitlines()[-1]
 
 
 def _sha256(path: Path) -> str:

@@ -19,6 +19,7 @@ RESULT_NEUTRAL = (
     "run.name",
     "trainer.max_steps",
     "trainer.max_tokens",
+    "trainer.micro_batch",
     "trainer.device",
     "trainer.backend",
     "trainer.eval_every",

@@ -100,7 +100,7 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainerConfig:
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"]  # of the products; parameters, norms, routers and the loss stay fp32
+    precision: Literal["auto", "fp32", "bf16"]  # of the model; parameters, optimizer, routers and the loss stay fp32
     backend: Literal["auto", "reference", "bmm"]  # of the expert op
     max_steps: int
     max_tokens: int | None

@@ -27,7 +27,7 @@ class TokenLoss(NamedTuple):
 def next_token(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> TokenLoss:
     """hidden (T, D), head (V, D) of one dtype, targets (T,) int64 with -1 for none, weights (T,) fp32."""
     total, nll = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, head, targets, weights * (targets >= 0), z_loss
+        hidden, head, targets, weights * (targets >= 0), z_loss, torch.is_grad_enabled()
     )
     return TokenLoss(total, nll)
 
@@ -35,9 +35,8 @@ def next_token(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z_loss: float, needs_grad: bool
     ) -> tuple[Tensor, Tensor]:
-        needs_grad = any(ctx.needs_input_grad)
         wide = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=hidden.device)
         nll = torch.zeros(targets.shape, dtype=wide, device=hidden.device)
@@ -68,4 +67,4 @@ class _ChunkedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Any, ...]:
         dhidden, dhead = ctx.saved_tensors
-        return dhidden * dtotal.to(dhidden.dtype), dhead * dtotal.to(dhead.dtype), None, None, None
+        return dhidden * dtotal.to(dhidden.dtype), dhead * dtotal.to(dhead.dtype), None, None, None, None

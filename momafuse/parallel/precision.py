@@ -14,11 +14,13 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from momafuse.errors import UserError
+
 
 def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """`auto` is the GPU where there is one. Raises ValueError if CUDA is asked for and missing."""
+    """`auto` is the GPU where there is one. Raises UserError if CUDA is asked for and missing."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("trainer.device=cuda: torch finds no CUDA device; use trainer=cpu or install a CUDA build of torch")
+        raise UserError("trainer.device=cuda: torch finds no CUDA device; use trainer=cpu or install a CUDA build of torch")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 

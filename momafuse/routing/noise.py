@@ -39,11 +39,11 @@ def _mix(x: Tensor) -> Tensor:
 def logistic_noise(batch: Rows, *, seed: int, step: int, layers: int, experts: int) -> Tensor:
     """(layers, T, experts) fp32 on the batch's device: independent standard logistic variables."""
     device = batch.sequence.device
-    key = _mix(torch.tensor(seed, device=device))
+    key = _mix(torch.tensor(_signed(seed), device=device))
     key = _mix(key ^ step)
     layer = _mix(key ^ torch.arange(layers, device=device))
     row = _mix(layer[:, None] ^ batch.sequence[None, :])
     row = _mix(row[:, :, None] ^ batch.position[None, :, :].long()).flatten(1)
     bits = _mix(row[:, :, None] ^ torch.arange(experts, device=device))
-    u = (_shift(bits, 11).double() + 0.5) * 2.0**-53  # 53 bits, never 0 or 1
+    u = (_shift(bits, 12).double() + 0.5) * 2.0**-52  # 52 bits and a half: exact, never 0 or 1
     return (torch.log(u) - torch.log1p(-u)).float()

@@ -15,6 +15,7 @@ Does not know what experts compute. Expert choice is not causal: whether a row i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -41,7 +42,7 @@ def _(scores: Tensor, count: int) -> Tensor:
 def capacity(group: Group, budget: Sequence[int], pool: int, capacity_factor: float) -> int:
     """C of one expert in a pool of `pool` sequences of `budget[m]` rows each; all rows for a group of one; 0 is legal."""
     rows = pool * sum(budget[m] for m in group.modalities)
-    return rows if group.experts == 1 else min(rows, int(rows * capacity_factor / group.experts))
+    return rows if group.experts == 1 else min(rows, math.floor(rows * capacity_factor / group.experts + 1e-9))  # 200 * 1.15
 
 
 class Router(nn.Module):

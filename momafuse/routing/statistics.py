@@ -34,8 +34,7 @@ def count_plan(plan: Plan, batch: Rows) -> RoutingCounts:
     experts = plan.offsets.numel() - 1
     places = torch.arange(plan.rows.numel(), device=plan.rows.device)
     expert = torch.searchsorted(plan.offsets[1:], places, right=True)
-    valid = expert < experts
-    load = torch.bincount((expert * n_modalities + modality[plan.rows])[valid], minlength=experts * n_modalities)
+    load = torch.bincount(expert * n_modalities + modality[plan.rows], minlength=experts * n_modalities)
     times = (plan.slots >= 0).sum(1).clamp(max=2)
     chosen = torch.bincount(modality * 3 + times, minlength=n_modalities * 3)
     return RoutingCounts(load.view(experts, n_modalities), chosen.view(n_modalities, 3))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import itertools
 import json
 import shlex
@@ -13,20 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from momafuse.checkpoint.store import write_aside
 from momafuse.config.compose import Job
 from momafuse.config.schema import Config
 from momafuse.data.corpus import Corpus
-from momafuse.data.sources import Item, Picture, open_source
+from momafuse.data.encoding import decode_picture
+from momafuse.data.sources import Picture, open_source
 from momafuse.errors import UserError
+from momafuse.files import write_aside
 from momafuse.reports.logger import RunLogger
 from momafuse.reports.plots import ExpertReport, plot_experts, plot_losses, plot_reconstructions
 from momafuse.routing.statistics import RoutingCounts
 from momafuse.training.held_out import HeldOut, unigram
+from momafuse.training.schedule import more
 from momafuse.training.setup import Setup
-from momafuse.vision.preprocess import preprocess
 from momafuse.vision.tokenizer import ImageTokenizer
 
 SAMPLES = 16  # pictures on the sheet of reconstructions, spread over the first held-out ones
@@ -81,21 +81,23 @@ def reconstruct(config: Config, corpus: Corpus, out: Path) -> None:
     """Held-out pictures, and what is left of them after the image tokenizer. Raises UserError without their sources."""
     with_pictures = [source.name for source in corpus.validation.sources if source.pictures]
     sources = [open_source(name, config.data.sources[name]) for name in with_pictures]
-    held_out = (item for source in sources for item in source.items() if item.split == "validation" and _picture(item))
+    held_out = (
+        item
+        for source in sources
+        for item in source.items()
+        if item.split == "validation" and any(isinstance(s, Picture) for s in item.segments)
+    )
     first = list(itertools.islice(held_out, 16 * SAMPLES))
-    if not first:
-        return
-    items = [first[i] for i in np.linspace(0, len(first) - 1, min(SAMPLES, len(first))).astype(int)]
     tokenizer = ImageTokenizer.load(config.tokenizer.image)
-    pictures = [_picture(item) for item in items]
-    opened = [Image.open(io.BytesIO(p.read())) for p in pictures if p is not None]
-    originals = torch.stack([preprocess(image, tokenizer.image_size) for image in opened])
-    captions = [" ".join(s for s in item.segments if isinstance(s, str)) for item in items]
-    plot_reconstructions(originals.numpy(), tokenizer.decode(tokenizer.encode(originals)).numpy(), captions, out)
-
-
-def _picture(item: Item) -> Picture | None:
-    return next((s for s in item.segments if isinstance(s, Picture)), None)
+    originals, captions = [], []
+    for i in np.linspace(0, len(first) - 1, min(SAMPLES, len(first))).astype(int):
+        with contextlib.suppress(ValueError):  # a picture that prepare had rejected too
+            originals.append(decode_picture(next(p for p in first[i].segments if isinstance(p, Picture)), tokenizer.image_size))
+            captions.append(" ".join(s for s in first[i].segments if isinstance(s, str)))
+    if not originals:
+        return
+    pictures = torch.stack(originals)
+    plot_reconstructions(pictures.numpy(), tokenizer.decode(tokenizer.encode(pictures)).numpy(), captions, out)
 
 
 def summary(job: Job, path: Path, report: dict[str, float | str]) -> list[str]:
@@ -106,15 +108,16 @@ def summary(job: Job, path: Path, report: dict[str, float | str]) -> list[str]:
             frequency = report[key.replace("eval/loss_", "unigram/")]
             lines.append(f"  {key} {value:.3f} nats (a table of frequencies: {frequency:.3f})")
     plots = [str(p) for p in sorted(path.glob("*/*.png"))]
-    other = "moma_4t4i" if job.experiment == "dense" else "dense"
-    again = [w for w in job.overrides if not w.startswith(("trainer.max_steps=", "run.name=", "run.seed="))]
-    compared = [w for w in again if not w.startswith(("+experiment=", "model=", "model."))]
-    seed, steps = job.config.run.seed, int(report["steps"])
+    other = "moma_4t4i" if job.config.model.name == "dense" else "dense"
+    own = ("trainer.max_steps=", "trainer.max_tokens=", "run.name=", "run.seed=", "resume=")
+    again = [w for w in job.overrides if not w.startswith(own)]
+    compared = [w for w in again if not w.lstrip("+").startswith(("experiment=", "model=", "model."))]
+    seed = job.config.run.seed
     return [
         *lines,
         f"  {path / 'report.json'}, {', '.join(plots)}",
         "next:",
-        f"  python -m momafuse.train {_shell(job.overrides, f'trainer.max_steps={2 * steps}')}   # go on",
+        f"  python -m momafuse.train {_shell(job.overrides, more(job.config, int(report['steps'])))}   # go on",
         f"  python -m momafuse.train {_shell([f'+experiment={other}', *compared])}   # compare at equal FLOPs",
         f"  python -m momafuse.train -m {_shell(again, f'run.seed={seed + 1},{seed + 2}')}   # two more seeds",
     ]

@@ -2,11 +2,14 @@
 
     ROOT/NAME/  config.yaml  revision.txt  metrics.jsonl  report.json  checkpoints/  plots/  samples/  wandb/
 
-A folder whose config differs in anything that changes results is refused. Does not read or write weights (checkpoint/).
+A folder whose config differs in anything that changes results is refused; a new run that starts from the checkpoint of
+another (`resume=PATH`) must agree with it in architecture, data and seed. Does not read or write weights (checkpoint/).
 """
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,9 @@ from momafuse.config.compose import load_config
 from momafuse.config.results import config_differences
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
+from momafuse.files import write_aside
+
+SAME_MODEL = ("model.", "router.", "data.", "tokenizer.", "run.seed")  # what a checkpoint of another run must share
 
 
 @dataclass(frozen=True)
@@ -25,10 +31,21 @@ class RunFolder:
     path: Path
     checkpoint: Path | None  # what to go on from
     state: dict[str, Any] | None  # its JSON state
+    origin: str | None  # the other run that this one started from
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def complete(self, steps: int) -> bool:
+        """Whether the run has made `steps` steps and reported on its last one."""
+        if self.state is None or self.state["step"] < steps:
+            return False
+        try:
+            report: dict[str, Any] = json.loads((self.path / "report.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return bool(report.get("steps") == self.state["step"])
 
 
 def run_path(config: Config) -> Path:
@@ -40,23 +57,34 @@ def run_path(config: Config) -> Path:
 def open_run(config: Config) -> RunFolder:
     """Find what to go on from, and refuse what does not fit; changes nothing on disk. Raises UserError."""
     path = run_path(config)
-    stored = path / "config.yaml"
-    if stored.is_file():
-        _refuse_another_run(config, path, stored)
+    _refuse_unwritable(path, config.run.root)
     newest = store.latest(path / "checkpoints")
+    for stored in [path / "config.yaml", *([newest / "config.yaml"] if newest else [])]:
+        if stored.is_file():
+            _refuse_differences(path, config_differences(load_config(stored), config))
     if config.resume == "none" and newest is not None:
         raise UserError(f"resume=none: {path} has checkpoints; delete the folder or choose another run.name")
-    if newest is None and config.resume not in ("auto", "none"):
+    origin = None if config.resume in ("auto", "none") else str(Path(config.resume).resolve())
+    if origin is not None and newest is None:
         newest = store.find(Path(config.resume))
-        _refuse_another_run(config, newest, newest / "config.yaml")
-    return RunFolder(path, newest, None if newest is None else store.read_state(newest))
+        differences = config_differences(load_config(newest / "config.yaml"), config)
+        _refuse_differences(newest, [key for key in differences if key.startswith(SAME_MODEL)])
+        return RunFolder(path, newest, store.read_state(newest), origin)
+    state = None if newest is None else store.read_state(newest)
+    if origin is not None and state is not None and state["origin"] != origin:
+        raise UserError(
+            f"resume={config.resume}: {path} has checkpoints of its own; choose another run.name or leave resume out"
+        )
+    if state is not None:
+        origin = state["origin"]
+    return RunFolder(path, newest, state, origin)
 
 
 def start_run(folder: RunFolder, yaml: str) -> None:
-    """Make the folder and write what it starts with: the resolved config and the revision of the code."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    store.write_aside(folder.path / "config.yaml", yaml)
-    store.write_aside(folder.path / "revision.txt", revision() + "\n")
+    """Write what a run starts with: the resolved config and the revision of the code. An older report goes."""
+    (folder.path / "report.json").unlink(missing_ok=True)
+    write_aside(folder.path / "config.yaml", yaml)
+    write_aside(folder.path / "revision.txt", revision() + "\n")
 
 
 def revision() -> str:
@@ -70,7 +98,14 @@ def revision() -> str:
     return f"{momafuse.__version__} {commit}"
 
 
-def _refuse_another_run(config: Config, path: Path, stored: Path) -> None:
-    keys = config_differences(load_config(stored), config)
+def _refuse_differences(path: Path, keys: list[str]) -> None:
     if keys:
-        raise UserError(f"{path}: was trained with another {', '.join(keys)}; choose another run.name or restore the values")
+        names = ", ".join(keys)
+        raise UserError(f"{path}: was trained with another {names}; choose another run.name or restore the values")
+
+
+def _refuse_unwritable(path: Path, root: str) -> None:
+    """Before a corpus is prepared for minutes: the nearest folder that exists must take new files."""
+    existing = next(p for p in [path.absolute(), *path.absolute().parents] if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"run.root={root}: {existing} is no folder that can be written; choose another run.root")

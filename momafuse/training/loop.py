@@ -24,6 +24,7 @@ from momafuse.data.corpus import Corpus
 from momafuse.data.encoding import Encoder
 from momafuse.data.prepare import open_or_prepare
 from momafuse.errors import UserError
+from momafuse.files import only_writer
 from momafuse.reports.logger import RunLogger
 from momafuse.routing.noise import logistic_noise
 from momafuse.training.finish import finish, report_evaluation
@@ -31,44 +32,65 @@ from momafuse.training.folder import RunFolder, open_run, start_run
 from momafuse.training.held_out import HeldOut, evaluate
 from momafuse.training.losses import LossMeter, count_targets, objective
 from momafuse.training.optimizer import set_learning_rate
-from momafuse.training.schedule import learning_rate
+from momafuse.training.schedule import learning_rate, more, total_steps
 from momafuse.training.setup import Setup, build
 
 
 def train(job: Job, say: Callable[[str], None] = print) -> None:
     """Run or go on with `run.root/run.name` until `trainer.max_steps`. Raises UserError for what a user can mend."""
     config, yaml = job.config, job.yaml
-    folder = open_run(config)
-    total = total_steps(config)
-    done = folder.state["step"] if folder.state else 0
-    if done >= total and (folder.path / "report.json").is_file():
-        say(f"{folder.path} is complete: {done} steps. For more: trainer.max_steps={2 * done}")
+    folder, total = open_run(config), total_steps(config)
+    if folder.complete(total):
+        say(f"{folder.path} is complete: {total} steps. For more: {more(config, total)}")
         return
     modality_budget(config.data, Encoder.load(config.tokenizer).vocabulary, config.model.experts)  # before a long prepare
     corpus = open_or_prepare(config)
     setup = build(config, corpus)
-    start_run(folder, yaml)
-    with RunLogger(
-        folder.path,
-        config.logger,
-        run_config_yaml=yaml,
-        total_steps=total,
-        start_step=done,
-        log_every=config.trainer.log_every,
-    ) as logger:
-        introduce(config, setup, folder, logger)
-        state, held_out = run_steps(config, yaml, setup, corpus, folder, logger, total)
-        finish(job, setup, corpus, folder.path, state, held_out or evaluate(config, setup, corpus), logger)
+    state = start_state(config, setup, corpus, folder, total)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder.path):
+        if folder.state is not None and store.latest(folder.checkpoints) not in (None, folder.checkpoint):
+            raise UserError(f"{folder.path}: another process has just gone on with this run; start the command again")
+        start_run(folder, yaml)
+        with RunLogger(
+            folder.path,
+            config.logger,
+            run_config_yaml=yaml,
+            total_steps=total,
+            start_step=state["step"],
+            log_every=config.trainer.log_every,
+        ) as logger:
+            introduce(config, setup, folder, state, logger)
+            held_out = run_steps(config, yaml, setup, corpus, folder, state, logger, total)
+            finish(job, setup, corpus, folder.path, state, held_out or evaluate(config, setup, corpus), logger)
+
+
+def start_state(config: Config, setup: Setup, corpus: Corpus, folder: RunFolder, total: int) -> dict[str, Any]:
+    """The state to go on from, with the weights of its checkpoint loaded, or that of step 0.
+
+    Raises UserError if the checkpoint was trained on other data than the corpus holds now.
+    """
+    facts = {"corpus": corpus.train.fingerprint, "dtype": str(setup.dtype).removeprefix("torch."), "origin": folder.origin}
+    if folder.checkpoint is None or folder.state is None:
+        schedule_steps = config.optim.schedule_steps or total
+        return {"step": 0, "tokens": 0, "seconds": 0.0, "schedule_steps": schedule_steps, **facts}
+    if folder.state["corpus"] != facts["corpus"]:
+        raise UserError(f"{folder.checkpoint}: was trained on another corpus than {corpus.path} holds now; bring it back")
+    store.load(folder.checkpoint, setup.model, setup.optimizer)
+    return folder.state | {"origin": folder.origin}
 
 
 def run_steps(
-    config: Config, yaml: str, setup: Setup, corpus: Corpus, folder: RunFolder, logger: RunLogger, total: int
-) -> tuple[dict[str, Any], HeldOut | None]:
-    """The steps themselves; returns the state that the last of them saved, and its evaluation if there was a step."""
-    state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "schedule_steps": config.optim.schedule_steps or total}
-    if folder.checkpoint is not None and folder.state is not None:
-        store.load(folder.checkpoint, setup.model, setup.optimizer)
-        state = dict(folder.state)
+    config: Config,
+    yaml: str,
+    setup: Setup,
+    corpus: Corpus,
+    folder: RunFolder,
+    state: dict[str, Any],
+    logger: RunLogger,
+    total: int,
+) -> HeldOut | None:
+    """The steps themselves, from `state`, which they advance; returns the evaluation of the last if there was one."""
     t, o, held_out = config.trainer, config.optim, None
     stream = setup.train.stream(state["step"], global_batch=t.global_batch, micro_batch=t.micro_batch)
     for step in range(state["step"] + 1, total + 1):
@@ -85,17 +107,17 @@ def run_steps(
             batch = host_batch.to(setup.device)
             loss, _ = setup.forward(batch, objective(batch, meter, config.objective, valid), noise(config, setup, batch, step))
             loss.total.backward()
-        router_norm = gradient_norm(setup)
+        router_norm = router_gradient_norm(setup)
         norm = float(clip_grad_norm_(setup.model.parameters(), o.grad_clip))
         if not math.isfinite(norm):
-            last = store.latest(folder.checkpoints)
-            raise UserError(f"step {step}: the gradient is {norm}; lower optim.lr={o.lr} and go on from {last or 'the start'}")
+            go_on = f"run.name=... resume={folder.path}" if store.latest(folder.checkpoints) else "run.name=..."
+            raise UserError(f"step {step}: the gradient is {norm}; lower optim.lr={o.lr} and start again with {go_on}")
         setup.optimizer.step()
         setup.optimizer.zero_grad(set_to_none=True)
 
         seconds = time.perf_counter() - begin
         tokens = t.global_batch * config.data.sequence_length
-        state |= {"step": step, "tokens": state["tokens"] + tokens, "seconds": state["seconds"] + seconds}
+        state.update(step=step, tokens=state["tokens"] + tokens, seconds=state["seconds"] + seconds)
         row = {"step": step, "tokens": state["tokens"]} | meter.means("train/")
         row |= {"train/grad_norm": norm, "train/lr": lr}
         row |= {"train/router_grad_norm": router_norm} if setup.model.routes else {}
@@ -106,15 +128,18 @@ def run_steps(
         if step == total or (config.checkpoint.every and step % config.checkpoint.every == 0):
             store.save(folder.checkpoints, step, setup.model, setup.optimizer, state, yaml, config.checkpoint.keep_last)
     stream.close()
-    return state, held_out
+    return held_out
 
 
-def introduce(config: Config, setup: Setup, folder: RunFolder, logger: RunLogger) -> None:
-    """What runs, in three lines."""
+def introduce(config: Config, setup: Setup, folder: RunFolder, state: dict[str, Any], logger: RunLogger) -> None:
+    """What runs, in a few lines."""
     parameters = sum(p.numel() for p in setup.model.parameters())
     start = f"going on from {folder.checkpoint}" if folder.checkpoint else "from step 0"
     logger.message(f"{folder.path}: {config.model.name}, {parameters / 1e6:.1f}M parameters, {start}")
-    logger.message(f"{setup.device}, products in {str(setup.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads")
+    dtype = str(setup.dtype).removeprefix("torch.")
+    logger.message(f"{setup.device}, products in {dtype}, {torch.get_num_threads()} threads")
+    if state["dtype"] != dtype:
+        logger.message(f"the run began in {state['dtype']}: from here on its losses differ in the last digits")
     for share in setup.plan.shares():
         logger.message(str(share))
 
@@ -127,15 +152,7 @@ def noise(config: Config, setup: Setup, batch: Batch, step: int) -> torch.Tensor
     return logistic_noise(batch, seed=config.run.seed, step=step, layers=len(model.blocks), experts=model.n_experts)
 
 
-def gradient_norm(setup: Setup) -> float:
+def router_gradient_norm(setup: Setup) -> float:
     """The norm of the routers' gradients, before clipping: under swin it can starve (routing/statistics.py)."""
     grads = [p.grad for name, p in setup.model.named_parameters() if ".router." in name and p.grad is not None]
     return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
-
-
-def total_steps(config: Config) -> int:
-    """`trainer.max_steps`, or fewer where `trainer.max_tokens` is reached before."""
-    t = config.trainer
-    if t.max_tokens is None:
-        return t.max_steps
-    return min(t.max_steps, math.ceil(t.max_tokens / (t.global_batch * config.data.sequence_length)))

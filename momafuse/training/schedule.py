@@ -1,9 +1,11 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+"""How long a run is, and its learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
+
+from momafuse.config.schema import Config
 
 
 def learning_rate(step: int, *, peak: float, end: float, warmup: int, total: int, shape: Literal["linear", "cosine"]) -> float:
@@ -16,3 +18,18 @@ def learning_rate(step: int, *, peak: float, end: float, warmup: int, total: int
     done = min(1.0, (step - warmup) / max(1, total - warmup))
     fall = done if shape == "linear" else 0.5 * (1 - math.cos(math.pi * done))
     return peak + (end - peak) * fall
+
+
+def more(config: Config, steps: int) -> str:
+    """The override that lets a complete run go on to twice its steps."""
+    if config.trainer.max_tokens is None or steps == config.trainer.max_steps:
+        return f"trainer.max_steps={2 * steps}"
+    return f"trainer.max_tokens={2 * config.trainer.max_tokens}"
+
+
+def total_steps(config: Config) -> int:
+    """`trainer.max_steps`, or fewer where `trainer.max_tokens` is reached before."""
+    t = config.trainer
+    if t.max_tokens is None:
+        return t.max_steps
+    return min(t.max_steps, math.ceil(t.max_tokens / (t.global_batch * config.data.sequence_length)))

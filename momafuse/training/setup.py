@@ -38,10 +38,7 @@ class Setup:
 
 def build(config: Config, corpus: Corpus) -> Setup:
     """Raises UserError where the corpus cannot give the sequences that the config asks for."""
-    try:
-        device = resolve_device(config.trainer.device)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    device = resolve_device(config.trainer.device)
     dtype = resolve_precision(config.trainer.precision, device)
     v = corpus.vocabulary
     budget = modality_budget(config.data, v, config.model.experts)

@@ -30,7 +30,7 @@ def test_agrees_with_the_hash_on_python_integers():
         for row in range(6):
             for expert in range(3):
                 key = mix(mix(mix(mix(mix(7) ^ 11) ^ layer) ^ (5 + row // 3)) ^ (row % 3))
-                u = ((mix(key ^ expert) >> 11) + 0.5) * 2.0**-53
+                u = ((mix(key ^ expert) >> 12) + 0.5) * 2.0**-52
                 assert math.isclose(float(noise[layer, row, expert]), math.log(u) - math.log1p(-u), rel_tol=1e-6, abs_tol=1e-7)
 
 

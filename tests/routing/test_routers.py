@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def loop_choice(x, router, batch, noise=None):
                     if modality[r] in g.modalities:
                         z = sum(float(x[r, d] * router.weight[g.name].detach()[local, d]) for d in range(DIM))
                         scores.append((-(z + (0.0 if noise is None else float(noise[r, e]))), r))
-                count = math.floor(len(scores) * router.capacity_factor / g.experts)
+                count = math.floor(len(scores) * Fraction(str(router.capacity_factor)) / g.experts)
                 taken += sorted((r, 1 / (1 + math.exp(s))) for s, r in sorted(scores)[:count])
             result.append(taken)
             e += 1
@@ -130,6 +131,7 @@ def test_capacity_is_floored_and_may_be_zero():
     assert capacity(group, (10, 6), pool=2, capacity_factor=1.0) == 3
     assert capacity(group, (10, 1), pool=2, capacity_factor=1.0) == 0
     assert capacity(group, (10, 6), pool=2, capacity_factor=4.0) == 12
+    assert capacity(Group("all", 2, (0, 1), 8), (100, 100), pool=1, capacity_factor=1.15) == 115
     assert capacity(Group("image", 1, (1,), 8), (10, 6), pool=2, capacity_factor=1.0) == 12
 
 

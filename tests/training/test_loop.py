@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from momafuse.checkpoint import store
+from momafuse.data.sources import Picture
 from momafuse.errors import UserError
+from momafuse.files import only_writer
 from momafuse.reports.metrics import read_metrics
+from momafuse.training import loop
 
 MEMBERS = ["dense", "moe_1t1i", "moma_2t2i", "moma_4t4i", "moe_8x"]
 RESULTS = ("train/loss", "train/loss_text", "train/loss_image", "train/grad_norm", "train/lr", "tokens")
@@ -115,10 +120,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run(run):
 
 
 def kill_after(process, folder: Path, steps: int, patience: float) -> None:
-    """SIGKILL once the run has made `steps` steps, `patience` seconds later."""
+    """SIGKILL once the run has added `steps` steps to what its checkpoint holds, `patience` seconds later."""
     metrics, end = folder / "metrics.jsonl", time.monotonic() + 120
+    kept = store.latest(folder / "checkpoints")
+    wanted = steps + (0 if kept is None else int(kept.name.removeprefix("step_")))
+    started = metrics.stat().st_mtime_ns if metrics.is_file() else 0
     while time.monotonic() < end and process.poll() is None:
-        if metrics.is_file() and metrics.read_bytes().count(b"\n") >= steps:
+        new = metrics.is_file() and metrics.stat().st_mtime_ns != started
+        if new and metrics.read_bytes().count(b"\n") >= wanted:
             time.sleep(patience)
             break
         time.sleep(0.005)
@@ -127,18 +136,20 @@ def kill_after(process, folder: Path, steps: int, patience: float) -> None:
 
 
 def killed_and_resumed(run, start, run_root: Path, kills: int, seed: int, steps: int = 12) -> None:
-    undisturbed = losses(run(f"trainer.max_steps={steps}", "run.name=undisturbed"))
+    whole = run(f"trainer.max_steps={steps}", "run.name=undisturbed")
+    undisturbed = losses(whole)
     chance = random.Random(seed)
     more = (f"trainer.max_steps={steps}", "run.name=killed", "checkpoint.every=2")
     folder = run_root / "killed"
     for _ in range(kills):
         process = start(*more)
-        kill_after(process, folder, chance.randint(1, steps), chance.uniform(0, 0.2))
+        kill_after(process, folder, chance.randint(1, steps // kills), chance.uniform(0, 0.2))
     final = start(*more)
     output, _ = final.communicate(timeout=240)
     assert final.returncode == 0, output
     assert losses(folder) == undisturbed
-    assert json.loads((folder / "report.json").read_text())["steps"] == steps
+    reports = [json.loads((f / "report.json").read_text()) | {"seconds": 0} for f in (folder, whole)]
+    assert reports[0] == reports[1]
 
 
 def test_killed_and_resumed_makes_the_losses_of_the_undisturbed_run(run, start, run_root):
@@ -166,3 +177,84 @@ def test_a_corrupt_checkpoint_is_named(run):
     victim.write_bytes(data)
     with pytest.raises(UserError, match=f"{victim.name} is corrupt"):
         run("trainer.max_steps=3")
+
+
+def test_a_run_killed_before_its_report_is_not_complete(run, monkeypatch):
+    folder = run("trainer.max_steps=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "finish", lambda *_: sys.exit(9))
+        with pytest.raises(SystemExit):
+            run("trainer.max_steps=4")
+    assert not (folder / "report.json").exists()
+    run("trainer.max_steps=4")
+    assert json.loads((folder / "report.json").read_text())["steps"] == 4
+    evaluations = [row["step"] for row in read_metrics(folder / "metrics.jsonl") if "eval/loss" in row]
+    assert evaluations == [2, 4]
+
+
+def test_a_second_process_is_refused(run, run_root):
+    folder = run("trainer.max_steps=1")
+    with only_writer(folder), pytest.raises(UserError, match="another process"):
+        run("trainer.max_steps=2")
+
+
+def test_a_path_to_resume_from_is_never_ignored(run, run_root):
+    run("trainer.max_steps=2", "run.name=a")
+    with pytest.raises(UserError, match="has checkpoints of its own"):
+        run("trainer.max_steps=3", "run.name=a", "resume=/nowhere")
+    with pytest.raises(UserError, match="no complete checkpoint"):
+        run("trainer.max_steps=3", "run.name=b", "resume=/nowhere")
+    with pytest.raises(UserError, match=r"another model\.dim"):
+        run("trainer.max_steps=3", "run.name=b", f"resume={run_root / 'a'}", "model.dim=16")
+    run("trainer.max_steps=3", "run.name=b", f"resume={run_root / 'a'}", "optim.lr=1e-3")
+    run("trainer.max_steps=4", "run.name=b", f"resume={run_root / 'a'}", "optim.lr=1e-3")
+    assert store.read_state(store.find(run_root / "b"))["step"] == 4
+
+
+def test_another_corpus_at_the_same_path_is_refused(run, monkeypatch):
+    run("trainer.max_steps=1")
+    real = loop.open_or_prepare
+
+    def other(config):
+        corpus = real(config)
+        return replace(corpus, train=replace(corpus.train, fingerprint="another"))
+
+    monkeypatch.setattr(loop, "open_or_prepare", other)
+    with pytest.raises(UserError, match="another corpus"):
+        run("trainer.max_steps=2")
+
+
+def test_a_lost_config_is_made_up_for_by_the_checkpoints(run):
+    folder = run("trainer.max_steps=1", "run.name=a")
+    (folder / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"another model\.dim"):
+        run("trainer.max_steps=2", "run.name=a", "model.dim=16")
+
+
+def test_a_smaller_micro_batch_goes_on(run):
+    run("trainer.max_steps=1", "run.name=a", "trainer.global_batch=8", "trainer.micro_batch=8")
+    folder = run("trainer.max_steps=2", "run.name=a", "trainer.global_batch=8", "trainer.micro_batch=4")
+    assert len(losses(folder)) == 2
+
+
+def test_pictures_that_cannot_be_decoded_do_not_stop_the_report(run, monkeypatch):
+    monkeypatch.setattr(Picture, "read", lambda self: b"no picture")
+    folder = run("trainer.max_steps=1", sheets=True)
+    assert (folder / "report.json").is_file()
+    assert not (folder / "samples/reconstruction.png").exists()
+
+
+def test_tokens_limit_a_run_too(run):
+    said: list[str] = []
+    folder = run("trainer.max_tokens=2000")
+    assert len(losses(folder)) == 2
+    run("trainer.max_tokens=2000", said=said)
+    assert "trainer.max_tokens=4000" in said[0]
+
+
+def test_weights_of_modalities_change_the_training_and_not_the_report(run):
+    plain = losses(run("trainer.max_steps=2", "run.name=plain"))
+    heavy = losses(run("trainer.max_steps=2", "run.name=heavy", "objective.weight.image=3"))
+    assert plain[0][:3] == heavy[0][:3]
+    assert plain[0][3] != heavy[0][3]
+    assert plain[1][:3] != heavy[1][:3]
