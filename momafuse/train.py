@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from momafuse.config.compose import Job
 from momafuse.config.entry import entry_point
+from momafuse.config.validate import check_run_root
 
 
 @entry_point(
     "train",
     help="Pretrain one model on text and images together: dense, MoE or MoMa, by config. "
     "The same command goes on where it stopped.",
+    check=check_run_root,
 )
 def main(job: Job) -> None:
     from momafuse.training.loop import train  # after composing: a misspelt key should not wait for torch

@@ -1,11 +1,13 @@
 """What one field of a config cannot know of another: each broken rule is one line with the remedy.
 
-Rules about the corpus (its budget, its tokenizers) need the corpus: see data/; those about files: see checkpoint/.
+Rules about the corpus (its budget, its tokenizers) need the corpus: see data/; those about checkpoints: see checkpoint/.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 from momafuse.config.nearest import did_you_mean
 from momafuse.config.schema import Config, ModelConfig, OptimConfig, TrainerConfig
@@ -26,6 +28,16 @@ def validate(config: Config) -> None:
     _objective(config)
     _optim(config.optim)
     _trainer(config.trainer, config)
+
+
+def check_run_root(config: Config) -> None:
+    """Raises UserError where no run folder can be made in `run.root`, before hours of preparing; makes nothing."""
+    root = Path(config.run.root)
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        _fail("run.root", config.run.root, f"{existing} is a file; name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        _fail("run.root", config.run.root, f"{existing} may not be written; name another folder")
 
 
 def _fail(key: str, value: object, problem: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -134,6 +135,28 @@ def test_an_error_of_the_job_itself_is_one_line_too(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         entry_point("train", help="")(job_main)([])
     assert capsys.readouterr().err == "momafuse: error: corpus.bin: is cut short; prepare it again\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "runs/x"), 2, "momafuse: error: runs/x: Permission denied; "),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "momafuse: error: the disk: No space left on device; "),
+        (KeyboardInterrupt(), 130, "momafuse: interrupted; "),
+    ],
+)
+def test_a_full_disk_and_ctrl_c_are_one_line(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def job_main(job: object) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as raised:
+        entry_point("train", help="")(job_main)([])
+    assert raised.value.code == code
+    err = capsys.readouterr().err
+    assert err.startswith(line)
+    assert err.count("\n") == 1
 
 
 def test_bugs_keep_their_traceback() -> None:

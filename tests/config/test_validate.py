@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from momafuse.config.compose import compose
 from momafuse.config.convert import convert
 from momafuse.config.schema import Config
-from momafuse.config.validate import validate
+from momafuse.config.validate import check_run_root, validate
 from momafuse.errors import UserError
 
 HEADS = "must divide model.dim=256 into heads of an even width"
@@ -48,7 +49,7 @@ BROKEN = {
     "~objective.weight.text": "objective.weight.text: no value; write objective.weight.text=1.0",
     "objective.weight.image=0  objective.weight.text=0": "at least one modality must weigh more than 0",
     "optim.beta2=1": "optim.beta2=1.0: must be at least 0 and below 1",
-    "optim.lr_end=1": "optim.lr_end=1.0: must be at most optim.lr=0.002",
+    "optim.lr_end=1": "optim.lr_end=1.0: must be at most optim.lr=0.004",
     "optim.schedule_steps=20": "optim.schedule_steps=20: must be more than optim.warmup_steps=20",
     "run.name=a/b": "run.name=a/b: must be fit for a folder",
     "run.name=..": "run.name=..: must be fit for a folder",
@@ -109,3 +110,18 @@ def test_what_is_allowed_passes(words: str, base: dict[str, Any]) -> None:
 def test_composing_validates() -> None:
     with pytest.raises(UserError, match=r"model\.n_heads=7: must divide"):
         compose(["model.n_heads=7"])
+
+
+def test_a_run_root_that_cannot_hold_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(root: Path) -> str:
+        with pytest.raises(UserError) as caught:
+            check_run_root(compose([f"run.root='{root}'"]).config)
+        return str(caught.value)
+
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "deep" / "runs"):
+        assert refused(root) == f"run.root={root}: {tmp_path / 'file'} is a file; name a folder"
+    check_run_root(compose([f"run.root='{tmp_path / 'new' / 'runs'}'"]).config)
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere, so that chmod would not do
+    assert refused(tmp_path / "new") == f"run.root={tmp_path / 'new'}: {tmp_path} may not be written; name another folder"
