@@ -79,6 +79,8 @@ def _share(data: DataConfig, experts: dict[str, int]) -> tuple[float, str]:
 def _nearest(share: float, length: int, block: int) -> str:
     most = most_pictures(length, block, FRAME)
     if most == 0:
-        return f"the only valid share is 0, or raise data.sequence_length to at least {block + FRAME + 1}"
-    below = min(max(int(share * length / block), 0), most - 1)
+        return f"raise data.sequence_length to at least {block + FRAME + 1}"
+    if most == 1:
+        return f"the only valid share is {block / length:g}"
+    below = min(max(int(share * length / block), 1), most - 1)
     return f"the nearest valid shares are {below * block / length:g} and {(below + 1) * block / length:g}"

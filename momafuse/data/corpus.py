@@ -33,6 +33,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 KINDS = ("pair", "interleaved", "text")
 SPLITS = ("train", "validation")
+_MANIFEST_KEYS = ("vocabulary", "tokenizers", "sources", "splits")
 ALWAYS_HASHED = 256 * 2**20  # bytes up to which opening reads and checks everything
 
 
@@ -113,6 +114,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"data.path={path}: {MANIFEST} is corrupted; {_REMAKE}") from error
     if version != VERSION:
         raise UserError(f"data.path={path}: corpus version {version}, but this momafuse reads {VERSION}; {_REMAKE}")
+    if missing := [key for key in _MANIFEST_KEYS if key not in manifest]:
+        raise UserError(f"data.path={path}: {MANIFEST} is corrupted ({', '.join(missing)} missing); {_REMAKE}")
     return manifest
 
 

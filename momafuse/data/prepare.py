@@ -72,7 +72,10 @@ def prepare_corpus(config: Config, path: Path, encoder: Encoder | None = None) -
     encoder = encoder or Encoder.load(config.tokenizer)
     sources = {name: open_source(name, source) for name, source in config.data.sources.items()}
     aside = store.unfinished(path)
-    aside.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"data.path={path}: cannot make {aside.parent} ({error.strerror}); set it to another place") from error
     with _alone(path):
         if path.exists():  # another process has just made it
             return Corpus.open(path)

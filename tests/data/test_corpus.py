@@ -232,7 +232,7 @@ def test_a_folder_without_a_manifest(copy: Path) -> None:
     assert "manifest.json is missing" in refusal(copy)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"versio": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"versio": 1}', '{"version": 1}'])
 def test_a_broken_manifest(copy: Path, text: str) -> None:
     (copy / "manifest.json").write_text(text)
     assert "manifest.json is corrupted" in refusal(copy)

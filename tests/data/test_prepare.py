@@ -218,6 +218,12 @@ def test_a_missing_source_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "deep").exists()
 
 
+def test_a_place_that_cannot_be_made_is_one_line(sources: dict[str, SourceConfig], tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl" / "corpus"  # inside of a file
+    with pytest.raises(UserError, match=r"^data\.path=.*corpus: cannot make .*texts\.jsonl \("):
+        make(sources, path)
+
+
 def test_a_complete_corpus_is_not_made_again(sources: dict[str, SourceConfig], tmp_path: Path) -> None:
     path = make(sources, tmp_path / "corpus").path
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
