@@ -2,8 +2,8 @@
 
 A weights file is one safetensors file: fp16 weights of encoder and decoder, the codes, and the architecture as JSON in its
 metadata, so that any trained tokenizer loads by its path. Nothing is unpickled. All products are fp32, in chunks of a fixed
-number of pictures filled up with white, so that a picture has the same codes whatever batch it comes in. Another number of threads or another
-CPU may turn a near-tie (5 codes in 10,000 between one thread and two), so a corpus is encoded once and kept.
+number of pictures filled up with white, so that a picture has the same codes whatever batch it comes in.
+Another number of threads or another CPU may turn a near-tie (5 codes in 10,000 between one thread and two).
 """
 
 from __future__ import annotations
