@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,6 +153,16 @@ def test_a_users_reader_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> No
     assert items(source("poems", None)) == [Item("a", "train", ("x",))]
     with pytest.raises(UserError, match="poems is registered twice"):
         register("poems")(lambda config: poems(config))
+
+
+def test_the_reader_of_the_docs_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_READERS", dict(registry._READERS))
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    exec(code, {})
+    found = items(source("poems", None))
+    assert len(found) == 1000
+    assert {item.split for item in found} == {"train", "validation"}
 
 
 def test_bad_sources_get_one_line(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from momafuse.data.sources.registry import (
     held_out,
     open_source,
     register,
+    split_of,
 )
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "held_out",
     "open_source",
     "register",
+    "split_of",
     "starter",
     "text_files",
 ]
