@@ -9,7 +9,6 @@ another (`resume=PATH`) must agree with it in architecture, data and seed. Does 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +56,6 @@ def run_path(config: Config) -> Path:
 def open_run(config: Config) -> RunFolder:
     """Find what to go on from, and refuse what does not fit; changes nothing on disk. Raises UserError."""
     path = run_path(config)
-    _refuse_unwritable(path, config.run.root)
     newest = store.latest(path / "checkpoints")
     for stored in [path / "config.yaml", *([newest / "config.yaml"] if newest else [])]:
         if stored.is_file():
@@ -102,10 +100,3 @@ def _refuse_differences(path: Path, keys: list[str]) -> None:
     if keys:
         names = ", ".join(keys)
         raise UserError(f"{path}: was trained with another {names}; choose another run.name or restore the values")
-
-
-def _refuse_unwritable(path: Path, root: str) -> None:
-    """Before a corpus is prepared for minutes: the nearest folder that exists must take new files."""
-    existing = next(p for p in [path.absolute(), *path.absolute().parents] if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"run.root={root}: {existing} is no folder that can be written; choose another run.root")
