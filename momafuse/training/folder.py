@@ -78,6 +78,14 @@ def open_run(config: Config) -> RunFolder:
     return RunFolder(path, newest, state, origin)
 
 
+def make_folder(path: Path) -> None:
+    """Raises UserError where the file system refuses."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error.strerror}); choose another run.root") from error
+
+
 def start_run(folder: RunFolder, yaml: str) -> None:
     """Write what a run starts with: the resolved config and the revision of the code. An older report goes."""
     (folder.path / "report.json").unlink(missing_ok=True)

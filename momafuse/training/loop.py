@@ -28,7 +28,7 @@ from momafuse.files import only_writer
 from momafuse.reports.logger import RunLogger
 from momafuse.routing.noise import logistic_noise
 from momafuse.training.finish import finish, report_evaluation
-from momafuse.training.folder import RunFolder, open_run, start_run
+from momafuse.training.folder import RunFolder, make_folder, open_run, start_run
 from momafuse.training.held_out import HeldOut, evaluate
 from momafuse.training.losses import LossMeter, count_targets, objective
 from momafuse.training.optimizer import set_learning_rate
@@ -47,7 +47,7 @@ def train(job: Job, say: Callable[[str], None] = print) -> None:
     corpus = open_or_prepare(config)
     setup = build(config, corpus)
     state = start_state(config, setup, corpus, folder, total)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.path)
     with only_writer(folder.path):
         if folder.state is not None and store.latest(folder.checkpoints) not in (None, folder.checkpoint):
             raise UserError(f"{folder.path}: another process has just gone on with this run; start the command again")
