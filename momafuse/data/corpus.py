@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from momafuse.config.schema import TokenizerConfig
+from momafuse.data.fingerprints import tokenizer_fingerprints
 from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import Vocabulary
 
@@ -135,8 +136,6 @@ def check_files(path: Path, manifest: dict[str, Any], verify: bool = False) -> N
 
 def check_tokenizers(path: Path, manifest: dict[str, Any], tokenizer: TokenizerConfig) -> None:
     """Raises UserError where a tokenizer's fingerprint is not the one in the manifest."""
-    from momafuse.data.encoding import tokenizer_fingerprints
-
     for kind, (name, fingerprint) in tokenizer_fingerprints(tokenizer).items():
         made_with = manifest["tokenizers"][kind]
         if made_with["fingerprint"] != fingerprint:

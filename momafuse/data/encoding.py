@@ -163,14 +163,6 @@ def vary(picture: Tensor, key: str, variant: int, mirrorable: bool = True) -> Te
     return padded[:, MAX_SHIFT - dy : MAX_SHIFT - dy + size, MAX_SHIFT - dx : MAX_SHIFT - dx + size]
 
 
-def tokenizer_fingerprints(config: TokenizerConfig) -> dict[str, tuple[str, str]]:
-    """Name and fingerprint of the tokenizers that a config chooses, by modality."""
-    return {
-        "text": (config.text, TextTokenizer.load(config.text).fingerprint),
-        "image": (config.image, ImageTokenizer.load(config.image).fingerprint),
-    }
-
-
 @contextmanager
 def _single_threaded() -> Iterator[None]:
     """Products take one thread each: batches side by side are faster than threads within one, by far where cores are shared."""

@@ -20,7 +20,8 @@ from momafuse import __version__
 from momafuse.config.schema import Config, SourceConfig
 from momafuse.data import corpus as store
 from momafuse.data.corpus import Corpus
-from momafuse.data.encoding import Encoder, tokenizer_fingerprints
+from momafuse.data.encoding import Encoder
+from momafuse.data.fingerprints import tokenizer_fingerprints
 from momafuse.data.progress import Progress
 from momafuse.data.sources import Item, Source, open_source
 from momafuse.data.writer import Part, assemble, part_path, part_paths, write_json, write_lines

@@ -282,7 +282,7 @@ def test_a_tokenizer_that_is_not_the_corpuss(copy: Path, monkeypatch: pytest.Mon
     manifest = json.loads((copy / "manifest.json").read_text())
     mine = {k: (f"my_{k}", facts["fingerprint"]) for k, facts in manifest["tokenizers"].items()}
     chosen = TokenizerConfig("my_text", "my_image")
-    monkeypatch.setattr("momafuse.data.encoding.tokenizer_fingerprints", lambda config: mine)
+    monkeypatch.setattr("momafuse.data.corpus.tokenizer_fingerprints", lambda config: mine)
     Corpus.open(copy, chosen)
     mine[kind] = (f"my_{kind}", "f" * 64)
     text = refusal(copy, tokenizer=chosen)
