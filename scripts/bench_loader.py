@@ -168,7 +168,7 @@ def _finish(path: Path, vocabulary: Vocabulary, splits: dict[str, tuple[list[Sou
     def facts(file: Path) -> dict[str, Any]:
         return {"bytes": file.stat().st_size, "sha256": file_sha256(file) if hashed else ""}
 
-    manifest: dict[str, Any] = {"version": VERSION, "splits": {}}
+    manifest: dict[str, Any] = {"version": VERSION, "splits": {}, "sources": {}, "tokenizers": {}}
     if (path / MANIFEST).exists():
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     manifest["vocabulary"] = vocabulary.to_dict()

@@ -116,7 +116,7 @@ def test_text_stays_text() -> None:
     assert compose(["run.name=1e3"]).config.run.name == "1e3"
     assert compose(["logger.tags=[2024_11,true]"]).config.logger.tags == ["2024_11", "true"]
     assert compose(["data.path=it's here, in C:\\x"]).config.data.path == "it's here, in C:\\x"
-    assert compose(["run.name='run-${trainer.max_steps}'"]).config.run.name == "run-300"
+    assert compose(["run.name='run-${trainer.max_steps}'", "trainer.max_steps=7"]).config.run.name == "run-7"
 
 
 def test_numbers_written_in_any_way() -> None:
