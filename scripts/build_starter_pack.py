@@ -2,7 +2,7 @@
 
     python scripts/build_starter_pack.py                            # download, build, replace the pack
     python scripts/build_starter_pack.py --check                    # build aside and compare with the pack
-    python scripts/build_starter_pack.py --contact-sheets /tmp/sheets
+    python scripts/build_starter_pack.py --contact-sheets sheets
 
 Same packages and same Pillow and libwebp give the same bytes. What must not go in stands in
 `starter_pack/blocklist.txt`; look at the contact sheets before you change the recipe.
