@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from momafuse.data.corpus import KINDS, SPLITS, SourceInfo, file_sha256, token_dtype
+from momafuse.files import write_aside
 from momafuse.tokens.document import EncodedDocument
 from momafuse.tokens.vocabulary import Vocabulary
 
@@ -207,13 +208,7 @@ def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...], size: int) -> byte
 
 def write_json(path: Path, value: object) -> None:
     """Indented JSON with sorted keys; appears whole or not at all."""
-    aside = path.with_suffix(".tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    write_aside(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def write_lines(path: Path, rows: Iterable[object]) -> None:

@@ -11,11 +11,11 @@ It does not keep history: a run that goes on from step s drops the rows after s,
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from momafuse.errors import UserError
+from momafuse.files import write_aside
 
 Value = float | int | str
 Row = Mapping[str, Value]
@@ -30,7 +30,7 @@ class MetricsFile:
         keep = [row for row in read_metrics(path) if int(row["step"]) <= start_step] if start_step else []
         text = "".join(map(_line, keep))
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            _replace(path, text)
+            write_aside(path, text)
         self._file = path.open("ab", buffering=0)
 
     def write(self, row: Row) -> None:
@@ -62,12 +62,3 @@ def read_metrics(path: Path) -> list[dict[str, Value]]:
 def _line(row: Row) -> str:
     keys = [key for key in FIRST_KEYS if key in row] + sorted(key for key in row if key not in FIRST_KEYS)
     return json.dumps({key: row[key] for key in keys}) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".new")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
