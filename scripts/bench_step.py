@@ -33,7 +33,7 @@ from momafuse.errors import UserError
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
-from momafuse.parallel.precision import in_precision, resolve_device, resolve_precision
+from momafuse.parallel.precision import apply_precision, resolve_device, resolve_precision
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.optimizer import build_optimizer
 
@@ -42,7 +42,7 @@ STARTER = Vocabulary.build(image_codes=8192, image_block=64, text_pieces=4088)  
 
 def random_batch(config: Config, vocabulary: Vocabulary) -> Batch:
     """One micro-batch: text first, then pictures, random ids, the exact budget in every sequence."""
-    budget = modality_budget(config.data, vocabulary, config.model.experts)
+    budget = modality_budget(config.data, vocabulary, config.model.groups(vocabulary.names))
     rng = np.random.default_rng(0)
     b, s = config.trainer.micro_batch, config.data.sequence_length
     modality = np.broadcast_to(np.repeat(np.arange(len(budget)), budget), (b, s))
@@ -67,7 +67,8 @@ def steps(config: Config, dtype: torch.dtype, device: torch.device) -> tuple[Cal
     model = Transformer(config.model, config.router, vocabulary_size=vocabulary.size, modality_names=vocabulary.names)
     initialise(model, 0)
     model.to(device)
-    forward, optimizer = in_precision(model, dtype), build_optimizer(model, config.optim)
+    apply_precision(model, dtype)
+    optimizer = build_optimizer(model, config.optim)
     batch = random_batch(config, vocabulary).to(device)
     targets = batch.targets.flatten()
     weights = torch.full(targets.shape, 1 / int((targets >= 0).sum()), device=device)
@@ -76,14 +77,14 @@ def steps(config: Config, dtype: torch.dtype, device: torch.device) -> tuple[Cal
         return next_token(hidden, head, targets, weights, config.objective.z_loss).total
 
     def whole() -> None:
-        forward(batch, loss)[0].backward()
+        model(batch, loss)[0].backward()
         clip_grad_norm_(model.parameters(), config.optim.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         wait(device)
 
     def blocks() -> None:
-        forward(batch, lambda hidden, head: hidden.float().mean())[0].backward()
+        model(batch, lambda hidden, head: hidden.float().mean())[0].backward()
         optimizer.zero_grad(set_to_none=True)
         wait(device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from momafuse.config.schema import AttentionConfig, ModelConfig, RouterConfig
+from momafuse.config.schema import AttentionConfig, DepthConfig, ModelConfig, RouterConfig
 from momafuse.data.batch import Batch
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
@@ -54,11 +54,18 @@ def make_model(
     capacity_factor: float = 1.0,
     backend: str = "auto",
     document_mask: bool = False,
+    qk_norm: str = "rms",
+    n_kv_heads: int | None = None,
+    dropout: float = 0.0,
+    width_share: dict[str, float] | None = None,
+    untie: tuple[str, ...] = (),
+    depth: DepthConfig | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Transformer:
     config = ModelConfig(
         name="test",
+        vocabulary_size=None,
         dim=dim,
         n_layers=layers,
         n_heads=heads,
@@ -66,8 +73,12 @@ def make_model(
         ffn_multiple_of=8,
         placement=placement,  # type: ignore[arg-type]
         norm_eps=1e-5,
-        attention=AttentionConfig(qk_norm=True, rope_theta=10_000.0, document_mask=document_mask),
+        dropout=dropout,
+        attention=AttentionConfig(n_kv_heads=n_kv_heads, qk_norm=qk_norm, rope_theta=10_000.0, document_mask=document_mask),  # type: ignore[arg-type]
         experts=experts,
+        width_share=width_share or {},
+        untie=list(untie),  # type: ignore[arg-type]
+        depth=depth,
     )
     router = RouterConfig(pool=pool, capacity_factor=capacity_factor, noise=False)
     model = Transformer(

@@ -10,8 +10,13 @@ Lengths are in tokens, batches in sequences, steps in optimizer steps, learning 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from momafuse.routing.names import ALL, SHARED
+
+EXPERT_LAYERS = {"every": 1, "start": 0}  # keys of `model.experts` that are no groups, and what they are if not given
 
 
 @dataclass(frozen=True)
@@ -23,16 +28,31 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    qk_norm: bool
+    n_kv_heads: int | None  # heads of keys and values (grouped queries); None: as many as model.n_heads
+    qk_norm: Literal["rms", "layer", "none"]  # over the head dimension, before the rotation
     rope_theta: float
     document_mask: bool  # True: a position sees its own document only
 
 
 @dataclass(frozen=True)
+class DepthConfig:
+    """Mixture of depths: the layers start, start + every, ... compute a share of their rows."""
+
+    every: int
+    start: int
+    capacity: float  # share of the rows that are kept
+    per_modality: bool  # True: that share of each modality in each sequence; False: of all rows of the pool together
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """A decoder; `experts` counts the experts of each group: a modality's name, or `all` (every modality)."""
+    """A decoder; `experts` counts the experts of each group: a modality's name, `all` (every modality), `shared` (always on).
+
+    Two more keys of `experts` say which layers have them: start, start + every, ...; the others have one dense FFN.
+    """
 
     name: str
+    vocabulary_size: int | None  # rows of embedding and head; None: as many ids as the tokenizers have
     dim: int
     n_layers: int
     n_heads: int
@@ -40,8 +60,29 @@ class ModelConfig:
     ffn_multiple_of: int  # the expert width int(2/3 * ffn) is rounded up to this
     placement: Literal["swin", "pre"]
     norm_eps: float
+    dropout: float  # after attention and FFN, in training
     attention: AttentionConfig
     experts: dict[str, int]
+    width_share: dict[str, float]  # group -> share of the expert width, for groups that are narrower; 1 where not named
+    untie: list[Literal["qkv", "out", "norms", "ffn"]]  # what each modality has of its own (mixture of transformers)
+    depth: DepthConfig | None
+
+    def groups(self, modalities: Sequence[str]) -> dict[str, int]:
+        """Experts of each group in the layers that have them; with `ffn` untied, `all` is a group for each modality."""
+        groups = {name: count for name, count in self.experts.items() if name not in EXPERT_LAYERS}
+        if "ffn" in self.untie and ALL in groups:
+            groups = dict.fromkeys(modalities, groups.pop(ALL)) | groups
+        order = (*modalities, ALL, SHARED)
+        return {name: groups[name] for name in sorted(groups, key=order.index)}
+
+    def has_experts(self, layer: int) -> bool:
+        every, start = (self.experts.get(key, default) for key, default in EXPERT_LAYERS.items())
+        return layer >= start and (layer - start) % every == 0
+
+    def skips(self, layer: int) -> bool:
+        """Whether the layer is one of a mixture of depths."""
+        d = self.depth
+        return d is not None and layer >= d.start and (layer - d.start) % d.every == 0
 
 
 @dataclass(frozen=True)
@@ -81,10 +122,12 @@ class TokenizerConfig:
 class ObjectiveConfig:
     weight: dict[str, float]  # per modality of the target
     z_loss: float
+    answers_only: bool  # True: tokens that the corpus marks as given (a prompt, a question) are no targets
 
 
 @dataclass(frozen=True)
 class OptimConfig:
+    train: list[str]  # shell patterns of the parameters that learn; the others are frozen
     lr: float
     lr_end: float
     warmup_steps: int
@@ -102,6 +145,8 @@ class TrainerConfig:
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]  # of the model; parameters, optimizer, routers and the loss stay fp32
     backend: Literal["auto", "reference", "bmm"]  # of the expert op
+    activation_checkpointing: Literal["none", "selective", "full"]
+    compile: bool  # each block by torch.compile
     max_steps: int
     max_tokens: int | None
     global_batch: int

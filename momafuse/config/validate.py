@@ -10,20 +10,22 @@ import re
 from pathlib import Path
 
 from momafuse.config.nearest import did_you_mean
-from momafuse.config.schema import Config, ModelConfig, OptimConfig, TrainerConfig
+from momafuse.config.schema import EXPERT_LAYERS, Config, ModelConfig, OptimConfig, TrainerConfig
 from momafuse.errors import UserError
+from momafuse.routing.names import ALL, SHARED
 
 MODALITIES = ("text", "image")  # those that the tokenizers of today make
-ALL = "all"  # the group of experts that serves every modality
 
 
 def validate(config: Config) -> None:
     """Raises UserError for the first rule that `config` breaks."""
     _signs(config)
     _run(config)
-    _model(config.model)
-    _experts(config.model.experts)
+    _heads(config.model)
+    _experts(config.model)
+    _layers(config.model)
     _router(config)
+    _depth(config)
     _data(config)
     _objective(config)
     _optim(config.optim)
@@ -53,6 +55,7 @@ def _signs(config: Config) -> None:
         "model.ffn": m.ffn,
         "model.ffn_multiple_of": m.ffn_multiple_of,
         "model.norm_eps": m.norm_eps,
+        "model.vocabulary_size": 1 if m.vocabulary_size is None else m.vocabulary_size,
         "model.attention.rope_theta": m.attention.rope_theta,
         "router.pool": r.pool,
         "router.capacity_factor": r.capacity_factor,
@@ -95,7 +98,11 @@ def _run(config: Config) -> None:
         _fail("resume", "''", "write auto, none or the path of a run or a checkpoint")
 
 
-def _model(model: ModelConfig) -> None:
+def _heads(model: ModelConfig) -> None:
+    kv = model.attention.n_kv_heads
+    if kv is not None and (kv < 1 or model.n_heads % kv):
+        nearest = ", ".join(str(h) for h in range(1, model.n_heads + 1) if model.n_heads % h == 0)
+        _fail("model.attention.n_kv_heads", kv, f"must divide model.n_heads={model.n_heads}: {nearest}, or null for all")
     fits = [h for h in range(1, model.dim + 1) if model.dim % h == 0 and model.dim // h % 2 == 0]
     if model.n_heads in fits:
         return
@@ -108,16 +115,35 @@ def _model(model: ModelConfig) -> None:
     _fail("model.n_heads", model.n_heads, problem)
 
 
-def _experts(experts: dict[str, int]) -> None:
-    names = (ALL, *MODALITIES)
+def _layers(model: ModelConfig) -> None:
+    """Rules about what layers are made of, beside heads and experts."""
+    if not 0 <= model.dropout < 1:
+        _fail("model.dropout", model.dropout, "must be at least 0 and below 1")
+    if model.dropout and model.placement == "swin":
+        _fail("model.dropout", model.dropout, "does not combine with norms after the sub-layers; add model.placement=pre")
+    if len(set(model.untie)) < len(model.untie):
+        _fail("model.untie", f"[{', '.join(model.untie)}]", "names a part twice")
+    for name, share in model.width_share.items():
+        groups = model.groups(MODALITIES)
+        if name not in groups:
+            _fail(f"model.width_share.{name}", share, f"no such group{did_you_mean(name, groups)} ({', '.join(groups)})")
+        if share <= 0:
+            _fail(f"model.width_share.{name}", share, "must be greater than 0, e.g. 0.3333")
+
+
+def _experts(model: ModelConfig) -> None:
+    names = (ALL, SHARED, *MODALITIES)
+    every, start = (model.experts.get(key, default) for key, default in EXPERT_LAYERS.items())
+    _pattern("model.experts", every, start, model.n_layers)
+    experts = {name: count for name, count in model.experts.items() if name not in EXPERT_LAYERS}
     written = "{" + ", ".join(f"{name}: {count}" for name, count in experts.items()) + "}"
     for name, count in experts.items():
         if name not in names:
             _fail("model.experts", written, f"no modality {name}{did_you_mean(name, names)} ({', '.join(names)})")
         if count < 1:
             _fail(f"model.experts.{name}", count, "a group needs at least one expert; write null to drop the group")
-    if ALL in experts and len(experts) > 1:
-        other = next(name for name in experts if name != ALL)
+    if ALL in experts and (others := [name for name in experts if name in MODALITIES]):
+        other = others[0]
         problem = f"all and {other} both serve {other}; drop one, e.g. model.experts.all=null"
         _fail("model.experts", written, problem)
     for name in MODALITIES:
@@ -125,14 +151,35 @@ def _experts(experts: dict[str, int]) -> None:
             _fail("model.experts", written, f"no expert serves {name}; add model.experts.{name}=1")
 
 
+def _pattern(key: str, every: int, start: int, layers: int) -> None:
+    if every < 1:
+        _fail(f"{key}.every", every, "must be at least 1")
+    if not 0 <= start < layers:
+        _fail(f"{key}.start", start, f"must name one of the {layers} layers, 0 to {layers - 1}")
+
+
+def _depth(config: Config) -> None:
+    depth = config.model.depth
+    if depth is None:
+        return
+    _pattern("model.depth", depth.every, depth.start, config.model.n_layers)
+    if not 0 < depth.capacity <= 1:
+        _fail("model.depth.capacity", depth.capacity, "must be above 0 and at most 1, e.g. 0.25")
+    ragged = len(config.model.groups(MODALITIES)) > 1 or any(n > 1 for n in config.model.experts.values()) or config.model.untie
+    if not depth.per_modality and ragged and config.trainer.backend == "bmm":
+        problem = "only the device knows the counts of model.depth.per_modality=false; write trainer.backend=auto"
+        _fail("trainer.backend", "bmm", problem)
+
+
 def _router(config: Config) -> None:
     pool, factor, batch = config.router.pool, config.router.capacity_factor, config.trainer.micro_batch
-    routed = {name: count for name, count in config.model.experts.items() if count > 1}
+    routed = {name: count for name, count in config.model.groups(MODALITIES).items() if count > 1 and name != SHARED}
+    depth = config.model.depth
     for name, count in routed.items():
         if factor > count:
             problem = f"an expert of `{name}` would take more tokens than there are; at most {count} (its experts)"
             _fail("router.capacity_factor", factor, problem)
-    if routed and batch % pool:
+    if (routed or (depth is not None and not depth.per_modality)) and batch % pool:
         below, above = batch // pool * pool, (batch // pool + 1) * pool
         nearest = " or ".join(str(n) for n in (below, above) if n)
         problem = f"must be a multiple of router.pool={pool}, e.g. {nearest}"
@@ -147,7 +194,7 @@ def _data(config: Config) -> None:
         _fail("data.sequence_length", data.sequence_length, "must be at least 2")
     if not isinstance(data.image_share, str) and not 0 < data.image_share < 1:
         _fail("data.image_share", data.image_share, "must lie between 0 and 1, e.g. 0.5, or be `experts`")
-    if data.image_share == "experts" and ALL in config.model.experts:
+    if data.image_share == "experts" and ALL in config.model.groups(MODALITIES):
         problem = "needs experts of each modality; give a number, e.g. 0.5, or choose model=moma"
         _fail("data.image_share", data.image_share, problem)
 
@@ -170,6 +217,8 @@ def _optim(optim: OptimConfig) -> None:
     for key, beta in (("optim.beta1", optim.beta1), ("optim.beta2", optim.beta2)):
         if not 0 <= beta < 1:
             _fail(key, beta, "must be at least 0 and below 1")
+    if not optim.train:
+        _fail("optim.train", "[]", "no parameter would learn; write ['*'] for all")
     if optim.lr_end > optim.lr:
         _fail("optim.lr_end", optim.lr_end, f"must be at most optim.lr={optim.lr}")
     steps = optim.schedule_steps

@@ -1,6 +1,7 @@
 """The expert op and its backends: y[t] = sum over places p of row t of weight[p] * SwiGLU_e(p)(x[t]).
 
-`reference` is the loop that judges the others, `bmm` the batched product. `auto` is `bmm`: it serves every device.
+`reference` is the loop that judges the others; it serves plans whose sizes only the device knows, too, and waits for them.
+`bmm` is the batched product. `auto` is `bmm` where the host knows the sizes, else `reference`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def apply_experts(x: Tensor, plan: ExpertPlan | None, groups: list[GroupWeights]
 
     Rows that no expert takes get 0. Raises ValueError where the backend cannot serve the plan.
     """
+    if backend == "auto" and plan is not None and plan.sizes is None:
+        backend = "reference"
     if backend == "reference":
         if plan is None:
             return swiglu_reference(x, *(w[0] for w in groups[0]))
@@ -43,5 +46,7 @@ def apply_experts(x: Tensor, plan: ExpertPlan | None, groups: list[GroupWeights]
     if plan is None:
         return swiglu_bmm(x, groups[0])
     if plan.sizes is None:
-        raise ValueError("trainer.backend=bmm: this router's expert sizes live on the device; use a ragged backend")
+        raise ValueError(
+            "trainer.backend=bmm: only the device knows the sizes of this router's experts; use trainer.backend=auto"
+        )
     return experts_bmm(x, plan.rows, plan.slots, plan.weights, plan.sizes, groups)

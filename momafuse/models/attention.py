@@ -1,53 +1,75 @@
-"""Causal self-attention with rotary positions and QK-norm, shared by all modalities.
+"""Causal self-attention with rotary positions and QK-norm over all modalities together.
 
     q, k, v = W_qkv x;   q, k = rope(norm(q)), rope(norm(k));   y = W_out softmax(q k^T / sqrt(d) + mask) v
-    (Chameleon, arXiv 2405.09818: QK-norm over the head dimension, before RoPE; RoPE: 2104.09864)
+    (Chameleon, arXiv 2405.09818: QK-norm over the head dimension, before RoPE; RoPE: 2104.09864; grouped queries: 2305.13245;
+    untied W_qkv, W_out and norms with one softmax over all rows: MoT, 2411.04996)
 
-Shape legend: B sequences, S positions, D width, H heads, K = D / H. State: `qkv.weight (3 D, D)`, `out.weight (D, D)`,
-`q_norm.weight (K,)`, `k_norm.weight (K,)`. No biases, no key-value cache, no grouped queries.
+Shape legend: B sequences, S positions, D width, H heads, G heads of keys and values, K = D / H.
+State: `qkv.weight ((H + 2 G) K, D)`: queries, keys, values; `out.weight (D, D)`, `q_norm.weight (K,)`, `k_norm.weight (K,)`,
+and with LayerNorm their `bias`; untied ones end in `.MODALITY`. No biases of projections, no key-value cache.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-
-def rotary_table(position: Tensor, head_dim: int, theta: float) -> Tensor:
-    """position (B, S) -> (2, B, 1, S, K / 2) fp32: cosines and sines of the angles position * theta ** (-2 i / K)."""
-    frequency = theta ** (-torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float64) / head_dim)
-    angle = (position.double()[:, None, :, None] * frequency).float()
-    return torch.stack([angle.cos(), angle.sin()])
+from momafuse.config.schema import ModelConfig
+from momafuse.kernels.experts import Backend
+from momafuse.models.context import Context
+from momafuse.models.linear import Linear, UntiedLinear
+from momafuse.models.norms import Norm, UntiedNorm
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """x (B, H, S, K): the pair (x[i], x[i + K / 2]) is turned by the angle of its position and frequency i."""
+    """x (B, H, S, K), table (2, B, 1, S, K / 2): the pair (x[i], x[i + K / 2]) is turned by its angle i."""
     cos, sin = table.to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
-def document_mask(document: Tensor) -> Tensor:
-    """document (B, S) -> (B, 1, S, S) bool: a position sees itself and earlier positions of its own document."""
-    same = document[:, :, None] == document[:, None, :]
-    return same.tril()[:, None]
-
-
 class Attention(nn.Module):
-    def __init__(self, dim: int, n_heads: int, qk_norm: bool, eps: float) -> None:
+    def __init__(self, config: ModelConfig, modality_names: Sequence[str], backend: Backend) -> None:
         super().__init__()
-        self.n_heads = n_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.out = nn.Linear(dim, dim, bias=False)
-        self.q_norm = nn.RMSNorm(dim // n_heads, eps) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(dim // n_heads, eps) if qk_norm else nn.Identity()
+        dim, a = config.dim, config.attention
+        self.heads, self.kv_heads = config.n_heads, a.n_kv_heads or config.n_heads
+        width = dim // self.heads
 
-    def forward(self, x: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
-        """x (B, S, D), table of `rotary_table`, mask of `document_mask` or None for all earlier positions -> (B, S, D)."""
-        b, s, d = x.shape
-        q, k, v = self.qkv(x).view(b, s, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = rotate(self.q_norm(q), table), rotate(self.k_norm(k), table)
-        y = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        out: Tensor = self.out(y.transpose(1, 2).reshape(b, s, d))
+        def linear(d_out: int, name: str) -> nn.Module:
+            return UntiedLinear(dim, d_out, modality_names, backend) if name in config.untie else Linear(dim, d_out)
+
+        def norm() -> nn.Module:
+            if a.qk_norm == "none":
+                return nn.Identity()
+            if "norms" in config.untie:
+                return UntiedNorm(width, config.norm_eps, modality_names, a.qk_norm)
+            return Norm(width, config.norm_eps, a.qk_norm)
+
+        self.qkv = linear((self.heads + 2 * self.kv_heads) * width, "qkv")
+        self.out = linear(dim, "out")
+        self.q_norm, self.k_norm = norm(), norm()
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """x (B, S, D) -> (B, S, D); a row sees the rows before it, of its own span where the context has spans."""
+        c, (b, s, d) = context, x.shape
+        heads = self.qkv(x, c.by_modality).view(b, s, -1, d // self.heads).transpose(1, 2)
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        q, k = self._normed(self.q_norm, q, c), self._normed(self.k_norm, k, c)
+        y = scaled_dot_product_attention(
+            rotate(q, c.table),
+            rotate(k, c.table),
+            v,
+            attn_mask=c.mask,
+            is_causal=c.mask is None,
+            enable_gqa=self.kv_heads != self.heads,
+        )
+        out: Tensor = self.out(y.transpose(1, 2).reshape(b, s, d), c.by_modality)
         return out
+
+    @staticmethod
+    def _normed(norm: nn.Module, x: Tensor, c: Context) -> Tensor:
+        y: Tensor = x if isinstance(norm, nn.Identity) else norm(x, c.one_hot)
+        return y

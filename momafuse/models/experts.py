@@ -14,17 +14,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from momafuse.config.schema import ModelConfig
 from momafuse.kernels.experts import Backend, apply_experts
 from momafuse.kernels.weights import GroupWeights
-from momafuse.routing.plan import Group, Plan
+from momafuse.models.context import Context
+from momafuse.routing.names import ALL
+from momafuse.routing.plan import Group, Plan, groups_of
 from momafuse.routing.routers import Router
-from momafuse.routing.rows import Rows
 
 
-def expert_width(ffn: int, multiple_of: int) -> int:
-    """The hidden width of a SwiGLU with the parameters of a plain FFN of width `ffn`: int(2/3 ffn), rounded up."""
-    width = int(2 * ffn / 3)
+def expert_width(ffn: int, multiple_of: int, share: float = 1.0) -> int:
+    """The hidden width of a SwiGLU with the parameters of a plain FFN of width `ffn`: int(2/3 ffn share), rounded up."""
+    width = int(2 * ffn / 3 * share)
     return -(-width // multiple_of) * multiple_of
+
+
+def expert_groups(config: ModelConfig, modality_names: Sequence[str]) -> tuple[Group, ...]:
+    """The groups of the layers that have experts."""
+    width = expert_width(config.ffn, config.ffn_multiple_of)
+    narrow = {name: expert_width(config.ffn, config.ffn_multiple_of, share) for name, share in config.width_share.items()}
+    return groups_of(config.groups(modality_names), modality_names, width, narrow)
+
+
+def layer_groups(config: ModelConfig, modality_names: Sequence[str], layer: int) -> tuple[Group, ...]:
+    """The groups of one layer: the experts, or one dense FFN between."""
+    if config.has_experts(layer):
+        return expert_groups(config, modality_names)
+    return groups_of({ALL: 1}, modality_names, expert_width(config.ffn, config.ffn_multiple_of))
 
 
 class ExpertGroup(nn.Module):
@@ -34,21 +50,25 @@ class ExpertGroup(nn.Module):
         self.up = nn.Parameter(torch.empty(group.experts, dim, group.width))
         self.down = nn.Parameter(torch.empty(group.experts, group.width, dim))
 
-    def forward(self) -> GroupWeights:
-        """The stacks, as the op takes them."""
-        return GroupWeights(self.gate, self.up, self.down)
+    def forward(self, dtype: torch.dtype) -> GroupWeights:
+        """The stacks in the dtype of the rows, as the op takes them."""
+        return GroupWeights(self.gate.to(dtype), self.up.to(dtype), self.down.to(dtype))
 
 
 class Experts(nn.Module):
-    def __init__(self, groups: Sequence[Group], dim: int, router: Router, backend: Backend) -> None:
+    def __init__(self, groups: Sequence[Group], dim: int, router: Router | None, backend: Backend) -> None:
+        """`router` is None where no group has several experts."""
         super().__init__()
         self.router = router
         self.groups = nn.ModuleDict({g.name: ExpertGroup(g, dim) for g in groups})
         self.backend: Backend = backend
 
-    def forward(self, x: Tensor, batch: Rows, noise: Tensor | None) -> tuple[Tensor, Plan | None]:
-        """x (B, S, D), noise (T, E) or None -> y (B, S, D) and the plan it came from."""
+    def forward(self, x: Tensor, context: Context, noise: Tensor | None) -> tuple[Tensor, Plan | None]:
+        """x (B, S, D), noise (T, E) or None -> y (B, S, D) and the plan it came from; None: one expert took every row."""
         rows = x.flatten(0, 1)
-        plan = self.router(rows, batch, noise)
-        y = apply_experts(rows, plan, [g() for g in self.groups.values()], self.backend)
+        if len(self.groups) == 1 and self.router is None:
+            plan = None
+        else:
+            plan = context.fixed if self.router is None else self.router(rows, context.rows, noise)
+        y = apply_experts(rows, plan, [g(x.dtype) for g in self.groups.values()], self.backend)
         return y.view_as(x), plan

@@ -4,7 +4,7 @@
                      beside which a small embedding would be lost
     projections      N(0, 1 / fan_in); those that write to the stream (out, down) / sqrt(2 layers) under pre
     head, routers    N(0, 0.02^2)
-    norms            1
+    norms            1, their biases 0
 
 The full tensor is drawn on the CPU in fp32 from a generator seeded by (seed, path) and copied to wherever the parameter is.
 """
@@ -23,10 +23,11 @@ def _std(path: str, p: Tensor, swin: bool, layers: int) -> float:
     name = path.removesuffix(".weight")
     if name == "embedding":
         return 1.0 if swin else 0.02
-    if name == "head" or ".router." in path:
+    if name == "head" or "router" in path:
         return 0.02
-    fan_in = p.shape[-1] if name.endswith((".qkv", ".out")) else p.shape[-2]  # linears are (out, in), stacks (E, in, out)
-    writes = name.endswith((".out", ".down"))
+    linear = ".qkv." in path or ".out." in path  # (out, in), where stacks are (E, in, out)
+    fan_in = p.shape[-1] if linear else p.shape[-2]
+    writes = ".out." in path or name.endswith(".down")
     return float(fan_in**-0.5 * ((2 * layers) ** -0.5 if writes and not swin else 1))
 
 
@@ -36,7 +37,7 @@ def initialise(model: Transformer, seed: int) -> None:
     config = model.config
     for path, p in model.named_parameters():
         if "norm" in path:
-            nn.init.ones_(p)
+            nn.init.constant_(p, 0.0 if ".bias" in path else 1.0)
             continue
         digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

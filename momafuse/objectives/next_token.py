@@ -40,8 +40,8 @@ class _ChunkedLoss(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=hidden.device)
         nll = torch.zeros(targets.shape, dtype=wide, device=hidden.device)
-        dhidden = torch.empty_like(hidden) if needs_grad else None
-        dhead = torch.zeros(head.shape, dtype=wide, device=head.device) if needs_grad else None
+        dhidden = torch.empty_like(hidden) if needs_grad and ctx.needs_input_grad[0] else None
+        dhead = torch.zeros(head.shape, dtype=wide, device=head.device) if needs_grad and ctx.needs_input_grad[1] else None
         rows = max(1, CHUNK_ELEMENTS // head.shape[0])
         for i in range(0, len(targets), rows):
             part = slice(i, i + rows)
@@ -51,15 +51,16 @@ class _ChunkedLoss(torch.autograd.Function):
             lse = logits[:, 0] - log_p[:, 0]
             nll[part] = -log_p.gather(1, target)[:, 0] * (targets[part] >= 0)
             total += (w * (nll[part] + z_loss * lse.square())).sum()
-            if dhidden is None or dhead is None:
+            if dhidden is None and dhead is None:
                 continue
             grad = log_p.exp_().mul_((w * (1 + 2 * z_loss * lse))[:, None])
             grad.scatter_add_(1, target, -w[:, None])
             grad = grad.to(hidden.dtype)
-            dhidden[part] = grad @ head
-            dhead += grad.t() @ h
-        if dhead is not None:
-            ctx.save_for_backward(dhidden, dhead.to(head.dtype))
+            if dhidden is not None:
+                dhidden[part] = grad @ head
+            if dhead is not None:
+                dhead += grad.t() @ h
+        ctx.save_for_backward(dhidden, None if dhead is None else dhead.to(head.dtype))
         ctx.mark_non_differentiable(nll)
         return total, nll
 
@@ -67,4 +68,5 @@ class _ChunkedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Any, ...]:
         dhidden, dhead = ctx.saved_tensors
-        return dhidden * dtotal.to(dhidden.dtype), dhead * dtotal.to(dhead.dtype), None, None, None, None
+        grads = [None if d is None else d * dtotal.to(d.dtype) for d in (dhidden, dhead)]
+        return *grads, None, None, None, None

@@ -1,20 +1,19 @@
 """Mixed precision on one device: parameters and optimizer in fp32, products in bf16, routers in fp32.
 
-Each forward sees bf16 copies of the fp32 parameters, and gradients arrive in fp32: what a sharded mixed-precision policy
-does when it gathers a block, without sharding. Router weights stay fp32, because a choice between experts by rounded logits
-would tie. The loss is fp32 by itself (objectives/next_token.py).
+Every weight of the model follows the dtype of the rows, so it is enough to cast the rows where they begin: at the embedding's
+output. Gradients arrive in fp32, and recomputing a block casts its weights again. Routers compute in fp32 by themselves
+(routing/routers.py), because a choice between experts by rounded logits would tie; so does the loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import nn
-from torch.func import functional_call
+from torch import Tensor
 
 from momafuse.errors import UserError
+from momafuse.models.transformer import Transformer
 
 
 def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -34,13 +33,11 @@ def resolve_precision(precision: Literal["auto", "fp32", "bf16"], device: torch.
     return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
 
 
-def in_precision(model: nn.Module, dtype: torch.dtype) -> Callable[..., Any]:
-    """The model's forward with its parameters cast to `dtype`, but for the routers'."""
-    if dtype == torch.float32:
-        return model
+def apply_precision(model: Transformer, dtype: torch.dtype) -> None:
+    """From now on the model's rows, and with them its products, are in `dtype`."""
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        cast = {name: p if ".router." in name else p.to(dtype) for name, p in model.named_parameters()}
-        return functional_call(model, cast, args, kwargs)
+    def cast(module: torch.nn.Module, args: object, rows: Tensor) -> Tensor:
+        return rows.to(dtype)
 
-    return forward
+    if dtype != torch.float32:
+        model.embedding.register_forward_hook(cast)

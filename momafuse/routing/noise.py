@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from momafuse.routing.rows import Rows
+from momafuse.routing.rows import NoiseKeys
 
 _MASK = (1 << 64) - 1
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # of the splitmix64 finaliser
@@ -36,7 +36,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-def logistic_noise(batch: Rows, *, seed: int, step: int, layers: int, experts: int) -> Tensor:
+def logistic_noise(batch: NoiseKeys, *, seed: int, step: int, layers: int, experts: int) -> Tensor:
     """(layers, T, experts) fp32 on the batch's device: independent standard logistic variables."""
     device = batch.sequence.device
     key = _mix(torch.tensor(_signed(seed), device=device))

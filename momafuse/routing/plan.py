@@ -2,21 +2,28 @@
 
 Shape legend: T rows, E experts (of all groups together), R places of the plan, n experts that can serve one row at most.
 A *group* is a number of experts that serve the same modalities (docs/design.md, idea 2); experts are numbered through the
-groups in order. Routers make plans (routers.py); experts apply them; neither knows the other.
+groups in order. Routers make plans (routers.py); experts apply them; neither knows the other. Offsets and columns are made
+by arithmetic on the device from host integers, so that no plan with known sizes waits for a transfer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from momafuse.routing.names import ALL, SHARED
+from momafuse.routing.rows import Rows
+
 
 @dataclass(frozen=True)
 class Group:
-    """`experts` experts of hidden width `width` for rows of `modalities` (numbers in the vocabulary's order)."""
+    """`experts` experts of hidden width `width` for rows of `modalities` (numbers in the vocabulary's order).
+
+    A group of one expert takes every row of its modalities, without router and gate.
+    """
 
     name: str
     experts: int
@@ -35,16 +42,25 @@ class Plan:
     sizes: tuple[int, ...] | None  # host constants, for backends that need equal or known shapes
 
 
-def groups_of(experts: dict[str, int], modality_names: Sequence[str], width: int) -> tuple[Group, ...]:
-    """The groups of `model.experts`: a modality's own experts, or `all` for experts of every modality."""
+def groups_of(
+    experts: Mapping[str, int], modality_names: Sequence[str], width: int, widths: Mapping[str, int] | None = None
+) -> tuple[Group, ...]:
+    """The groups of a layer from expert counts: a modality's own experts, `all` for every modality, `shared` always on.
+
+    `widths` names the groups whose width is not `width`. n shared experts are one expert of n times the width: every row
+    goes through all of them with weight 1, so the function is the same and each row is gathered once.
+    """
     every = tuple(range(len(modality_names)))
-    return tuple(
-        Group(name, n, every if name == "all" else (modality_names.index(name),), width) for name, n in experts.items()
-    )
+    groups = []
+    for name, count in experts.items():
+        w = (widths or {}).get(name, width)
+        modalities = every if name in (ALL, SHARED) else (modality_names.index(name),)
+        groups.append(Group(name, 1, modalities, count * w) if name == SHARED else Group(name, count, modalities, w))
+    return tuple(groups)
 
 
 def slot_columns(groups: Sequence[Group]) -> tuple[tuple[int, ...], int]:
-    """Each expert's column in `Plan.slots`, and the number of columns n.
+    """The first column of each group's experts in `Plan.slots`, and the number of columns n.
 
     Experts that serve no common modality share columns, so that n is what one row can need and not E.
     """
@@ -52,19 +68,87 @@ def slot_columns(groups: Sequence[Group]) -> tuple[tuple[int, ...], int]:
     columns: list[int] = []
     for g in groups:
         first = max(used.get(m, 0) for m in g.modalities)
-        columns += range(first, first + g.experts)
+        columns.append(first)
         used |= dict.fromkeys(g.modalities, first + g.experts)
     return tuple(columns), max(used.values())
 
 
-def make_plan(rows: Tensor, sizes: Sequence[int], weights: Tensor | None, columns: Sequence[int], n: int, t: int) -> Plan:
-    """Complete a plan without padding from its rows (R,) and host sizes; `t` is the number of rows T."""
+def make_plan(
+    rows: Tensor, shapes: Sequence[tuple[int, int]], weights: Tensor | None, columns: Sequence[int], n: int, t: int
+) -> Plan:
+    """Complete a plan without padding from its rows (R,), `shapes` = (experts, places of each) of every group, and T = `t`."""
     device = rows.device
-    size = torch.tensor(sizes, device=device)
-    offsets = torch.zeros(len(sizes) + 1, dtype=torch.int64, device=device)
-    torch.cumsum(size, 0, out=offsets[1:])
-    places = torch.arange(rows.numel(), device=device)
-    column = torch.repeat_interleave(torch.tensor(columns, device=device), size, output_size=rows.numel())
-    slots = torch.full((t * n,), -1, dtype=torch.int64, device=device)
-    slots.scatter_(0, rows * n + column, places)
-    return Plan(rows, offsets, weights, slots.view(t, n), tuple(sizes))
+    starts, column, start = [], [], 0
+    for (experts, count), first in zip(shapes, columns, strict=True):
+        local = torch.arange(experts, device=device)
+        starts.append(local * count + start)
+        column.append((local + first).unsqueeze(1).expand(experts, count).reshape(-1))
+        start += experts * count
+    end = torch.full((1,), start, device=device)
+    places = torch.arange(start, device=device)
+    slots = torch.full((t * n,), -1, device=device).scatter(0, rows * n + torch.cat(column), places)
+    sizes = tuple(count for experts, count in shapes for _ in range(experts))
+    return Plan(rows, torch.cat([*starts, end]), weights, slots.view(t, n), sizes)
+
+
+def plan_of_choices(taken: Tensor, gates: Tensor | None, groups: Sequence[Group], bound: int) -> Plan:
+    """A plan whose sizes only the device knows: taken (E, T) bool, gates (E, T) or None; at most `bound` places (R).
+
+    Rows stand by expert, then by number. What exceeds the bound is dropped, last experts first.
+    """
+    experts, t = taken.shape
+    flat = taken.flatten()
+    place = torch.cumsum(flat, 0) - 1
+    place = torch.where(flat & (place < bound), place, bound)  # the place behind the last one takes what is none
+    rows = torch.arange(t, device=taken.device).repeat(experts)
+    rows = rows.new_zeros(bound + 1).scatter(0, place, rows)[:bound]
+    counts = torch.cumsum(taken.sum(1), 0).clamp(max=bound)
+    offsets = torch.cat([counts.new_zeros(1), counts])
+    used = torch.arange(bound, device=taken.device) < counts[-1]
+    weights = None
+    if gates is not None:
+        weights = gates.new_zeros(bound + 1).scatter(0, place, gates.flatten())[:bound] * used
+    columns, n = slot_columns(groups)
+    slots = torch.full((t, n), -1, device=taken.device)
+    place = torch.where(place < bound, place, -1).view(experts, t)
+    e = 0
+    for g, first in zip(groups, columns, strict=True):
+        for local in range(g.experts):
+            slots[:, first + local] = torch.maximum(slots[:, first + local], place[e])
+            e += 1
+    return Plan(rows * used, offsets, weights, slots, None)
+
+
+def served(groups: Sequence[Group], rows: Rows) -> Tensor:
+    """(E, T) bool: whether the row's modality is one that the expert serves."""
+    modality = rows.modality.flatten()
+    parts = []
+    for g in groups:
+        mine = torch.zeros_like(modality, dtype=torch.bool)
+        for m in g.modalities:
+            mine = mine | (modality == m)
+        parts.append(mine.expand(g.experts, -1))
+    return torch.cat(parts)
+
+
+def rows_of(group: Group, rows: Rows) -> Tensor:
+    """The rows of the group's modalities, by modality, then by number; the rows' budget must be known."""
+    assert rows.budget is not None, "only the device knows these counts"
+    sequences = rows.modality.shape[0]
+    starts = [sequences * sum(rows.budget[:m]) for m in range(len(rows.budget) + 1)]
+    if len(group.modalities) == len(rows.budget):
+        return rows.order
+    return torch.cat([rows.order[starts[m] : starts[m + 1]] for m in group.modalities])
+
+
+def fixed_plan(groups: Sequence[Group], rows: Rows) -> Plan | None:
+    """The plan of groups of one expert each, made once for all layers; None where one expert serves every row."""
+    if len(groups) == 1:
+        return None
+    t = rows.modality.numel()
+    if rows.budget is None:
+        overlap = sum(1 for g in groups if g.name == SHARED)
+        return plan_of_choices(served(groups, rows), None, groups, t * (1 + overlap))
+    parts = [rows_of(g, rows) for g in groups]
+    columns, n = slot_columns(groups)
+    return make_plan(torch.cat(parts), [(1, p.numel()) for p in parts], None, columns, n, t)

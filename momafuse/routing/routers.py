@@ -1,4 +1,4 @@
-"""Expert choice within groups, and the fixed plan of groups of one expert.
+"""Expert choice within groups.
 
     z = x W_r                                             logits, fp32 at least
     expert e takes the C rows of its pool with the largest z_e (noisy in training if asked)
@@ -21,8 +21,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from momafuse.routing.plan import Group, Plan, make_plan, slot_columns
+from momafuse.routing.names import SHARED
+from momafuse.routing.plan import Group, Plan, make_plan, plan_of_choices, rows_of, served, slot_columns
 from momafuse.routing.rows import Rows
+
+CEILING = 1e-9  # 200 * 1.15 is 229.99999999999997
 
 
 @torch.library.custom_op("momafuse::top_rows", mutates_args=())
@@ -39,78 +42,87 @@ def _(scores: Tensor, count: int) -> Tensor:
     return scores.new_empty((*scores.shape[:-1], count), dtype=torch.int64)
 
 
+def logits(x: Tensor, weight: Tensor) -> Tensor:
+    """x (T, D), weight (E, D) -> (T, E) in fp32 at least: experts must not tie because logits were rounded."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.to(dtype) @ weight.to(dtype).t()
+
+
 def capacity(group: Group, budget: Sequence[int], pool: int, capacity_factor: float) -> int:
     """C of one expert in a pool of `pool` sequences of `budget[m]` rows each; all rows for a group of one; 0 is legal."""
     rows = pool * sum(budget[m] for m in group.modalities)
-    return rows if group.experts == 1 else min(rows, math.floor(rows * capacity_factor / group.experts + 1e-9))  # 200 * 1.15
+    return rows if group.experts == 1 else min(rows, math.floor(rows * capacity_factor / group.experts + CEILING))
 
 
 class Router(nn.Module):
-    """Makes the plan of one layer from its input; groups of one expert are part of the same plan."""
+    """Makes the plan of one layer from its input, where at least one group has several experts."""
 
     def __init__(self, groups: Sequence[Group], dim: int, n_modalities: int, pool: int, capacity_factor: float) -> None:
         super().__init__()
         self.groups = tuple(groups)
+        self.routed = tuple(g for g in groups if g.experts > 1)
         self.pool = pool
         self.capacity_factor = capacity_factor
         self.columns, self.n_slots = slot_columns(groups)
-        self.weight = nn.ParameterDict({g.name: nn.Parameter(torch.empty(g.experts, dim)) for g in groups if g.experts > 1})
-        serves = [[m in g.modalities for g in groups for _ in range(g.experts) if g.experts > 1] for m in range(n_modalities)]
+        self.weight = nn.ParameterDict({g.name: nn.Parameter(torch.empty(g.experts, dim)) for g in self.routed})
+        serves = [[m in g.modalities for g in self.routed for _ in range(g.experts)] for m in range(n_modalities)]
         self.register_buffer("_serves", torch.tensor(serves), persistent=False)
 
-    def forward(self, x: Tensor, batch: Rows, noise: Tensor | None) -> Plan | None:
-        """x (T, D), noise (T, E) fp32 or None -> the plan; None where one expert takes every row as it is.
+    def forward(self, x: Tensor, rows: Rows, noise: Tensor | None) -> Plan:
+        """x (T, D), noise (T, E) fp32 or None -> the plan.
 
-        Raises ValueError if the sequences of the batch do not fill whole pools.
+        Rows whose counts only the device knows come one pool a sequence. Raises ValueError if sequences fill no whole pools.
         """
-        if len(self.groups) == 1 and self.groups[0].experts == 1:
-            return None
-        sequences, length = batch.modality.shape
-        if self.weight and sequences % self.pool:
-            raise ValueError(f"router.pool={self.pool}: a batch of {sequences} sequences holds no whole number of pools")
-        chosen = self._choose(x, batch, noise) if self.weight else {}
-        rows, gates, sizes = [], [], []
-        for g in self.groups:
-            if g.name in chosen:
-                group_rows, group_gates = chosen[g.name]
-            else:
-                group_rows = self._all_rows(g, batch)
-                group_gates = torch.ones_like(group_rows, dtype=torch.float32)
-            rows.append(group_rows)
-            gates.append(group_gates)
-            sizes += [group_rows.numel() // g.experts] * g.experts
-        weights = torch.cat(gates) if self.weight else None
-        return make_plan(torch.cat(rows), sizes, weights, self.columns, self.n_slots, sequences * length)
-
-    def _choose(self, x: Tensor, batch: Rows, noise: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
-        """Rows and gates of each group that routes, sorted by expert, then pool, then row."""
-        routed = [g for g in self.groups if g.name in self.weight]
-        w = torch.cat([self.weight[g.name] for g in routed])
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        z = x.to(dtype) @ w.to(dtype).t()
+        sequences = rows.modality.shape[0]
+        pool = self.pool if rows.budget is not None else 1
+        if sequences % pool:
+            raise ValueError(f"router.pool={pool}: a batch of {sequences} sequences holds no whole number of pools")
+        z = logits(x, torch.cat([self.weight[g.name] for g in self.routed]))
         if noise is not None:
-            z = z + noise[:, [i for i, g in self._experts() if g.name in self.weight]].to(dtype)
-        allowed = self.get_buffer("_serves")[batch.modality.flatten().long()]
-        pools = batch.modality.shape[0] // self.pool
-        z = z.view(pools, -1, w.shape[0]).transpose(1, 2)
-        scores = z.detach().masked_fill(~allowed.view(pools, -1, w.shape[0]).transpose(1, 2), float("-inf"))
-        counts = [capacity(g, batch.budget, self.pool, self.capacity_factor) for g in routed]
-        top = top_rows(scores, max(counts))
-        first_rows = torch.arange(pools, device=x.device).view(-1, 1, 1) * z.shape[2]
-        result, e = {}, 0
-        for g, count in zip(routed, counts, strict=True):
-            taken = top[:, e : e + g.experts, :count].sort(dim=-1).values  # rows in order: kinder to memory
-            gate = torch.sigmoid(z[:, e : e + g.experts].gather(2, taken))
-            rows = taken + first_rows
-            result[g.name] = (rows.transpose(0, 1).reshape(-1), gate.transpose(0, 1).reshape(-1))
-            e += g.experts
-        return result
+            columns = [e for e, g in enumerate(g for g in self.groups for _ in range(g.experts)) if g.experts > 1]
+            z = z + noise[:, columns].to(z.dtype)
+        z = z.view(sequences // pool, -1, z.shape[1]).transpose(1, 2)
+        allowed = self.get_buffer("_serves")[rows.modality.flatten().long()].view(z.shape[0], -1, z.shape[1])
+        scores = z.detach().masked_fill(~allowed.transpose(1, 2), float("-inf"))
+        return self._ragged(z, scores, rows) if rows.budget is None else self._constant(z, scores, rows, rows.budget)
 
-    def _experts(self) -> list[tuple[int, Group]]:
-        return list(enumerate(g for g in self.groups for _ in range(g.experts)))
+    def _constant(self, z: Tensor, scores: Tensor, rows: Rows, budget: tuple[int, ...]) -> Plan:
+        """z and scores (P, E, S) -> a plan of host-known sizes: rows by expert, then pool, then number."""
+        counts = {g.name: capacity(g, budget, self.pool, self.capacity_factor) for g in self.routed}
+        top = top_rows(scores, max(counts.values()))
+        first_rows = torch.arange(z.shape[0], device=z.device).view(-1, 1, 1) * z.shape[2]
+        parts, gates, shapes, e = [], [], [], 0
+        for g in self.groups:
+            if g.name in counts:
+                taken = top[:, e : e + g.experts, : counts[g.name]].sort(dim=-1).values  # in order: kinder to memory
+                gate = torch.sigmoid(z[:, e : e + g.experts].gather(2, taken))
+                parts.append((taken + first_rows).transpose(0, 1).reshape(-1))
+                gates.append(gate.transpose(0, 1).reshape(-1))
+                e += g.experts
+            else:
+                parts.append(rows_of(g, rows))
+                gates.append(z.new_ones(parts[-1].shape))
+            shapes.append((g.experts, parts[-1].numel() // g.experts))
+        t = rows.modality.numel()
+        return make_plan(torch.cat(parts), shapes, torch.cat(gates), self.columns, self.n_slots, t)
 
-    @staticmethod
-    def _all_rows(group: Group, batch: Rows) -> Tensor:
-        sequences = batch.modality.shape[0]
-        starts = [sequences * sum(batch.budget[:m]) for m in range(len(batch.budget) + 1)]
-        return torch.cat([batch.order[starts[m] : starts[m + 1]] for m in group.modalities])
+    def _ragged(self, z: Tensor, scores: Tensor, rows: Rows) -> Plan:
+        """The same choice where counts of a modality live on the device: C with them, R bounded by the rows."""
+        pools, _, s = z.shape
+        rank = torch.empty_like(scores, dtype=torch.int64)
+        rank.scatter_(2, top_rows(scores, s), torch.arange(s, device=z.device).expand_as(rank))
+        present = torch.isfinite(scores).sum(2).double()
+        share = torch.cat([torch.full((g.experts,), self.capacity_factor / g.experts, device=z.device) for g in self.routed])
+        count = torch.minimum(present, torch.floor(present * share.double() + CEILING))
+        chosen = (rank < count.unsqueeze(2)).transpose(0, 1).reshape(-1, pools * s)
+        gate = torch.sigmoid(z).transpose(0, 1).reshape(-1, pools * s)
+        fixed = served(self.groups, rows)
+        taken, gates, e, at = [], [], 0, 0
+        for g in self.groups:
+            one = g.experts == 1
+            taken.append(fixed[at : at + 1] if one else chosen[e : e + g.experts])
+            gates.append(torch.ones_like(gate[:1]) if one else gate[e : e + g.experts])
+            e, at = e + (0 if one else g.experts), at + g.experts
+        overlap = sum(1 for g in self.groups if g.name == SHARED)
+        bound = math.ceil(pools * s * (max(1.0, self.capacity_factor) + overlap))
+        return plan_of_choices(torch.cat(taken), torch.cat(gates), self.groups, bound)

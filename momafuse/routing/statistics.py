@@ -27,14 +27,13 @@ class RoutingCounts:
         return RoutingCounts(self.load + other.load, self.chosen + other.chosen)
 
 
-def count_plan(plan: Plan, batch: Rows) -> RoutingCounts:
-    """Count a plan without padding beyond its last offset."""
-    n_modalities = len(batch.budget)
-    modality = batch.modality.flatten().long()
+def count_plan(plan: Plan, rows: Rows, n_modalities: int) -> RoutingCounts:
+    """Count a plan of these rows; padding beyond its last offset is not counted."""
+    modality = rows.modality.flatten().long()
     experts = plan.offsets.numel() - 1
     places = torch.arange(plan.rows.numel(), device=plan.rows.device)
     expert = torch.searchsorted(plan.offsets[1:], places, right=True)
-    load = torch.bincount(expert * n_modalities + modality[plan.rows], minlength=experts * n_modalities)
+    load = torch.bincount(expert * n_modalities + modality[plan.rows], minlength=(experts + 1) * n_modalities)
     times = (plan.slots >= 0).sum(1).clamp(max=2)
     chosen = torch.bincount(modality * 3 + times, minlength=n_modalities * 3)
-    return RoutingCounts(load.view(experts, n_modalities), chosen.view(n_modalities, 3))
+    return RoutingCounts(load.view(-1, n_modalities)[:experts], chosen.view(n_modalities, 3))

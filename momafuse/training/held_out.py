@@ -36,13 +36,15 @@ def batches(config: Config, setup: Setup) -> Iterator[Batch]:
 
 @torch.no_grad()
 def evaluate(config: Config, setup: Setup, corpus: Corpus) -> HeldOut:
+    setup.model.eval()
     meter = LossMeter(corpus.vocabulary, setup.device)
     counts: list[RoutingCounts] = []
     for host_batch in batches(config, setup):
         batch = host_batch.to(setup.device)
-        _, plans = setup.forward(batch, objective(batch, meter, config.objective, 1))
-        new = [count_plan(plan, batch) for plan in plans if plan is not None]
+        _, decisions = setup.model(batch, objective(batch, meter, config.objective, 1))
+        new = [count_plan(d.experts, d.kept or batch, len(batch.budget)) for d in decisions if d.experts is not None]
         counts = [a + b for a, b in zip(counts, new, strict=True)] if counts else new
+    setup.model.train()
     return HeldOut(meter.means("eval/"), "training" if setup.model.routes else "causal", counts)
 
 

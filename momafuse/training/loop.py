@@ -19,7 +19,6 @@ from momafuse.checkpoint import store
 from momafuse.config.compose import Job
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
-from momafuse.data.budget import modality_budget
 from momafuse.data.corpus import Corpus
 from momafuse.data.encoding import Encoder
 from momafuse.data.prepare import open_or_prepare
@@ -33,7 +32,9 @@ from momafuse.training.held_out import HeldOut, evaluate
 from momafuse.training.losses import LossMeter, count_targets, objective
 from momafuse.training.optimizer import set_learning_rate
 from momafuse.training.schedule import learning_rate, more, total_steps
-from momafuse.training.setup import Setup, build
+from momafuse.training.setup import Setup, build, check_vocabulary
+
+SEED_STRIDE = 1 << 32  # steps before the draws of one seed could meet those of the next
 
 
 def train(job: Job, say: Callable[[str], None] = print) -> None:
@@ -43,7 +44,7 @@ def train(job: Job, say: Callable[[str], None] = print) -> None:
     if folder.complete(total):
         say(f"{folder.path} is complete: {total} steps. For more: {more(config, total)}")
         return
-    modality_budget(config.data, Encoder.load(config.tokenizer).vocabulary, config.model.experts)  # before a long prepare
+    check_vocabulary(config, Encoder.load(config.tokenizer).vocabulary)  # before a long prepare
     corpus = open_or_prepare(config)
     setup = build(config, corpus)
     state = start_state(config, setup, corpus, folder, total)
@@ -101,11 +102,12 @@ def run_steps(
             step, peak=o.lr, end=o.lr_end, warmup=o.warmup_steps, total=state["schedule_steps"], shape=o.schedule
         )
         set_learning_rate(setup.optimizer, lr)
+        torch.manual_seed(config.run.seed * SEED_STRIDE + step)  # dropout: a function of seed and step, as all that is drawn
         meter = LossMeter(corpus.vocabulary, setup.device)
         valid = count_targets(micro_batches)
         for host_batch in micro_batches:
             batch = host_batch.to(setup.device)
-            loss, _ = setup.forward(batch, objective(batch, meter, config.objective, valid), noise(config, setup, batch, step))
+            loss, _ = setup.model(batch, objective(batch, meter, config.objective, valid), noise(config, setup, batch, step))
             loss.total.backward()
         router_norm = router_gradient_norm(setup)
         norm = float(clip_grad_norm_(setup.model.parameters(), o.grad_clip))
@@ -154,5 +156,5 @@ def noise(config: Config, setup: Setup, batch: Batch, step: int) -> torch.Tensor
 
 def router_gradient_norm(setup: Setup) -> float:
     """The norm of the routers' gradients, before clipping: under swin it can starve (routing/statistics.py)."""
-    grads = [p.grad for name, p in setup.model.named_parameters() if ".router." in name and p.grad is not None]
+    grads = [p.grad for name, p in setup.model.named_parameters() if "router" in name and p.grad is not None]
     return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0

@@ -1,25 +1,40 @@
-"""AdamW over two groups: matrices with weight decay; norms, embeddings, the head and routers without.
+"""AdamW over two groups: matrices with weight decay; norms, embeddings, the head and routers without. Frozen ones in none.
 
 The head counts as an embedding: it holds one vector a token, and decay would shrink those of rare tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
 import torch
 from torch import nn
 from torch.optim import AdamW
 
+from momafuse.config.nearest import did_you_mean
 from momafuse.config.schema import OptimConfig
+from momafuse.errors import UserError
 
 
 def decays(path: str) -> bool:
     """Whether the parameter at this path gets weight decay."""
-    return not any(part in path for part in ("norm", "embedding", "head", ".router."))
+    return not any(part in path for part in ("norm", "embedding", "head", "router"))
+
+
+def freeze(model: nn.Module, train: Sequence[str]) -> None:
+    """Only parameters whose path matches a shell pattern of `train` learn. UserError for a pattern that matches none."""
+    paths = [path for path, _ in model.named_parameters()]
+    for pattern in train:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            raise UserError(f"optim.train={pattern}: matches no parameter{did_you_mean(pattern, paths)}")
+    for path, p in model.named_parameters():
+        p.requires_grad_(any(fnmatchcase(path, pattern) for pattern in train))
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     """The fused implementation where every parameter lies on a device that has one (CPU and CUDA do)."""
-    parameters = list(model.named_parameters())
+    parameters = [(path, p) for path, p in model.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for name, p in parameters if decays(name)], "weight_decay": config.weight_decay},
         {"params": [p for name, p in parameters if not decays(name)], "weight_decay": 0.0},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.optim import AdamW
@@ -17,8 +15,9 @@ from momafuse.data.packing import PackPlan
 from momafuse.errors import UserError
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
-from momafuse.parallel.precision import in_precision, resolve_device, resolve_precision
-from momafuse.training.optimizer import build_optimizer
+from momafuse.parallel.precision import apply_precision, resolve_device, resolve_precision
+from momafuse.tokens.vocabulary import Vocabulary
+from momafuse.training.optimizer import build_optimizer, freeze
 
 HELD_OUT_SEED = 0  # the held-out sequences are the same for every run on a corpus
 
@@ -28,7 +27,6 @@ class Setup:
     device: torch.device
     dtype: torch.dtype
     model: Transformer
-    forward: Callable[..., Any]  # the model in the precision of the run
     optimizer: AdamW
     plan: PackPlan
     train: Loader
@@ -36,12 +34,20 @@ class Setup:
     held_out_sequences: int
 
 
+def check_vocabulary(config: Config, v: Vocabulary) -> tuple[int, ...]:
+    """The modality budget; UserError where the ids of the tokenizers do not fit the model or the budget."""
+    rows = config.model.vocabulary_size
+    if rows is not None and rows < v.size:
+        raise UserError(f"model.vocabulary_size={rows}: the tokenizers have {v.size} ids; give at least that many, or null")
+    return modality_budget(config.data, v, config.model.groups(v.names))
+
+
 def build(config: Config, corpus: Corpus) -> Setup:
     """Raises UserError where the corpus cannot give the sequences that the config asks for."""
     device = resolve_device(config.trainer.device)
     dtype = resolve_precision(config.trainer.precision, device)
     v = corpus.vocabulary
-    budget = modality_budget(config.data, v, config.model.experts)
+    budget = check_vocabulary(config, v)
 
     def plan_of(split: Split, seed: int) -> PackPlan:
         weights = {name: s.weight for name, s in config.data.sources.items()}
@@ -52,12 +58,13 @@ def build(config: Config, corpus: Corpus) -> Setup:
         config.model, config.router, vocabulary_size=v.size, modality_names=v.names, backend=config.trainer.backend
     )
     initialise(model, config.run.seed)
+    freeze(model, config.optim.train)
     model.to(device)
+    apply_precision(model, dtype)
     return Setup(
         device=device,
         dtype=dtype,
         model=model,
-        forward=in_precision(model, dtype),
         optimizer=build_optimizer(model, config.optim),
         plan=plan,
         train=Loader(corpus.train, v, plan, budget),

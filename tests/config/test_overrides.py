@@ -40,7 +40,7 @@ def test_lists_of_text_hold_text() -> None:
 
 
 def test_numbers_and_choices_stay_as_they_are() -> None:
-    words = ["optim.lr=1e-4", "data.image_share=experts", "data.image_share=0.5", "model.attention.qk_norm=false"]
+    words = ["optim.lr=1e-4", "data.image_share=experts", "data.image_share=0.5", "model.attention.document_mask=false"]
     assert for_hydra([word(w) for w in words], Config) == [f"++{w}" for w in words]
     assert for_hydra([word("+experiment=dense"), word("~model.experts.all")], Config) == [
         "+experiment=dense",

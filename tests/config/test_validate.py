@@ -36,7 +36,7 @@ BROKEN = {
     "model.experts={}": "model.experts={}: no expert serves text; add model.experts.text=1",
     "model.experts.all=1": "all and text both serve text; drop one, e.g. model.experts.all=null",
     "model.experts.text=0": "model.experts.text=0: a group needs at least one expert; write null to drop the group",
-    "model.experts.imgae=1": "no modality imgae; did you mean image? (all, text, image)",
+    "model.experts.imgae=1": "no modality imgae; did you mean image? (all, shared, text, image)",
     "router.capacity_factor=0": "router.capacity_factor=0.0: must be greater than 0",
     "router.capacity_factor=4.5": "router.capacity_factor=4.5: an expert of `text` would take more tokens than",
     "trainer.micro_batch=6": "trainer.micro_batch=6: must be a multiple of router.pool=4, e.g. 4 or 8",

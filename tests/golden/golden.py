@@ -24,7 +24,10 @@ from momafuse.training.optimizer import build_optimizer, set_learning_rate
 from momafuse.training.schedule import learning_rate
 
 HERE = Path(__file__).parent
-MEMBERS = ("dense", "moe_1t1i", "moma_2t2i", "moma_4t4i", "moe_8x")
+MEMBERS = (
+    "dense", "moe_1t1i", "moma_2t2i", "moma_4t4i", "moe_8x", "moma_6t2i", "moma_7t1i", "moma_1t7i", "moma_3t5i",
+    "mod_dense", "mod_moe_1t1i", "mod_moma_4t4i", "mot", "mot_ffn_only", "mot_text_moe4",
+)  # fmt: skip
 VOCABULARY = Vocabulary.build(image_codes=8192, image_block=64, text_pieces=4088)
 STEPS, BATCH = 50, 4
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from momafuse.config.compose import compose
-from momafuse.models.attention import document_mask
+from momafuse.models.context import visible
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
@@ -47,7 +47,7 @@ def turn(x: Tensor, position: int) -> Tensor:
 def attention_loop(a, x, document):
     """x (S, D) of one sequence."""
     s, d = x.shape
-    heads, k_dim = a.n_heads, d // a.n_heads
+    heads, k_dim = a.heads, d // a.heads
     qkv = x @ a.qkv.weight.t()
     q, k, v = (qkv[:, i * d : (i + 1) * d].view(s, heads, k_dim) for i in range(3))
     rows = []
@@ -64,15 +64,16 @@ def attention_loop(a, x, document):
     return torch.stack(rows)
 
 
-def experts_loop(experts, x, batch):
+def experts_loop(experts, x, batch, groups):
     """x (T, D): expert choice per pool, then the weighted sum of the experts that took the row."""
     router, length, modality = experts.router, batch.shape[1], batch.modality.flatten().tolist()
+    size = batch.shape[0] if router is None else router.pool
     y = [torch.zeros(x.shape[1], dtype=x.dtype) for _ in range(len(x))]
-    for g in router.groups:
+    for g in groups:
         w = experts.groups[g.name]
         for e in range(g.experts):
-            for pool in range(batch.shape[0] // router.pool):
-                rows = range(pool * router.pool * length, (pool + 1) * router.pool * length)
+            for pool in range(batch.shape[0] // size):
+                rows = range(pool * size * length, (pool + 1) * size * length)
                 rows = [r for r in rows if modality[r] in g.modalities]
                 if g.experts == 1:
                     taken = [(r, 1.0) for r in rows]
@@ -102,10 +103,10 @@ def model_loop(model, batch):
 
         if block.placement == "swin":
             h = x + norm(attend(x), block.attention_norm.weight)
-            x = h + norm(experts_loop(block.experts, h, batch), block.ffn_norm.weight)
+            x = h + norm(experts_loop(block.experts, h, batch, model.groups), block.ffn_norm.weight)
         else:
             h = x + attend(norm(x, block.attention_norm.weight))
-            x = h + experts_loop(block.experts, norm(h, block.ffn_norm.weight), batch)
+            x = h + experts_loop(block.experts, norm(h, block.ffn_norm.weight), batch, model.groups)
     return torch.stack([rms(row, model.norm.weight) for row in x])
 
 
@@ -155,9 +156,7 @@ def test_a_document_mask_separates_documents():
     changed.tokens[0, first] = (changed.tokens[0, first] + 2) % 64
     a, b = last_hidden(model, batch)[0], last_hidden(model, changed)[0]
     torch.testing.assert_close(a[~first], b[~first], rtol=1e-12, atol=1e-12)
-    assert document_mask(torch.tensor([[0, 0, 1]])).tolist() == [
-        [[[True, False, False], [True, True, False], [False, False, True]]]
-    ]
+    assert visible(torch.tensor([[0, 0, 1]])).tolist() == [[[[True, False, False], [True, True, False], [False, False, True]]]]
 
 
 def test_three_modalities_are_nothing_special():

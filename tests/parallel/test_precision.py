@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from momafuse.errors import UserError
-from momafuse.parallel.precision import in_precision, resolve_device, resolve_precision
+from momafuse.parallel.precision import apply_precision, resolve_device, resolve_precision
 from momafuse.routing import routers
 from tests.batches import make_batch, make_model
 
@@ -14,18 +14,20 @@ from tests.batches import make_batch, make_model
 def test_products_are_bf16_and_routers_fp32(monkeypatch):
     model = make_model({"text": 2, "image": 2})
     seen = {}
-    choose = routers.Router._choose
+    logits = routers.logits
 
-    def watch(self, x, batch, noise):
-        seen["x"], seen["router"] = x.dtype, self.weight["text"].dtype
-        result = choose(self, x, batch, noise)
-        seen["gates"] = result["text"][1].dtype
+    def watch(x, weight):
+        seen["x"], seen["router"] = x.dtype, weight.dtype
+        result = logits(x, weight)
+        seen["logits"] = result.dtype
         return result
 
-    monkeypatch.setattr(routers.Router, "_choose", watch)
-    hidden, _ = in_precision(model, torch.bfloat16)(make_batch(2, (6, 6)), lambda h, w: h)
-    assert hidden.dtype == torch.bfloat16
-    assert seen == {"x": torch.bfloat16, "router": torch.float32, "gates": torch.float32}
+    monkeypatch.setattr(routers, "logits", watch)
+    apply_precision(model, torch.bfloat16)
+    (hidden, head), decisions = model(make_batch(2, (6, 6)), lambda h, w: (h, w))
+    assert hidden.dtype == head.dtype == torch.bfloat16
+    assert decisions[0].experts.weights.dtype == torch.float32
+    assert seen == {"x": torch.bfloat16, "router": torch.float32, "logits": torch.float32}
     hidden.float().square().sum().backward()
     for name, p in model.named_parameters():
         if name != "head.weight":
@@ -33,9 +35,12 @@ def test_products_are_bf16_and_routers_fp32(monkeypatch):
             assert p.dtype == p.grad.dtype == torch.float32, name
 
 
-def test_fp32_is_the_model_itself():
-    model = make_model({"all": 1})
-    assert in_precision(model, torch.float32) is model
+@pytest.mark.parametrize("untie", [(), ("qkv", "out", "norms", "ffn")])
+def test_every_weight_follows_the_rows(untie):
+    """A weight that stayed fp32 would make its product fp32 and be seen in the last rows, or fail."""
+    model = make_model({"all": 1}, untie=untie, n_kv_heads=1, qk_norm="layer")
+    apply_precision(model, torch.bfloat16)
+    assert model(make_batch(2, (6, 6)), lambda h, w: h)[0].dtype == torch.bfloat16
 
 
 def test_what_auto_means():

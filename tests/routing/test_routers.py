@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from momafuse.routing.plan import Group, groups_of, slot_columns
+from momafuse.routing.plan import Group, fixed_plan, groups_of, slot_columns
 from momafuse.routing.routers import Router, capacity, top_rows
 from tests.batches import make_batch
 
@@ -77,13 +77,13 @@ def test_expert_choice_agrees_with_loops_over_rows(experts, text, image, pool, p
     if text + image == 0:
         image = 1
     groups = groups_of(experts, ("text", "image"), 8)
-    router = make_router(groups, 2, pool, factor)
     batch = make_batch(pool * pools, (text, image), seed=seed)
+    router = make_router(groups, 2, pool, factor)
     generator = torch.Generator().manual_seed(seed)
     t = batch.tokens.numel()
     x = torch.randn(t, DIM, generator=generator, dtype=torch.float64)
     noise = torch.randn(t, sum(experts.values()), generator=generator) if noisy else None
-    plan = router(x, batch, noise)
+    plan = router(x, batch, noise) if router.routed else fixed_plan(groups, batch)
     expected = loop_choice(x, router, batch, noise)
 
     offsets = plan.offsets.tolist()
@@ -136,9 +136,7 @@ def test_capacity_is_floored_and_may_be_zero():
 
 
 def test_one_expert_for_everything_needs_no_plan():
-    router = make_router(groups_of({"all": 1}, ("text", "image"), 8), 2, pool=2)
-    assert router(torch.randn(16, DIM).double(), make_batch(1, (6, 10)), None) is None
-    assert not list(router.parameters())
+    assert fixed_plan(groups_of({"all": 1}, ("text", "image"), 8), make_batch(1, (6, 10))) is None
 
 
 def test_a_batch_that_does_not_fill_its_pools_is_refused():
@@ -165,6 +163,6 @@ def test_the_gate_has_the_gradient_of_a_sigmoid_and_the_choice_has_none():
 
 
 def test_experts_of_different_modalities_share_slot_columns():
-    assert slot_columns(groups_of({"text": 3, "image": 2}, ("text", "image"), 8)) == ((0, 1, 2, 0, 1), 3)
-    assert slot_columns(groups_of({"text": 3, "image": 2, "all": 1}, ("text", "image"), 8)) == ((0, 1, 2, 0, 1, 3), 4)
-    assert slot_columns(groups_of({"all": 2, "image": 2}, ("text", "image"), 8)) == ((0, 1, 2, 3), 4)
+    assert slot_columns(groups_of({"text": 3, "image": 2}, ("text", "image"), 8)) == ((0, 0), 3)
+    assert slot_columns(groups_of({"text": 3, "image": 2, "all": 1}, ("text", "image"), 8)) == ((0, 0, 3), 4)
+    assert slot_columns(groups_of({"all": 2, "image": 2}, ("text", "image"), 8)) == ((0, 2), 4)

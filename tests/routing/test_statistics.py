@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from momafuse.routing.plan import groups_of
+from momafuse.routing.plan import fixed_plan, groups_of
 from momafuse.routing.statistics import count_plan
 from tests.batches import make_batch
 from tests.routing.test_routers import DIM, make_router
@@ -15,8 +15,8 @@ from tests.routing.test_routers import DIM, make_router
 def test_counts_agree_with_loops(experts):
     batch = make_batch(4, (5, 7))
     router = make_router(groups_of(experts, ("text", "image"), 8), 2, pool=2)
-    plan = router(torch.randn(48, DIM, dtype=torch.float64), batch, None)
-    counts = count_plan(plan, batch)
+    plan = router(torch.randn(48, DIM, dtype=torch.float64), batch, None) if router.routed else fixed_plan(router.groups, batch)
+    counts = count_plan(plan, batch, 2)
     n_experts = sum(experts.values())
     load = [[0, 0] for _ in range(n_experts)]
     times = [0] * 48

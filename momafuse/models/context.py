@@ -1,0 +1,83 @@
+"""What all layers of one forward share, computed once: rotary table, attention mask, by-modality and fixed plan.
+
+A layer of a mixture of depths works on some of the rows and makes the context of these from that of all rows (`of_kept`).
+Shape legend: B sequences, S rows of one, T = B * S, K width of a head, M modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from momafuse.routing.depth import Kept
+from momafuse.routing.plan import Group, Plan, fixed_plan
+from momafuse.routing.rows import Rows
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which of the shared things a model needs: they follow from its groups and from what is untied."""
+
+    groups: tuple[Group, ...]
+    modalities: tuple[Group, ...]  # a group of one expert for each modality: the plan of untied projections
+    untied_projections: bool
+    untied_norms: bool
+
+    def context(self, rows: Rows, table: Tensor, span: Tensor | None) -> Context:
+        """`table` (2, B, 1, S, K / 2) of `rotary_table`; `span` (B, S): rows see rows of the same number; None: all before."""
+        by_modality = fixed_plan(self.modalities, rows) if self.untied_projections else None
+        if all(g.experts == 1 for g in self.groups):
+            same = by_modality is not None and _serve(self.groups) == _serve(self.modalities)
+            fixed = by_modality if same else fixed_plan(self.groups, rows)
+        else:
+            fixed = None
+        one_hot = None
+        if self.untied_norms:
+            one_hot = rows.modality.unsqueeze(-1) == torch.arange(len(self.modalities), device=table.device)
+        return Context(rows, table, span, None if span is None else visible(span), by_modality, one_hot, fixed)
+
+    def of_kept(self, context: Context, kept: Kept) -> Context:
+        """The context of the rows that a depth router kept."""
+        table = context.table.flatten(1, 3)[:, kept.rows].unsqueeze(2)
+        sequences, length = context.rows.modality.shape
+        span = None if context.span is None else context.span.flatten()[kept.rows]
+        if kept.rows.shape[0] != sequences:  # a row of `kept` is a pool: what was apart by sequence stays apart by span
+            sequence = kept.rows // length
+            span = sequence if span is None else sequence * length + span
+        return self.context(kept, table, span)
+
+
+@dataclass(frozen=True)
+class Context:
+    rows: Rows
+    table: Tensor  # (2, B, 1, S, K / 2)
+    span: Tensor | None  # (B, S) integers
+    mask: Tensor | None  # (B, 1, S, S) bool; None: causal
+    by_modality: Plan | None  # where projections are untied
+    one_hot: Tensor | None  # (B, S, M) bool, where norms are untied
+    fixed: Plan | None  # the plan of the experts where no group is routed
+
+
+def recipe(groups: Sequence[Group], modality_names: Sequence[str], untie: Sequence[str]) -> Recipe:
+    modalities = tuple(Group(name, 1, (m,), 0) for m, name in enumerate(modality_names))
+    return Recipe(tuple(groups), modalities, not {"qkv", "out"}.isdisjoint(untie), "norms" in untie)
+
+
+def rotary_table(position: Tensor, head_dim: int, theta: float) -> Tensor:
+    """position (B, S) -> (2, B, 1, S, K / 2) fp32: cosines and sines of the angles position * theta ** (-2 i / K)."""
+    frequency = theta ** (-torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float64) / head_dim)
+    angle = (position.double()[:, None, :, None] * frequency).float()
+    return torch.stack([angle.cos(), angle.sin()])
+
+
+def visible(span: Tensor) -> Tensor:
+    """span (B, S) -> (B, 1, S, S) bool: a row sees itself and the earlier rows of its own span."""
+    same = span[:, :, None] == span[:, None, :]
+    return same.tril()[:, None]
+
+
+def _serve(groups: Sequence[Group]) -> list[tuple[int, ...]]:
+    return [g.modalities for g in groups]

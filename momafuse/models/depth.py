@@ -1,0 +1,50 @@
+"""A block of a mixture of depths: its router keeps a share of the rows, and only these go through the block.
+
+    y[t] = x[t] + g[t] (block(x_kept)[t] - x[t])  for kept rows,   y[t] = x[t]  for the others
+    (routing/depth.py says how rows are kept; MoMa, arXiv 2407.21770 section 2.3; 2404.02258)
+
+Kept rows attend among themselves and, inside the block, are routed to experts among themselves ("staged"): a row that is
+passed by is no key and no value there. State: that of a block, and `depth.weight (1, D)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from momafuse.config.schema import DepthConfig, ModelConfig
+from momafuse.kernels.experts import Backend
+from momafuse.models.block import Block, Decision
+from momafuse.models.context import Context, Recipe
+from momafuse.models.experts import Experts
+from momafuse.routing.depth import DepthRouter
+
+
+class DepthBlock(Block):
+    def __init__(
+        self,
+        config: ModelConfig,
+        modality_names: Sequence[str],
+        experts: Experts,
+        backend: Backend,
+        *,
+        depth: DepthConfig,
+        pool: int,
+        recipe: Recipe,
+    ) -> None:
+        super().__init__(config, modality_names, experts, backend)
+        self.depth_router = DepthRouter(config.dim, depth.capacity, depth.per_modality, pool)
+        self.recipe = recipe
+
+    def forward(self, x: Tensor, context: Context, noise: Tensor | None) -> tuple[Tensor, Decision]:
+        """x (B, S, D), noise (T, E) fp32 or None -> the same shape, and what both routers decided."""
+        rows = x.flatten(0, 1)
+        kept = self.depth_router(rows, context.rows)
+        if not kept.rows.numel():  # a capacity of no row at all
+            return x, Decision(None, kept)
+        numbers = kept.rows.flatten()
+        mine = rows.index_select(0, numbers).view(*kept.rows.shape, -1)
+        y, decision = super().forward(mine, self.recipe.of_kept(context, kept), None if noise is None else noise[numbers])
+        change = kept.gates.to(x.dtype).unsqueeze(-1) * (y - mine)
+        return rows.index_add(0, numbers, change.flatten(0, 1)).view_as(x), Decision(decision.experts, kept)

@@ -1,0 +1,42 @@
+"""Linear maps without bias: one matrix, or one for each modality.
+
+    y[t] = W x[t]            or            y[t] = W_m(t) x[t]          (MoT, arXiv 2411.04996: modality-specific projections)
+
+State: `weight (N, D)`, or `weight.MODALITY (N, D)`. The weight follows the dtype of the rows.
+Which rows are of which modality comes with the by-modality plan, made once a batch; the products are in kernels/linear.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from momafuse.kernels.experts import Backend
+from momafuse.kernels.linear import apply_linear
+from momafuse.routing.plan import Plan
+
+
+class Linear(nn.Module):
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(d_out, d_in))
+
+    def forward(self, x: Tensor, by_modality: Plan | None = None) -> Tensor:
+        """x (B, S, D) -> (B, S, N); the plan is not read."""
+        return linear(x, self.weight.to(x.dtype))
+
+
+class UntiedLinear(nn.Module):
+    def __init__(self, d_in: int, d_out: int, modality_names: Sequence[str], backend: Backend) -> None:
+        super().__init__()
+        self.weight = nn.ParameterDict({m: nn.Parameter(torch.empty(d_out, d_in)) for m in modality_names})
+        self.backend: Backend = backend
+
+    def forward(self, x: Tensor, by_modality: Plan | None) -> Tensor:
+        """x (B, S, D) and the plan of its rows -> (B, S, N)."""
+        assert by_modality is not None, "an untied layer needs the by-modality plan"
+        weights = [w.to(x.dtype) for w in self.weight.values()]
+        return apply_linear(x.flatten(0, 1), by_modality, weights, self.backend).view(*x.shape[:2], -1)
