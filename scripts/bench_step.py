@@ -30,12 +30,11 @@ from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.data.budget import modality_budget
 from momafuse.errors import UserError
-from momafuse.models.initialise import initialise
-from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
-from momafuse.parallel.precision import apply_precision, resolve_device, resolve_precision
+from momafuse.parallel.precision import resolve_device, resolve_precision
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.optimizer import build_optimizer
+from momafuse.training.setup import build_model
 
 STARTER = Vocabulary.build(image_codes=8192, image_block=64, text_pieces=4088)  # the ids of the starter corpus
 
@@ -61,15 +60,11 @@ def random_batch(config: Config, vocabulary: Vocabulary) -> Batch:
     )
 
 
-def steps(config: Config, dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], None], Callable[[], None]]:
+def steps(config: Config) -> tuple[Callable[[], None], Callable[[], None]]:
     """The whole training step of one experiment, and its blocks alone."""
-    vocabulary = STARTER
-    model = Transformer(config.model, config.router, vocabulary_size=vocabulary.size, modality_names=vocabulary.names)
-    initialise(model, 0)
-    model.to(device)
-    apply_precision(model, dtype)
+    model, device, _ = build_model(config, STARTER)
     optimizer = build_optimizer(model, config.optim)
-    batch = random_batch(config, vocabulary).to(device)
+    batch = random_batch(config, STARTER).to(device)
     targets = batch.targets.flatten()
     weights = torch.full(targets.shape, 1 / int((targets >= 0).sum()), device=device)
 
@@ -104,10 +99,11 @@ def seconds(action: Callable[[], None]) -> float:
 
 def measure(experiments: list[str], overrides: list[str], precision: str, rounds: int) -> dict[str, object]:
     """Medians of paired rounds; `dense` is the base of every ratio."""
-    configs = {name: compose([f"+experiment={name}", *overrides]).config for name in experiments}
+    words = [*overrides, f"trainer.precision={precision}"]
+    configs = {name: compose([f"+experiment={name}", *words]).config for name in experiments}
     device = resolve_device(configs["dense"].trainer.device)
-    dtype = resolve_precision(precision, device)  # type: ignore[arg-type]
-    actions = {name: steps(config, dtype, device) for name, config in configs.items()}
+    dtype = resolve_precision(configs["dense"].trainer.precision, device)
+    actions = {name: steps(config) for name, config in configs.items()}
     for whole, blocks in actions.values():
         for _ in range(3):  # warm: kernels chosen, optimizer state made
             whole()

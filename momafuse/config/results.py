@@ -22,6 +22,8 @@ RESULT_NEUTRAL = (
     "trainer.micro_batch",
     "trainer.device",
     "trainer.backend",
+    "trainer.activation_checkpointing",
+    "trainer.compile",
     "trainer.eval_every",
     "trainer.eval_sequences",
     "trainer.log_every",

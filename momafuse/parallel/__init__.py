@@ -1,1 +1,1 @@
-"""What is applied to a finished model from outside: so far, the precision of its products."""
+"""What is applied to a finished model from outside: precision, activation checkpointing, compile."""

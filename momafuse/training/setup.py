@@ -15,6 +15,8 @@ from momafuse.data.packing import PackPlan
 from momafuse.errors import UserError
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
+from momafuse.parallel.checkpointing import apply_activation_checkpointing
+from momafuse.parallel.compilation import apply_compile
 from momafuse.parallel.precision import apply_precision, resolve_device, resolve_precision
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.optimizer import build_optimizer, freeze
@@ -44,8 +46,6 @@ def check_vocabulary(config: Config, v: Vocabulary) -> tuple[int, ...]:
 
 def build(config: Config, corpus: Corpus) -> Setup:
     """Raises UserError where the corpus cannot give the sequences that the config asks for."""
-    device = resolve_device(config.trainer.device)
-    dtype = resolve_precision(config.trainer.precision, device)
     v = corpus.vocabulary
     budget = check_vocabulary(config, v)
 
@@ -54,13 +54,7 @@ def build(config: Config, corpus: Corpus) -> Setup:
         return PackPlan(split, budget, weights, seed, config.data.window)
 
     plan, held_out_plan = plan_of(corpus.train, config.run.seed), plan_of(corpus.validation, HELD_OUT_SEED)
-    model = Transformer(
-        config.model, config.router, vocabulary_size=v.size, modality_names=v.names, backend=config.trainer.backend
-    )
-    initialise(model, config.run.seed)
-    freeze(model, config.optim.train)
-    model.to(device)
-    apply_precision(model, dtype)
+    model, device, dtype = build_model(config, v)
     return Setup(
         device=device,
         dtype=dtype,
@@ -71,6 +65,22 @@ def build(config: Config, corpus: Corpus) -> Setup:
         held_out=Loader(corpus.validation, v, held_out_plan, budget),
         held_out_sequences=_held_out_sequences(config, held_out_plan.sequences_per_epoch),
     )
+
+
+def build_model(config: Config, v: Vocabulary) -> tuple[Transformer, torch.device, torch.dtype]:
+    """The initialised model on its device, with everything applied to it that the config asks for, and its precision."""
+    t = config.trainer
+    device = resolve_device(t.device)
+    dtype = resolve_precision(t.precision, device)
+    model = Transformer(config.model, config.router, vocabulary_size=v.size, modality_names=v.names, backend=t.backend)
+    initialise(model, config.run.seed)
+    freeze(model, config.optim.train)
+    model.to(device)
+    apply_precision(model, dtype)
+    apply_activation_checkpointing(model, t.activation_checkpointing)
+    if t.compile:
+        apply_compile(model)
+    return model, device, dtype
 
 
 def _held_out_sequences(config: Config, available: int) -> int:

@@ -1,0 +1,31 @@
+"""The members of the zoo as tests build them: from the YAML files of configs/experiment, micro size, a small vocabulary."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from momafuse.config.compose import compose, group_options
+from momafuse.data.batch import Batch
+from momafuse.models.block import Decision
+from momafuse.models.initialise import initialise
+from momafuse.models.transformer import Transformer
+from momafuse.objectives.next_token import next_token
+
+MEMBERS = tuple(group_options()["experiment"])
+
+
+def member(experiment: str, *overrides: str, vocabulary: int = 64, dtype: torch.dtype = torch.float32) -> Transformer:
+    """One experiment at size micro with these overrides, initialised from seed 0."""
+    config = compose([f"+experiment={experiment}", "size=micro", "data.image_share=0.5", *overrides]).config
+    names = ("text", "image")
+    model = Transformer(config.model, config.router, vocabulary_size=vocabulary, modality_names=names)
+    initialise(model, 0)
+    return model.to(dtype)
+
+
+def mean_loss(model: Transformer, batch: Batch, noise: Tensor | None = None) -> tuple[Tensor, list[Decision]]:
+    """The mean loss over valid targets, z-loss included, and the routers' decisions."""
+    targets = batch.targets.flatten()
+    weights = torch.full(targets.shape, 1 / max(1, int((targets >= 0).sum())))
+    return model(batch, lambda hidden, head: next_token(hidden, head, targets, weights, 1e-5).total, noise)

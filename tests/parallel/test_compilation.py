@@ -1,0 +1,84 @@
+"""torch.compile of each block: one graph, compiled once, equal to eager."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from momafuse.errors import UserError
+from momafuse.parallel.checkpointing import apply_activation_checkpointing
+from momafuse.parallel.compilation import apply_compile
+from tests.batches import make_batch
+from tests.members import MEMBERS, mean_loss, member
+
+STEPS = 20
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def train(model, steps: int, compiled: bool) -> list[float]:
+    """Losses of plain gradient descent; once compiled, whatever would compile again fails."""
+    losses = []
+    for i in range(steps):
+        with torch.compiler.set_stance("fail_on_recompile" if compiled and i else "default"):
+            loss, _ = mean_loss(model, make_batch(4, (40, 24), seed=i, first_sequence=4 * i))
+            loss.backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.1 * p.grad
+                p.grad = None
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_every_member_is_one_graph_compiled_once_and_equal(name):
+    """`aot_eager` traces and differentiates as inductor does and runs torch's own kernels: equal to the last digit."""
+    model = member(name)
+    apply_compile(model, backend="aot_eager")
+    losses = train(model, STEPS, compiled=True)
+    assert not counters["graph_break"]
+    kinds = {(type(b), b.experts.router is None) for b in model.blocks}
+    assert counters["stats"]["unique_graphs"] == len(kinds), "layers of one kind share one graph"
+    assert losses == train(member(name), STEPS, compiled=False)
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+@pytest.mark.parametrize("name", ["moma_4t4i", "mot", "mod_moma_4t4i"])
+def test_with_activation_checkpointing(name, mode):
+    model = member(name)
+    apply_activation_checkpointing(model, mode)
+    apply_compile(model, backend="aot_eager")
+    losses = train(model, 3, compiled=True)
+    assert not counters["graph_break"]
+    assert losses == train(member(name), 3, compiled=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on the CPU")
+@pytest.mark.parametrize("name", MEMBERS)
+def test_inductor_is_eager_but_for_rounding(name):
+    """Fused kernels add in another order: a few units in the last place of fp32, over three steps."""
+    model = member(name)
+    apply_compile(model)
+    assert train(model, 3, compiled=True) == pytest.approx(train(member(name), 3, compiled=False), abs=1e-5)
+
+
+def test_depth_over_the_pool_compiles_where_one_network_serves_all():
+    model = member("mod_dense", "model.depth.per_modality=false")
+    apply_compile(model, backend="aot_eager")
+    assert train(model, 3, compiled=True) == train(member("mod_dense", "model.depth.per_modality=false"), 3, compiled=False)
+
+
+def test_what_only_the_device_knows_is_refused():
+    with pytest.raises(UserError, match=r"trainer\.compile=true: .*per_modality"):
+        apply_compile(member("mod_moma_4t4i", "model.depth.per_modality=false"))
