@@ -18,12 +18,25 @@ EXPERIMENTS = {
     "moe_1t1i": {"text": 1, "image": 1},
     "moma_2t2i": {"text": 2, "image": 2},
     "moma_4t4i": {"text": 4, "image": 4},
+    "moma_6t2i": {"text": 6, "image": 2},
+    "moma_7t1i": {"text": 7, "image": 1},
+    "moma_1t7i": {"text": 1, "image": 7},
+    "moma_3t5i": {"text": 3, "image": 5},
     "moe_8x": {"all": 8},
+    "mod_dense": {"all": 1},
+    "mod_moe_1t1i": {"text": 1, "image": 1},
+    "mod_moma_4t4i": {"text": 4, "image": 4},
+    "mot": {"all": 1},
+    "mot_ffn_only": {"all": 1},
+    "mot_text_moe4": {"text": 4, "image": 1},
 }
 SIZES = {  # layers, width, ffn, heads, steps, tokens a step: arXiv 2407.21770, Tables 1 and 5
     "90m": (8, 512, 2048, 8, 160_000, 6_291_456),
     "435m": (24, 1024, 4096, 16, 160_000, 6_291_456),
     "1_4b": (24, 2048, 8192, 16, 120_000, 8_388_608),
+    "90m_mod": (14, 512, 2048, 8, 160_000, 6_291_456),
+    "435m_mod": (40, 1024, 4096, 16, 160_000, 6_291_456),
+    "1_4b_mod": (32, 2304, 9216, 18, 120_000, 8_388_608),
 }
 
 
@@ -80,6 +93,7 @@ def test_an_experiment_opens_with_its_command_and_sets_no_size(file: str) -> Non
     assert command == f"# python -m momafuse.train +experiment={file}"
     model = OmegaConf.load(path).get("model", {})
     assert not set(model) & {"dim", "n_layers", "n_heads", "ffn"}
+    assert len(path.read_text().splitlines()) <= 40, "an architecture is a page that is read beside the paper"
     assert "override /size" not in path.read_text()
 
 
@@ -98,7 +112,7 @@ def test_size_wins_over_groups_the_experiment_over_size_the_command_line_over_al
     assert compose([*words, "+debug=one_step"], user_dir=tmp_path).config.trainer.max_steps == 1
 
 
-@pytest.mark.parametrize("model", ["dense", "moe", "moma"])
+@pytest.mark.parametrize("model", ["dense", "moe", "moma", "mot"])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_experts_of_an_experiment_replace_those_of_the_model(experiment: str, model: str) -> None:
     config = compose([f"model={model}", f"+experiment={experiment}"]).config
@@ -109,6 +123,13 @@ def test_experts_on_the_command_line_replace() -> None:
     assert compose(["model.experts={all: 2}"]).config.model.experts == {"all": 2}
     assert compose(["model=dense", "model.experts={text: 1, image: 3}"]).config.model.experts == {"text": 1, "image": 3}
     assert compose(["model.experts.text=2"]).config.model.experts == {"text": 2, "image": 4}
+
+
+def test_groups_stand_in_one_order_and_untied_networks_are_groups() -> None:
+    model = compose(["model.experts={shared: 1, image: 2, text: 3, every: 2, start: 1}", "model.experts.text=6"]).config.model
+    assert list(model.groups(("text", "image")).items()) == [("text", 6), ("image", 2), ("shared", 1)]
+    assert [layer for layer in range(6) if model.has_experts(layer)] == [1, 3, 5]
+    assert compose(["+experiment=mot"]).config.model.groups(("text", "image", "speech")) == {"text": 1, "image": 1, "speech": 1}
 
 
 def test_text_stays_text() -> None:

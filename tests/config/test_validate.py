@@ -17,6 +17,7 @@ from momafuse.config.validate import check_run_root, validate
 from momafuse.errors import UserError
 
 HEADS = "must divide model.dim=256 into heads of an even width"
+DEPTH = "model.depth={{every: {}, start: {}, capacity: {}, per_modality: {}}}"
 BROKEN = {
     "model.n_heads=7": f"model.n_heads=7: {HEADS}; the nearest that do: 4 or 8",
     "model.n_heads=256": f"model.n_heads=256: {HEADS}; the nearest that do: 128",
@@ -37,6 +38,22 @@ BROKEN = {
     "model.experts.all=1": "all and text both serve text; drop one, e.g. model.experts.all=null",
     "model.experts.text=0": "model.experts.text=0: a group needs at least one expert; write null to drop the group",
     "model.experts.imgae=1": "no modality imgae; did you mean image? (all, shared, text, image)",
+    "model.experts.shared=0": "model.experts.shared=0: a group needs at least one expert; write null to drop the group",
+    "model.experts={shared: 1}": "model.experts={shared: 1}: no expert serves text; add model.experts.text=1",
+    "model.experts.every=0": "model.experts.every=0: must be at least 1",
+    "model.experts.start=6": "model.experts.start=6: must name one of the 6 layers, 0 to 5",
+    "model.width_share={imgae: 0.5}": "model.width_share.imgae=0.5: no such group; did you mean image? (text, image)",
+    "model.width_share={image: 0}": "model.width_share.image=0.0: must be greater than 0, e.g. 0.3333",
+    "model.untie=[qkv, qkv]": "model.untie=[qkv, qkv]: names a part twice",
+    "model.dropout=0.1": "model.dropout=0.1: does not combine with norms after the sub-layers; add model.placement=pre",
+    "model.dropout=1  model.placement=pre": "model.dropout=1.0: must be at least 0 and below 1",
+    "model.attention.n_kv_heads=3": "model.attention.n_kv_heads=3: must divide model.n_heads=4: 1, 2, 4, or null for all",
+    "model.vocabulary_size=0": "model.vocabulary_size=0: must be greater than 0",
+    DEPTH.format(2, 9, 0.25, "true"): "model.depth.start=9: must name one of the 6 layers, 0 to 5",
+    DEPTH.format(2, 0, 1.5, "true"): "model.depth.capacity=1.5: must be above 0 and at most 1, e.g. 0.25",
+    DEPTH.format(2, 0, 0.25, "false") + "  trainer.backend=bmm": "trainer.backend=bmm: only the device knows the counts of",
+    DEPTH.format(2, 0, 0.25, "false") + "  trainer.micro_batch=2  model.experts={all: 1}": "a multiple of router.pool=4",
+    "optim.train=[]": "optim.train=[]: no parameter would learn; write ['*'] for all",
     "router.capacity_factor=0": "router.capacity_factor=0.0: must be greater than 0",
     "router.capacity_factor=4.5": "router.capacity_factor=4.5: an expert of `text` would take more tokens than",
     "trainer.micro_batch=6": "trainer.micro_batch=6: must be a multiple of router.pool=4, e.g. 4 or 8",
@@ -57,6 +74,14 @@ BROKEN = {
     "resume=": "resume='': write auto, none or the path",
 }
 SOUND = (
+    "model.experts={text: 2, image: 1, shared: 3, every: 2, start: 5}",
+    "model.width_share={image: 0.3333}  model.untie=[norms, out]  model.attention.n_kv_heads=1",
+    "model.dropout=0.1  model.placement=pre",
+    DEPTH.format(1, 0, 1, "true"),
+    # what one network computes has constant sizes, whichever rows are kept
+    DEPTH.format(2, 0, 0.25, "false") + "  model.experts={all: 1}  trainer.backend=bmm",
+    # kept rows are chosen within a sequence: no pool to respect
+    DEPTH.format(2, 0, 0.25, "true") + "  model.experts={all: 1}  trainer.micro_batch=2",
     "model.n_heads=128",
     "router.capacity_factor=4",
     # without a router there is no pool to respect

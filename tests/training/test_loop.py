@@ -18,7 +18,8 @@ from momafuse.files import only_writer
 from momafuse.reports.metrics import read_metrics
 from momafuse.training import loop
 
-MEMBERS = ["dense", "moe_1t1i", "moma_2t2i", "moma_4t4i", "moe_8x"]
+MEMBERS = ["dense", "moe_1t1i", "moma_4t4i", "moe_8x", "mod_dense", "mod_moma_4t4i", "mot", "mot_text_moe4"]
+CAUSAL = ("dense", "moe_1t1i", "mot")
 RESULTS = ("train/loss", "train/loss_text", "train/loss_image", "train/grad_norm", "train/lr", "tokens")
 
 
@@ -35,12 +36,12 @@ def test_every_member_trains_and_reports(run, experiment):
     report = json.loads((folder / "report.json").read_text())
     by_modality = {"eval/loss_text", "eval/loss_image", "unigram/text", "unigram/image"}
     assert set(report) == by_modality | {"eval/loss", "eval/routing", "steps", "tokens", "seconds"}
-    assert report["eval/routing"] == ("causal" if experiment in ("dense", "moe_1t1i") else "training")
+    assert report["eval/routing"] == ("causal" if experiment in CAUSAL else "training")
     assert report["steps"] == 3
     assert 4 < report["unigram/text"] < 9
     for file in ("plots/loss.png", "samples/reconstruction.png", "config.yaml", "revision.txt", "checkpoints/latest"):
         assert (folder / file).stat().st_size
-    assert (folder / "plots/experts.png").is_file() == (experiment != "dense")
+    assert (folder / "plots/experts.png").is_file() == (experiment not in ("dense", "mod_dense"))
 
 
 def test_one_seed_gives_one_run_and_another_seed_another(run, run_root):
