@@ -111,14 +111,14 @@ def summary(job: Job, path: Path, report: dict[str, float | str]) -> list[str]:
     other = "moma_4t4i" if job.config.model.name == "dense" else "dense"
     own = ("trainer.max_steps=", "trainer.max_tokens=", "run.name=", "run.seed=", "resume=")
     again = [w for w in job.overrides if not w.startswith(own)]
-    compared = [w for w in again if not w.lstrip("+").startswith(("experiment=", "model=", "model."))]
+    compared = [w for w in again if not w.lstrip("+").startswith(("experiment=", "model=", "model.", "optim.train="))]
     seed = job.config.run.seed
     return [
         *lines,
         f"  {path / 'report.json'}, {', '.join(plots)}",
         "next:",
         f"  python -m momafuse.train {_shell(job.overrides, more(job.config, int(report['steps'])))}   # go on",
-        f"  python -m momafuse.train {_shell([f'+experiment={other}', *compared])}   # compare at equal FLOPs",
+        f"  python -m momafuse.train {_shell([f'+experiment={other}', *compared])}   # compare",
         f"  python -m momafuse.train -m {_shell(again, f'run.seed={seed + 1},{seed + 2}')}   # two more seeds",
     ]
 
