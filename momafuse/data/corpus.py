@@ -9,6 +9,8 @@
       image_index.npy  (docs + 1,)   int64: pictures of document d are images[image_index[d]:image_index[d + 1]]
       kinds.npy        (docs,)       uint8: places in KINDS
       counts.npy       (vocabulary,) int64: how often each id occurs
+      given.npy        (spans, 2)    int64: first token of each run of given ones (a prompt), and first after it; sorted,
+                                     apart. Only where there are any
 
 All are memory-mapped: opening costs the manifest and, below 256 MB or when asked, one read for the checksums. Writes
 nothing (writer.py) and plans no sequence (packing.py).
@@ -34,6 +36,8 @@ VERSION = 1
 MANIFEST = "manifest.json"
 KINDS = ("pair", "interleaved", "text")
 SPLITS = ("train", "validation")
+GIVEN = "given"  # the file that a split may lack
+NO_SPANS: npt.NDArray[np.int64] = np.zeros((0, 2), np.int64)
 _MANIFEST_KEYS = ("vocabulary", "tokenizers", "sources", "splits")
 ALWAYS_HASHED = 256 * 2**20  # bytes up to which opening reads and checks everything
 
@@ -52,7 +56,10 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class Split:
-    """One split, memory-mapped. `fingerprint` changes with anything that the order of sequences depends on."""
+    """One split, memory-mapped. `fingerprint` changes with anything that the order of sequences depends on.
+
+    `given` is None where the corpus's training split has none; a held-out split may then hold an empty one.
+    """
 
     tokens: npt.NDArray[Any]
     offsets: npt.NDArray[np.int64]
@@ -62,6 +69,7 @@ class Split:
     counts: npt.NDArray[np.int64]
     sources: tuple[SourceInfo, ...]
     fingerprint: str
+    given: npt.NDArray[np.int64] | None = None
 
     @property
     def documents(self) -> int:
@@ -91,7 +99,8 @@ class Corpus:
             check_tokenizers(path, manifest, tokenizer)
         check_files(path, manifest, verify)
         vocabulary = Vocabulary.from_dict(manifest["vocabulary"])
-        splits = [_open_split(path / name, manifest["splits"][name], vocabulary) for name in SPLITS]
+        marked = f"{GIVEN}.npy" in manifest["splits"]["train"]["files"]
+        splits = [_open_split(path / name, manifest["splits"][name], vocabulary, marked) for name in SPLITS]
         return cls(path, vocabulary, manifest, *splits)
 
 
@@ -161,12 +170,12 @@ def token_dtype(vocabulary: Vocabulary) -> npt.DTypeLike:
     return np.uint16 if vocabulary.size <= 65_536 else np.uint32
 
 
-def _open_split(folder: Path, facts: dict[str, Any], vocabulary: Vocabulary) -> Split:
+def _open_split(folder: Path, facts: dict[str, Any], vocabulary: Vocabulary, marked: bool) -> Split:
+    """`marked`: whether the training split has given segments."""
     dtype = token_dtype(vocabulary)
     tokens = np.memmap(folder / "tokens.bin", dtype, mode="r") if facts["tokens"] else np.zeros(0, dtype)
-    arrays = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("offsets", "images", "image_index", "kinds", "counts")
-    }
+    names = [name for name in ("offsets", "images", "image_index", "kinds", "counts", GIVEN) if f"{name}.npy" in facts["files"]]
+    arrays = {GIVEN: NO_SPANS if marked else None} | {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in names}
     sources = tuple(SourceInfo(**source) for source in facts["sources"])
     return Split(tokens=tokens, **arrays, sources=sources, fingerprint=split_fingerprint(facts))
 

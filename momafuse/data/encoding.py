@@ -85,7 +85,7 @@ class Encoder:
                 segments: list[Segment] = [("image", next(pictures)) if p is None else ("text", p) for p in pieces]
                 key = f"{item.key}#{v}" if v else item.key
                 group = groups[v if item.split == "train" else variants]
-                group.append(encode_document(key, segments, self.vocabulary))
+                group.append(encode_document(key, segments, self.vocabulary, item.given))
         built = tuple(Group.build(documents, self.vocabulary) for documents in groups)
         return Part(len(items), built, tuple((items[n].key, reason) for n, reason in sorted(rejects.items())))
 

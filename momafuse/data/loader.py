@@ -5,7 +5,9 @@ at s*G + r*G/W. So the state of the data is the step number, and a run goes on a
 same global sequences.
 
 A target is the next token of the same piece of a document; -1 where a piece ends, and for `pad`. The first token of a
-document is never one. Does not decide what is in a sequence (packing.py), and moves nothing to a device.
+document is never one. With `answers_only`, given tokens (prompts; Chameleon, arXiv 2405.09818, fine-tunes so) are no
+targets either: they stay inputs, and what has no given segment is learnt whole. Does not decide what is in a sequence
+(packing.py), and moves nothing to a device.
 """
 
 from __future__ import annotations
@@ -34,13 +36,26 @@ POLL_SECONDS = 0.1  # how soon the background thread sees that nobody listens an
 class Loader:
     """Reads batches of one split."""
 
-    def __init__(self, split: Split, vocabulary: Vocabulary, plan: PackPlan, budget: tuple[int, ...]) -> None:
-        """`budget` is the plan's: tokens of each modality, in the vocabulary's order, in every sequence."""
+    def __init__(
+        self, split: Split, vocabulary: Vocabulary, plan: PackPlan, budget: tuple[int, ...], answers_only: bool = False
+    ) -> None:
+        """`budget` is the plan's: tokens of each modality, in the vocabulary's order, in every sequence.
+
+        Raises UserError where `answers_only` is asked of a corpus whose training split holds nothing that is given.
+        """
         if plan.budget != budget:
             raise ValueError(f"budget={budget}, but the plan was made for {plan.budget}")
         self._split, self._plan, self._budget = split, plan, budget
         self._size, self._pad = vocabulary.size, vocabulary.specials.pad
         self._modality = vocabulary.modality_of_ids()
+        self._edges: Ints | None = None  # of the runs of given tokens: begin, end, begin, end, ...
+        if answers_only:
+            if split.given is None:
+                raise UserError(
+                    "objective.answers_only=true: this corpus marks nothing as given, so that everything would be learnt; "
+                    "set it to false, or train on prompts with answers (data=conversations)"
+                )
+            self._edges = split.given.reshape(-1)
 
     def batch(self, sequences: Sequence[int]) -> Batch:
         """The sequences of these global numbers, in this order. ValueError where the corpus holds ids that it should not."""
@@ -50,14 +65,17 @@ class Loader:
         begins = ends - lengths
         total = int(ends[-1])
         assert total == shape[0] * shape[1], "the plan fills every sequence exactly"
-        tokens = self._split.tokens[np.arange(total) + np.repeat(starts - begins, lengths)].astype(np.int64)
+        at = np.arange(total) + np.repeat(starts - begins, lengths)  # in the corpus
+        tokens = self._split.tokens[at].astype(np.int64)
         if int(tokens.max()) >= self._size:
-            at = int(np.flatnonzero(tokens >= self._size)[0])
-            where = f"sequence {sequences[at // shape[1]]}"
-            raise ValueError(f"corpus: id {tokens[at]} in {where} is not below the vocabulary's {self._size}")
+            row = int(np.flatnonzero(tokens >= self._size)[0])
+            where = f"sequence {sequences[row // shape[1]]}"
+            raise ValueError(f"corpus: id {tokens[row]} in {where} is not below the vocabulary's {self._size}")
         targets = np.append(tokens[1:], -1)
         targets[ends - 1] = -1
         targets[targets == self._pad] = -1
+        if self._edges is not None:  # inside of a run lies what has an odd number of edges up to it
+            targets[np.searchsorted(self._edges, at + 1, side="right") % 2 == 1] = -1
         document = np.repeat(np.arange(len(lengths)) - np.searchsorted(rows, rows), lengths)
         modality = self._modality[tokens]
         self._check(modality.reshape(shape))

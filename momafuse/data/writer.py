@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from momafuse.data.corpus import KINDS, SPLITS, SourceInfo, file_sha256, token_dtype
+from momafuse.data.corpus import GIVEN, KINDS, NO_SPANS, SPLITS, SourceInfo, file_sha256, token_dtype
 from momafuse.files import write_aside
 from momafuse.tokens.document import EncodedDocument
 from momafuse.tokens.vocabulary import Vocabulary
@@ -28,24 +28,42 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Group:
-    """Documents in a row: ids end to end; `images` (k, 2) first code within its document and number of codes."""
+    """Documents in a row: ids end to end; `images` (k, 2) first code within its document and number of codes.
+
+    `given` (g, 2) begin and end of each run of given ids within the row.
+    """
 
     tokens: Array  # (n,) the corpus's dtype
     lengths: Array  # (docs,) int64
     images: Array  # (k, 2) int64
     pictures: Array  # (docs,) int64
     kinds: Array  # (docs,) uint8
+    given: Array = field(default_factory=lambda: NO_SPANS)
 
     @classmethod
     def build(cls, documents: Sequence[EncodedDocument], vocabulary: Vocabulary) -> Group:
         ids = [d.ids for d in documents]
+        lengths = np.array([len(i) for i in ids], dtype=np.int64)
+        starts = np.cumsum(lengths) - lengths
         return cls(
             tokens=np.concatenate([np.zeros(0, np.int64), *ids]).astype(token_dtype(vocabulary)),
-            lengths=np.array([len(i) for i in ids], dtype=np.int64),
-            images=np.concatenate([np.zeros((0, 2), np.int64), *(d.images for d in documents)]),
+            lengths=lengths,
+            images=np.concatenate([NO_SPANS, *(d.images for d in documents)]),
             pictures=np.array([len(d.images) for d in documents], dtype=np.int64),
             kinds=np.array([KINDS.index(d.kind) for d in documents], dtype=np.uint8),
+            given=np.concatenate([NO_SPANS, *(d.given + start for d, start in zip(documents, starts, strict=True))]),
         )
+
+    def arrays(self) -> dict[str, Any]:
+        """By name; `given` only where there are any."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: array for name, array in held.items() if name != GIVEN or len(array)}
+
+    @classmethod
+    def load(cls, held: Mapping[str, Array], number: int) -> Group:
+        """Of the part whose file is `held`."""
+        names = {f.name: f"{f.name}_{number}" for f in fields(cls)}
+        return cls(**{name: held[entry] for name, entry in names.items() if entry in held})
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,7 @@ class Part:
 
     def save(self, path: Path) -> None:
         """In one file, which appears whole or not at all."""
-        arrays = {f"{f.name}_{n}": getattr(g, f.name) for n, g in enumerate(self.groups) for f in fields(Group)}
+        arrays = {f"{name}_{n}": array for n, group in enumerate(self.groups) for name, array in group.arrays().items()}
         facts = json.dumps({"items": self.items, "rejects": self.rejects})
         aside = path.with_suffix(".tmp")
         with aside.open("wb") as file:
@@ -95,7 +113,7 @@ def _groups(folder: Path, split: str, source: int) -> Iterator[Group]:
     for n in range(variants) if split == "train" else [variants]:
         for path in paths:
             with np.load(path) as held:
-                yield Group(**{f.name: held[f"{f.name}_{n}"] for f in fields(Group)})
+                yield Group.load(held, n)
 
 
 def _assemble_split(folder: Path, split: str, sources: Sequence[str], vocabulary: Vocabulary) -> dict[str, Any]:
@@ -144,10 +162,11 @@ class _Streams:
         "image_index": np.int64,
         "kinds": np.uint8,
         "counts": np.int64,
+        GIVEN: np.int64,
     }
 
     def __init__(self, folder: Path) -> None:
-        self.documents, self.tokens, self.pictures = 0, 0, 0
+        self.documents, self.tokens, self.pictures, self.given = 0, 0, 0, 0
         self._paths = {"tokens": folder / "tokens.bin"} | {name: folder / f"{name}.npy" for name in self.TYPES}
         self._files: dict[str, BinaryIO] = {}
 
@@ -169,6 +188,8 @@ class _Streams:
         self._write("images", group.images + np.stack([first, np.zeros_like(first)], axis=1))
         self._write("image_index", self.pictures + np.cumsum(group.pictures) - group.pictures)
         self._write("kinds", group.kinds)
+        self._write(GIVEN, group.given + self.tokens)
+        self.given += len(group.given)
         self.documents += len(group.kinds)
         self.tokens += len(group.tokens)
         self.pictures += len(group.images)
@@ -184,7 +205,12 @@ class _Streams:
             "image_index": (self.documents + 1,),
             "kinds": (self.documents,),
             "counts": (len(counts),),
+            GIVEN: (self.given, 2),
         }
+        if not self.given:  # so that a corpus without given segments is what it always was
+            del shapes[GIVEN]
+            self._files.pop(GIVEN).close()
+            self._paths.pop(GIVEN).unlink()
         for name, shape in shapes.items():
             self._files[name].seek(0)
             self._files[name].write(_npy_header(np.dtype(self.TYPES[name]), shape, self.HEADER))

@@ -68,6 +68,34 @@ def test_a_batch_agrees_with_a_loop_over_tokens(case: Case, sequences: list[int]
     assert batch.budget == case.budget
 
 
+@given(cases(), st.lists(st.integers(0, 60), min_size=1, max_size=5), st.sampled_from([0.0, 0.1, 0.6, 1.0]))
+def test_given_tokens_are_no_targets(case: Case, sequences: list[int], share: float) -> None:
+    marks = np.random.default_rng(0).random(len(case.split.tokens)) < share
+    spans = np.flatnonzero(np.diff(marks, prepend=False, append=False)).reshape(-1, 2)
+    plan, split = PackPlan(*case.plan_arguments), replace(case.split, given=spans)
+    whole = Loader(split, case.vocabulary, plan, case.budget).batch(sequences)
+    answers = Loader(split, case.vocabulary, plan, case.budget, answers_only=True).batch(sequences)
+    for i, sequence in enumerate(sequences):
+        expected, at = whole.targets[i].tolist(), 0
+        for document, start, stop in plan.pieces(sequence):
+            base = int(split.offsets[document])
+            for place in range(start, stop):
+                if place + 1 < stop and marks[base + place + 1]:
+                    expected[at] = -1
+                at += 1
+        assert answers.targets[i].tolist() == expected
+    assert same(replace(answers, targets=whole.targets), whole)
+
+
+def test_answers_need_prompts(starter: tuple[Split, Vocabulary]) -> None:
+    split, vocabulary = starter
+    plan = PackPlan(split, (128, 128), EVEN, 0, 64)
+    with pytest.raises(UserError, match=r"^objective\.answers_only=true: this corpus marks nothing as given, .*; set it to"):
+        Loader(split, vocabulary, plan, (128, 128), answers_only=True)
+    held_out = replace(split, given=np.zeros((0, 2), np.int64))  # the training split has some
+    assert (Loader(held_out, vocabulary, plan, (128, 128), answers_only=True).batch([0]).targets >= 0).any()
+
+
 def test_pad_is_never_a_target(starter: tuple[Split, Vocabulary]) -> None:
     split, vocabulary = starter
     tokens = split.tokens.copy()

@@ -52,6 +52,36 @@ def test_layout_agrees_with_a_plain_loop(key: str, segments: list[Any]) -> None:
     assert document.ids.dtype == document.images.dtype == np.int64
 
 
+@given(st.text(), st.lists(st.tuples(st.one_of(TEXT, IMAGE), st.booleans()), max_size=6))
+def test_given_spans_agree_with_a_mark_on_every_token(key: str, drawn: list[Any]) -> None:
+    segments = [(kind, np.array(values, dtype=np.int64)) for (kind, values), _ in drawn]
+    places = tuple(n for n, (_, mark) in enumerate(drawn) if mark)
+    document = encode_document(key, segments, VOCABULARY, places)
+    if not places:
+        assert document.given.shape == (0, 2)
+        return
+    ids, marks = [1], [False]  # nothing is turned
+    for (kind, values), mark in drawn:
+        piece = [3, *(8 + code for code in values), 4] if kind == "image" else values
+        ids += piece
+        marks += [mark] * len(piece)
+    assert document.ids.tolist() == [*ids, 2]
+    marks.append(drawn[-1][1])  # eos answers an answer
+    expected = np.flatnonzero(np.diff(marks, prepend=False, append=False)).reshape(-1, 2)
+    assert document.given.tolist() == expected.tolist()
+    assert document.given.dtype == np.int64
+
+
+@pytest.mark.parametrize("given", [(0,), (1,), (0, 1)])
+def test_a_pair_with_a_prompt_keeps_its_order(given: tuple[int, ...]) -> None:
+    picture, text = ("image", np.arange(4)), ("text", np.array([60, 61]))
+    for n in range(20):
+        for segments in ([picture, text], [text, picture]):
+            document = encode_document(str(n), segments, VOCABULARY, given)
+            assert document.kind == "pair"
+            assert document.images.tolist() == [[2, 4] if segments[0] is picture else [4, 4]]
+
+
 def test_about_half_of_the_pairs_put_the_picture_first() -> None:
     share = sum(picture_first(f"key {n}") for n in range(4000)) / 4000
     assert abs(share - 0.5) < 0.03

@@ -4,7 +4,8 @@ A reader is a function of its SourceConfig that returns a `Source`: a `datasets`
 
     key       string, unique within the source; decides the split, the order of a pair and the variants
     split     "train" or "validation"
-    segments  list of {"text": string or null, "image": undecoded picture or null}, one of the two set
+    segments  list of {"text": string or null, "image": undecoded picture or null}, one of the two set; a third,
+              "given", may be true for what is context and no target of objective.answers_only=true (a prompt)
 
 `@register("name")` adds one; a user's module named in `plugins` does the same. Decodes and encodes nothing.
 """
@@ -45,6 +46,7 @@ class Item:
     key: str
     split: SplitName
     segments: tuple[str | Picture, ...]
+    given: tuple[int, ...] = ()  # places in `segments` of those that are given
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Source:
         """All documents in the dataset's order but the first `skip`."""
         for rows in self.dataset.skip(skip).iter(batch_size=_ROWS):
             for key, split, segments in zip(*(rows[name] for name in FEATURE_NAMES), strict=True):
-                yield Item(key, split, tuple(_segment(s) for s in segments))
+                given = tuple(place for place, s in enumerate(segments) if s.get("given"))
+                yield Item(key, split, tuple(_segment(s) for s in segments), given)
 
 
 Reader = Callable[[SourceConfig], Source]
@@ -96,7 +99,7 @@ def features() -> Any:
     """The datasets.Features that every reader's dataset has."""
     from datasets import Features, Image, List, Value
 
-    segment = {"text": Value("string"), "image": Image(decode=False)}
+    segment = {"text": Value("string"), "image": Image(decode=False), "given": Value("bool")}
     return Features({"key": Value("string"), "split": Value("string"), "segments": List(segment)})
 
 
