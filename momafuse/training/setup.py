@@ -54,6 +54,7 @@ def build(config: Config, corpus: Corpus) -> Setup:
         return PackPlan(split, budget, weights, seed, config.data.window)
 
     plan, held_out_plan = plan_of(corpus.train, config.run.seed), plan_of(corpus.validation, HELD_OUT_SEED)
+    answers_only = config.objective.answers_only
     model, device, dtype = build_model(config, v)
     return Setup(
         device=device,
@@ -61,8 +62,8 @@ def build(config: Config, corpus: Corpus) -> Setup:
         model=model,
         optimizer=build_optimizer(model, config.optim),
         plan=plan,
-        train=Loader(corpus.train, v, plan, budget),
-        held_out=Loader(corpus.validation, v, held_out_plan, budget),
+        train=Loader(corpus.train, v, plan, budget, answers_only),
+        held_out=Loader(corpus.validation, v, held_out_plan, budget, answers_only),
         held_out_sequences=_held_out_sequences(config, held_out_plan.sequences_per_epoch),
     )
 
