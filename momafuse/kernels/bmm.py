@@ -162,6 +162,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list
     ab = kept[: 2 * len(places)]
     xs, ys = (x, None) if rows is None else (kept[len(ab)], None if weights is None else kept[-1])
     ctx.places = places
+    ctx.set_materialize_grads(False)  # no zeros, of the size of all that is kept, for outputs that have no gradient
     ctx.save_for_backward(xs, ys, rows, by_row, starts, weights, *stacks, *ab)
 
 

@@ -77,6 +77,7 @@ def _(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _, rows, places, weights, sizes = inputs
     ctx.sizes = sizes
+    ctx.set_materialize_grads(False)  # no zeros for the output that is only kept
     ctx.save_for_backward(output[1], rows, places, *weights)
 
 
