@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from momafuse.config.schema import ModelConfig, RouterConfig
@@ -26,6 +27,18 @@ from momafuse.routing.routers import Router
 
 T = TypeVar("T")
 Objective = Callable[[Tensor, Tensor], T]  # hidden (T, D), head weight (V, D) -> anything
+
+
+class Head(nn.Module):
+    """The output embedding, applied by the objective: a module of its own, so that sharding gathers it where it is used."""
+
+    def __init__(self, dim: int, ids: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(ids, dim))
+
+    def forward(self, hidden: Tensor, objective: Objective[T]) -> T:
+        """hidden (T, D) -> what the objective makes of it and the weight (V, D) in the dtype of the rows."""
+        return objective(hidden, self.weight.to(hidden.dtype))
 
 
 class Transformer(nn.Module):
@@ -49,13 +62,13 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(ids, config.dim)
         self.blocks = nn.ModuleList(self._block(layer, router, backend) for layer in range(config.n_layers))
         self.norm = Norm(config.dim, config.norm_eps)
-        self.head = nn.Linear(config.dim, ids, bias=False)
+        self.head = Head(config.dim, ids)
 
     def _block(self, layer: int, r: RouterConfig, backend: Backend) -> Block:
         c, names = self.config, self.modality_names
         groups = layer_groups(c, names, layer)
         routed = any(g.experts > 1 for g in groups)
-        router = Router(groups, c.dim, len(names), r.pool, r.capacity_factor) if routed else None
+        router = Router(groups, c.dim, r.pool, r.capacity_factor) if routed else None
         experts = Experts(groups, c.dim, router, backend)
         if c.depth is None or not c.skips(layer):
             return Block(c, names, experts, backend)
@@ -80,4 +93,4 @@ class Transformer(nn.Module):
         for i, block in enumerate(self.blocks):
             x, decision = block(x, context, None if noise is None else noise[i])
             decisions.append(decision)
-        return objective(self.norm(x).flatten(0, 1), self.head.weight.to(x.dtype)), decisions
+        return self.head(self.norm(x).flatten(0, 1), objective), decisions

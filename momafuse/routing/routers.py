@@ -57,7 +57,7 @@ def capacity(group: Group, budget: Sequence[int], pool: int, capacity_factor: fl
 class Router(nn.Module):
     """Makes the plan of one layer from its input, where at least one group has several experts."""
 
-    def __init__(self, groups: Sequence[Group], dim: int, n_modalities: int, pool: int, capacity_factor: float) -> None:
+    def __init__(self, groups: Sequence[Group], dim: int, pool: int, capacity_factor: float) -> None:
         super().__init__()
         self.groups = tuple(groups)
         self.routed = tuple(g for g in groups if g.experts > 1)
@@ -65,8 +65,6 @@ class Router(nn.Module):
         self.capacity_factor = capacity_factor
         self.columns, self.n_slots = slot_columns(groups)
         self.weight = nn.ParameterDict({g.name: nn.Parameter(torch.empty(g.experts, dim)) for g in self.routed})
-        serves = [[m in g.modalities for g in self.routed for _ in range(g.experts)] for m in range(n_modalities)]
-        self.register_buffer("_serves", torch.tensor(serves), persistent=False)
 
     def forward(self, x: Tensor, rows: Rows, noise: Tensor | None) -> Plan:
         """x (T, D), noise (T, E) fp32 or None -> the plan.
@@ -82,8 +80,8 @@ class Router(nn.Module):
             columns = [e for e, g in enumerate(g for g in self.groups for _ in range(g.experts)) if g.experts > 1]
             z = z + noise[:, columns].to(z.dtype)
         z = z.view(sequences // pool, -1, z.shape[1]).transpose(1, 2)
-        allowed = self.get_buffer("_serves")[rows.modality.flatten().long()].view(z.shape[0], -1, z.shape[1])
-        scores = z.detach().masked_fill(~allowed.transpose(1, 2), float("-inf"))
+        allowed = served(self.routed, rows).view(z.shape[1], z.shape[0], -1).transpose(0, 1)
+        scores = z.detach().masked_fill(~allowed, float("-inf"))
         return self._ragged(z, scores, rows) if rows.budget is None else self._constant(z, scores, rows, rows.budget)
 
     def _constant(self, z: Tensor, scores: Tensor, rows: Rows, budget: tuple[int, ...]) -> Plan:

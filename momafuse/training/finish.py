@@ -30,7 +30,7 @@ from momafuse.training.setup import Setup
 from momafuse.vision.tokenizer import ImageTokenizer
 
 SAMPLES = 16  # pictures on the sheet of reconstructions, spread over the first held-out ones
-SEES_THE_FUTURE = "training routing: sees the future (experts choose among all rows of a pool, later ones too)"
+SEES_THE_FUTURE = "training routing: sees the future (what a router chooses depends on later rows too)"
 
 
 def report_evaluation(held_out: HeldOut, state: dict[str, float], logger: RunLogger) -> None:

@@ -27,7 +27,7 @@ NAMES = ("text", "image")
 def make_experts(counts: dict[str, int], capacity_factor: float = 1.0, equal: bool = False) -> Experts:
     """Experts of width 8 for rows of 6 numbers, in pools of 2; `equal`: all experts of all groups are one FFN."""
     groups = groups_of(counts, NAMES, 8)
-    router = Router(groups, 6, 2, 2, capacity_factor) if any(g.experts > 1 for g in groups) else None
+    router = Router(groups, 6, 2, capacity_factor) if any(g.experts > 1 for g in groups) else None
     experts = Experts(groups, 6, router, "auto").double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -35,7 +35,7 @@ CASES = [
 def test_the_ragged_choice_is_the_constant_one(experts, text, image, sequences, factor, noisy, seed):
     """In pools of one sequence: a pool of uncounted rows is one of their stretches."""
     batch = make_batch(sequences, (text, image) if text + image else (0, 1), seed=seed)
-    router = make_router(groups_of(experts, ("text", "image"), 8), 2, 1, factor)
+    router = make_router(groups_of(experts, ("text", "image"), 8), 1, factor)
     generator = torch.Generator().manual_seed(seed)
     t = batch.tokens.numel()
     x = torch.randn(t, DIM, generator=generator, dtype=torch.float64)
@@ -64,7 +64,7 @@ def test_the_ragged_choice_is_the_constant_one(experts, text, image, sequences, 
 )
 def test_the_ragged_capacity_is_floored_as_exactly(experts, rows, factor, count):
     """`factor * rows / experts` is a whole number here, which a share rounded to fp32 would miss."""
-    router = make_router(groups_of({"all": experts}, ("text", "image"), 8), 2, 1, factor)
+    router = make_router(groups_of({"all": experts}, ("text", "image"), 8), 1, factor)
     batch = make_batch(1, (rows // 2, rows - rows // 2))
     x = torch.randn(rows, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for plan in (router(x, batch, None), router(x, replace(batch, budget=None), None)):
@@ -72,7 +72,7 @@ def test_the_ragged_capacity_is_floored_as_exactly(experts, rows, factor, count)
 
 
 def test_the_gradient_of_gates_passes_padding_by():
-    router = make_router(groups_of({"text": 2, "image": 2}, ("text", "image"), 8), 2, 1)
+    router = make_router(groups_of({"text": 2, "image": 2}, ("text", "image"), 8), 1)
     batch = make_batch(2, (5, 3))
     x = torch.randn(16, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     gradients = []

@@ -17,8 +17,8 @@ from tests.batches import make_batch
 DIM = 6
 
 
-def make_router(groups: tuple[Group, ...], modalities: int, pool: int, capacity_factor: float = 1.0) -> Router:
-    router = Router(groups, DIM, modalities, pool, capacity_factor).double()
+def make_router(groups: tuple[Group, ...], pool: int, capacity_factor: float = 1.0) -> Router:
+    router = Router(groups, DIM, pool, capacity_factor).double()
     generator = torch.Generator().manual_seed(3)
     for p in router.parameters():
         torch.nn.init.normal_(p, generator=generator)
@@ -78,7 +78,7 @@ def test_expert_choice_agrees_with_loops_over_rows(experts, text, image, pool, p
         image = 1
     groups = groups_of(experts, ("text", "image"), 8)
     batch = make_batch(pool * pools, (text, image), seed=seed)
-    router = make_router(groups, 2, pool, factor)
+    router = make_router(groups, pool, factor)
     generator = torch.Generator().manual_seed(seed)
     t = batch.tokens.numel()
     x = torch.randn(t, DIM, generator=generator, dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_expert_choice_agrees_with_loops_over_rows(experts, text, image, pool, p
 
 
 def test_a_pool_is_routed_alike_in_any_micro_batch():
-    router = make_router(groups_of({"text": 2, "image": 2}, ("text", "image"), 8), 2, pool=2)
+    router = make_router(groups_of({"text": 2, "image": 2}, ("text", "image"), 8), pool=2)
     batch = make_batch(6, (5, 7))
     x = torch.randn(72, DIM, dtype=torch.float64)
     whole = router(x, batch, None)
@@ -140,14 +140,14 @@ def test_one_expert_for_everything_needs_no_plan():
 
 
 def test_a_batch_that_does_not_fill_its_pools_is_refused():
-    router = make_router(groups_of({"all": 2}, ("text", "image"), 8), 2, pool=4)
+    router = make_router(groups_of({"all": 2}, ("text", "image"), 8), pool=4)
     with pytest.raises(ValueError, match=r"router\.pool=4"):
         router(torch.randn(48, DIM).double(), make_batch(3, (6, 10)), None)
 
 
 def test_the_gate_has_the_gradient_of_a_sigmoid_and_the_choice_has_none():
     groups = groups_of({"text": 2, "image": 1}, ("text", "image"), 8)
-    router = make_router(groups, 2, pool=1)
+    router = make_router(groups, pool=1)
     batch = make_batch(2, (4, 3))
     x = torch.randn(14, DIM, dtype=torch.float64, requires_grad=True)
     plan = router(x, batch, None)

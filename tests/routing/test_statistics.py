@@ -14,7 +14,7 @@ from tests.routing.test_routers import DIM, make_router
 @pytest.mark.parametrize("experts", [{"text": 3, "image": 2}, {"all": 4}, {"text": 1, "image": 1}])
 def test_counts_agree_with_loops(experts):
     batch = make_batch(4, (5, 7))
-    router = make_router(groups_of(experts, ("text", "image"), 8), 2, pool=2)
+    router = make_router(groups_of(experts, ("text", "image"), 8), pool=2)
     plan = router(torch.randn(48, DIM, dtype=torch.float64), batch, None) if router.routed else fixed_plan(router.groups, batch)
     counts = count_plan(plan, batch, 2)
     n_experts = sum(experts.values())
