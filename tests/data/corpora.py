@@ -16,6 +16,9 @@ from torch import Tensor
 from momafuse.config.schema import Config, DataConfig, SourceConfig, TokenizerConfig
 from momafuse.data.encoding import Encoder
 from momafuse.tokens.text import TextTokenizer
+from momafuse.vision.autoencoder import Autoencoder
+from momafuse.vision.config import Architecture
+from momafuse.vision.tokenizer import save_tokenizer
 
 TEXT = "starter_bpe_v1"
 
@@ -77,6 +80,39 @@ def write_texts(path: Path, count: int) -> list[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return texts
+
+
+def write_conversations(folder: Path, count: int, pictures: bool = True) -> Path:
+    """A folder of `chats.jsonl` and its pictures: turns of every form, the first conversation with a prompt and an answer."""
+    draw = random.Random(count)
+    rows = []
+    for n in range(count):
+        picture = {"type": "image", "image": f"deep/{n}.png"}
+        if pictures:
+            (folder / "deep").mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (24, 24), (n * 37 % 256, n * 91 % 256, 90)).save(folder / "deep" / f"{n}.png")
+        asked = [picture, {"type": "text", "text": f"question {n}"}] if pictures else f"question {n}"
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": f"answer {n}\nin two lines"}]
+        if n % 3 == 1:
+            turns.insert(0, {"role": "system", "content": "be short"})
+            turns += [{"role": "user", "content": "again?"}, {"role": "assistant", "content": "once " * draw.randrange(9)}]
+        if n % 4 == 2 and pictures:
+            turns = [{"role": "user", "content": f"draw {n}"}, {"role": "assistant", "content": [picture]}]
+        if n % 5 == 4:
+            turns.append({"role": "user", "content": "thanks"})
+        rows.append({"messages": turns, "n": n})
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def write_image_tokenizer(path: Path, seed: int = 0) -> str:
+    """Untrained VQ weights of 4 codes a picture, once; returns the path."""
+    if not path.exists():  # safetensors does not write its metadata in one order
+        arch = Architecture(16, 32, 4, (8, 16), (1, 1), (16, 8, 8), (1, 1, 1))
+        torch.manual_seed(seed)
+        save_tokenizer(path, arch, Autoencoder(arch), torch.randn(32, 4))
+    return str(path)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

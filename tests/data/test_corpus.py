@@ -124,6 +124,8 @@ def test_types_and_maps(made: Corpus) -> None:
         assert not split.tokens.flags.writeable
         for name, dtype in {"offsets": "i8", "images": "i8", "image_index": "i8", "kinds": "u1", "counts": "i8"}.items():
             assert getattr(split, name).dtype == dtype
+        assert split.given is None
+    assert sorted(p.name for p in (made.path / "train").iterdir()) == sorted(FILES)  # no file more where nothing is given
     assert made.vocabulary == Vocabulary.build(256, 16, 4088)
     assert made.vocabulary.specials == Specials(0, 1, 2, 3, 4)
 

@@ -29,9 +29,6 @@ from momafuse.prepare import main
 from momafuse.reports.corpus import corpus_tree
 from momafuse.tokens.config import BPEConfig
 from momafuse.tokens.text import TextTokenizer
-from momafuse.vision.autoencoder import Autoencoder
-from momafuse.vision.config import Architecture
-from momafuse.vision.tokenizer import save_tokenizer
 from tests.data import corpora
 
 REPO = Path(__file__).resolve().parents[2]
@@ -94,9 +91,11 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
     sources: dict[str, SourceConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "CHUNK_DOCUMENTS", 7)
+    sources["chats"] = corpora.source("conversations", corpora.write_conversations(tmp_path / "chats", 20))
     expected = corpora.contents(make(sources, tmp_path / "undisturbed").path)
+    assert {"train/given.npy", "validation/given.npy"} < expected.keys()
     path = tmp_path / "disturbed"
-    for where, count, parts in [("save", 3, 2), ("save", 6, 7), ("append", 5, 15)]:
+    for where, count, parts in [("save", 3, 2), ("save", 6, 7), ("save", 10, 16), ("append", 23, 18)]:
         assert killed(path, sources, where, count) == -signal.SIGKILL
         assert not path.exists()
         assert len(list(unfinished(path).glob("part_*.npz"))) == parts
@@ -250,16 +249,7 @@ def test_a_complete_corpus_of_other_data_is_refused(sources: dict[str, SourceCon
 @pytest.fixture
 def tiny_image(tmp_path: Path) -> Callable[[int], str]:
     """Paths of untrained VQ weights."""
-    arch = Architecture(16, 32, 4, (8, 16), (1, 1), (16, 8, 8), (1, 1, 1))
-
-    def write(seed: int) -> str:
-        path = tmp_path / f"vq_{seed}.safetensors"
-        if not path.exists():  # safetensors does not write its metadata in one order
-            torch.manual_seed(seed)
-            save_tokenizer(path, arch, Autoencoder(arch), torch.randn(32, 4))
-        return str(path)
-
-    return write
+    return lambda seed: corpora.write_image_tokenizer(tmp_path / f"vq_{seed}.safetensors", seed)
 
 
 def with_tokenizer(config: Config, image: str) -> Config:

@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset
 from momafuse.config.schema import SourceConfig
 from momafuse.data.sources import FEATURE_NAMES, Item, Picture, Source, features, held_out, open_source, register, registry
 from momafuse.errors import UserError
-from tests.data.corpora import source, write_pictures, write_texts
+from tests.data.corpora import source, write_conversations, write_pictures, write_texts
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,7 @@ def folders(tmp_path: Path) -> dict[str, SourceConfig]:
     return {
         "captioned_folder": source("captioned_folder", tmp_path / "pictures"),
         "text_files": source("text_files", tmp_path / "texts"),
+        "conversations": source("conversations", write_conversations(tmp_path / "chats", 9)),
     }
 
 
@@ -39,7 +40,7 @@ def items(config: SourceConfig, skip: int = 0) -> list[Item]:
     return list(open_source("mine", config).items(skip))
 
 
-@pytest.mark.parametrize("reader", ["captioned_folder", "text_files", "starter_pictures", "starter_glosses"])
+@pytest.mark.parametrize("reader", ["captioned_folder", "text_files", "conversations", "starter_pictures", "starter_glosses"])
 def test_all_readers_give_one_shape(folders: dict[str, SourceConfig], reader: str) -> None:
     config = folders.get(reader) or source(reader, None)
     opened = open_source("mine", config)
@@ -148,9 +149,11 @@ def test_a_users_reader_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> No
     def poems(config: SourceConfig) -> Source:
         rows = {"key": ["a"], "split": ["train"], "segments": [[{"text": "x", "image": None}]]}
         assert tuple(rows) == FEATURE_NAMES
+        if config.variants == 2:  # of its own form, as before `given`
+            return Source(Dataset.from_dict(rows), "1")
         return Source(Dataset.from_dict(rows, features=features()), "1")
 
-    assert items(source("poems", None)) == [Item("a", "train", ("x",))]
+    assert items(source("poems", None)) == items(source("poems", None, 2)) == [Item("a", "train", ("x",), given=())]
     with pytest.raises(UserError, match="poems is registered twice"):
         register("poems")(lambda config: poems(config))
 
@@ -196,7 +199,9 @@ def test_bad_sources_get_one_line(tmp_path: Path) -> None:
             "text_files", tmp_path / "columns.jsonl"
         ): r"path=.*: cannot read a column text .* a line without .text.: .*body",
         source("text_files", tmp_path / "columns.parquet"): r"path=.*: cannot read a column text from the files",
-        source("text_files", tmp_path / "broken.jsonl"): r"path=.*: cannot read a column text from the files: Expecting value",
+        source(
+            "text_files", tmp_path / "broken.jsonl"
+        ): r"path=.*: cannot read a column text from the files: row 1: Expecting value",
     }.items():
         with pytest.raises(UserError, match=rf"^data\.sources\.mine\.{message}") as caught:
             open_source("mine", config)

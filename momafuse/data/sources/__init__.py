@@ -4,7 +4,7 @@ shipped ones.
 
 from __future__ import annotations
 
-from momafuse.data.sources import captioned_folder, starter, text_files
+from momafuse.data.sources import captioned_folder, conversations, starter, text_files
 from momafuse.data.sources.registry import (
     FEATURE_NAMES,
     Item,
@@ -23,6 +23,7 @@ __all__ = [
     "Picture",
     "Source",
     "captioned_folder",
+    "conversations",
     "features",
     "held_out",
     "open_source",
