@@ -33,10 +33,11 @@ class UntiedLinear(nn.Module):
     def __init__(self, d_in: int, d_out: int, modality_names: Sequence[str], backend: Backend) -> None:
         super().__init__()
         self.weight = nn.ParameterDict({m: nn.Parameter(torch.empty(d_out, d_in)) for m in modality_names})
+        self.names = tuple(modality_names)  # in the vocabulary's order; a ParameterDict sorts its keys
         self.backend: Backend = backend
 
     def forward(self, x: Tensor, by_modality: Plan | None) -> Tensor:
         """x (B, S, D) and the plan of its rows -> (B, S, N)."""
         assert by_modality is not None, "an untied layer needs the by-modality plan"
-        weights = [w.to(x.dtype) for w in self.weight.values()]
+        weights = [w.to(x.dtype) for w in (self.weight[name] for name in self.names)]
         return apply_linear(x.flatten(0, 1), by_modality, weights, self.backend).view(*x.shape[:2], -1)

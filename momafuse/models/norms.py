@@ -39,6 +39,7 @@ class UntiedNorm(nn.Module):
     def __init__(self, width: int, eps: float, modality_names: Sequence[str], kind: Kind = "rms") -> None:
         super().__init__()
         self.eps = eps
+        self.names = tuple(modality_names)  # in the vocabulary's order; a ParameterDict sorts its keys
 
         def of_each() -> nn.ParameterDict:
             return nn.ParameterDict({m: nn.Parameter(torch.empty(width)) for m in modality_names})
@@ -51,11 +52,11 @@ class UntiedNorm(nn.Module):
         assert one_hot is not None, "an untied norm needs the modality of its rows"
         width = x.shape[-1]
         if self.bias is None:
-            return rms_norm(x, (width,), None, self.eps) * _of_rows(self.weight, one_hot, x)
-        return layer_norm(x, (width,), eps=self.eps) * _of_rows(self.weight, one_hot, x) + _of_rows(self.bias, one_hot, x)
+            return rms_norm(x, (width,), None, self.eps) * self._of_rows(self.weight, one_hot, x)
+        y = layer_norm(x, (width,), eps=self.eps) * self._of_rows(self.weight, one_hot, x)
+        return y + self._of_rows(self.bias, one_hot, x)
 
-
-def _of_rows(weights: nn.ParameterDict, one_hot: Tensor, x: Tensor) -> Tensor:
-    """The weight of each row's modality, (B, 1, ..., S, K) as x needs it."""
-    picked = one_hot.to(x.dtype) @ torch.stack(list(weights.values())).to(x.dtype)
-    return picked.view(picked.shape[0], *[1] * (x.dim() - 3), *picked.shape[1:])
+    def _of_rows(self, weights: nn.ParameterDict, one_hot: Tensor, x: Tensor) -> Tensor:
+        """The weight of each row's modality, (B, 1, ..., S, K) as x needs it."""
+        picked = one_hot.to(x.dtype) @ torch.stack([weights[name] for name in self.names]).to(x.dtype)
+        return picked.view(picked.shape[0], *[1] * (x.dim() - 3), *picked.shape[1:])
