@@ -58,6 +58,27 @@ def test_the_linear_op_keeps_to_the_rules_of_torch(frozen):
     torch.library.opcheck(OPS.grouped_linear.default, (x, plan.rows, plan.slots[:, 0], weights, list(plan.sizes)))
 
 
+@pytest.mark.parametrize("gated", [True, False])
+def test_the_backward_of_the_expert_op_keeps_to_them_too(gated):
+    x, plan, groups = test_experts.make_case(SHAPES, D, ROWS, seed=0, gated=gated)
+    by_row, starts = places_by_row(plan.slots, plan.rows.numel())
+    stacks, places = [w.detach() for w in stacks_of(groups)], [c for _, _, c in SHAPES]
+    weights = None if plan.weights is None else plan.weights.detach()
+    kept = OPS.experts_bmm(x.detach(), plan.rows, by_row, starts, weights, stacks, places)[1]
+    ab, xs, ys = kept[:6], kept[6], kept[7] if gated else None
+    needed = [True, False, True] * 3
+    args = (torch.ones_like(x).detach(), xs, ys, plan.rows, by_row, starts, weights, stacks, ab, places, needed)
+    torch.library.opcheck(OPS.experts_bmm_backward.default, args)
+
+
+def test_the_backward_of_the_linear_op_keeps_to_them_too():
+    x, plan, weights, _ = test_linear.make_case([4, 0, 3], D, 6)
+    matrices, places = [w.detach() for w in weights], plan.slots[:, 0]
+    y, xs = OPS.grouped_linear(x.detach(), plan.rows, places, matrices, list(plan.sizes))
+    args = (torch.ones_like(y), xs, plan.rows, places, matrices, list(plan.sizes), [True, False, True])
+    torch.library.opcheck(OPS.grouped_linear_backward.default, args)
+
+
 @pytest.mark.parametrize("count", [0, 3, 7])
 def test_the_choice_of_rows_keeps_to_the_rules_of_torch(count):
     torch.library.opcheck(OPS.top_rows.default, (torch.randn(2, 3, 7), count))
