@@ -45,6 +45,7 @@ class Job(Generic[C]):
     choices: dict[str, str]  # group -> chosen file, e.g. {"size": "nano", "model": "moma"}
     experiment: str | None
     overrides: list[str]  # as typed
+    user_dir: Path | None = None  # the user's folder of groups, for composing a relative of this job
 
 
 def config_dir() -> Path:
@@ -138,7 +139,7 @@ def _compose_one(
     if check is not None:
         check(config)
     text = OmegaConf.to_yaml(OmegaConf.create(asdict(cast(Any, config))))
-    return Job(config, text, choices, experiment, [str(o) for o in overrides])
+    return Job(config, text, choices, experiment, [str(o) for o in overrides], user_dir)
 
 
 def _hydra(
@@ -203,15 +204,16 @@ def _refuse_other_tokenizer(schema: type, raw: Mapping[str, Any], choices: Mappi
     if not isinstance(tokenizer, Mapping):
         return
     is_pair = {"text", "image"} <= set(tokenizer)
-    if schema is Config and not is_pair and "name" in tokenizer:
+    reads_pair = issubclass(schema, Config)
+    if reads_pair and not is_pair and "name" in tokenizer:
         remedy = f"train it with `python -m momafuse.train_tokenizer tokenizer={name}`; here write tokenizer=starter"
         raise UserError(f"tokenizer={name}: says how one tokenizer is trained; {remedy}")
-    if schema is not Config and is_pair:
+    if not reads_pair and is_pair:
         raise UserError(f"tokenizer={name}: names tokenizers that are there; to train one write tokenizer=starter_vq")
 
 
 def _refuse_shared_names(jobs: Sequence[Job[C]]) -> None:
-    names = [(c.run.root, c.run.name) for c in (j.config for j in jobs) if isinstance(c, Config)]
+    names = [(c.run.root, c.run.name) for c in (j.config for j in jobs) if isinstance(c, Config) and c.writes_run]
     for number, name in enumerate(names):
         if name in names[:number]:
             raise UserError(

@@ -51,7 +51,7 @@ def entry_point(
             try:
                 args = _parser(primary, help).parse_intermixed_args(argv)
                 if args.help:
-                    _print(help_text(primary, help, args.config_dir) + "\n")
+                    write(help_text(primary, help, args.config_dir) + "\n")
                     return
                 jobs = compose_jobs(
                     args.overrides, primary, schema, user_dir=args.config_dir, multirun=args.multirun, check=check
@@ -124,12 +124,12 @@ def _run(job: Job[Any], number: int, jobs: int, job_main: Callable[[Job[Any]], N
     if jobs > 1:
         print(f"# {number + 1}/{jobs}: {' '.join(job.overrides)}", file=sys.stderr, flush=True)
     if show:
-        _print(job.yaml)
+        write(job.yaml)
     else:
         job_main(job)
 
 
-def _print(text: str) -> None:
+def write(text: str) -> None:
     """Prints for a reader who may stop early: `--help | head` is no error."""
     try:
         print(text, end="", flush=True)
@@ -155,6 +155,8 @@ def _examples(primary: str, experiments: bool) -> list[str]:
         return [f"{group}={file}" for group, file in _chosen(primary).items()]
     if primary == "prepare":
         return ["data=starter", "data=captioned_folder data.sources.pictures.path=PICTURES '~data.sources.texts'"]
+    if primary == "describe":
+        return ["+experiment=moma_4t4i size=1_4b", "-m +experiment=mod_dense,mod_moma_4t4i size=90m_mod format=json"]
     return [
         "+experiment=moma_4t4i",
         "+experiment=dense size=micro trainer=cpu",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from momafuse.routing.names import ALL, SHARED
 
@@ -174,6 +174,8 @@ class LoggerConfig:
 @dataclass(frozen=True)
 class Config:
     """Everything that `python -m momafuse.train` and `momafuse.prepare` read."""
+
+    writes_run: ClassVar[bool] = True  # False in programs that only read: their jobs may share a run name
 
     run: RunConfig
     model: ModelConfig
