@@ -185,7 +185,7 @@ def untied(title: str) -> Sheet:
     s.move(LANES, BY_MODALITY, CROSSING)
     s.box_each("W_q, W_k, W_v of {} tokens", "q and k norms of {} tokens")
     s.move(BY_MODALITY, BY_MODALITY)
-    s.box("none", "one causal attention", "softmax of every q with all k before it, text and image alike")
+    s.box("none", "one causal attention", "softmax of each q over the k up to its own place, text and image alike")
     s.move(BY_MODALITY, BY_MODALITY)
     s.box_each("W_out, norm of {} tokens", "h = x + norm(W_out a)")
     return s
