@@ -4,7 +4,7 @@
     (routing/depth.py says how rows are kept; MoMa, arXiv 2407.21770 section 2.3; 2404.02258)
 
 Kept rows attend among themselves and, inside the block, are routed to experts among themselves ("staged"): a row that is
-passed by is no key and no value there. State: that of a block, and `depth.weight (1, D)`.
+passed by is no key and no value there. State: that of a block, and `depth_router.weight (1, D)`.
 """
 
 from __future__ import annotations
