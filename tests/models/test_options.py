@@ -40,7 +40,7 @@ CASES = {
     f"moe_1t1i {LATE}": Spec(SINGLE, expert_layers=(2, 1), layers=3),
     "moe_8x model.experts.every=2": Spec({"all": 8}, expert_layers=(2, 0), layers=3),
     f"mot {LATE}": Spec(SINGLE, EVERYTHING, expert_layers=(2, 1)),
-    f"moma_4t4i {LATE} {OF_EACH}": Spec(FOUR, depth=HALF, expert_layers=(2, 1)),
+    f"mod_moma_4t4i {LATE} model.depth.capacity=0.5": Spec(FOUR, depth=HALF, expert_layers=(2, 1)),
     f"moma_4t4i {OF_POOL} model.experts.every=2": Spec(FOUR, depth=HALF_OF_POOL, expert_layers=(2, 0)),
     "dense model.n_heads=4 model.attention.n_kv_heads=2": Spec(ALL, heads=4),
     "mot model.attention.n_kv_heads=1": Spec(SINGLE, EVERYTHING, kv_heads=1),
