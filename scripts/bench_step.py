@@ -35,6 +35,7 @@ from momafuse.parallel.precision import resolve_device, resolve_precision
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.optimizer import build_optimizer
 from momafuse.training.setup import build_model
+from momafuse.world import World
 
 STARTER = Vocabulary.build(image_codes=8192, image_block=64, text_pieces=4088)  # the ids of the starter corpus
 
@@ -62,7 +63,8 @@ def random_batch(config: Config, vocabulary: Vocabulary) -> Batch:
 
 def steps(config: Config) -> tuple[Callable[[], None], Callable[[], None]]:
     """The whole training step of one experiment, and its blocks alone."""
-    model, device, _ = build_model(config, STARTER)
+    device = resolve_device(config.trainer.device)
+    model, _ = build_model(config, STARTER, World(0, 1, device, None, None))
     optimizer = build_optimizer(model, config.optim)
     batch = random_batch(config, STARTER).to(device)
     targets = batch.targets.flatten()

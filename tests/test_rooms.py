@@ -10,7 +10,7 @@ import momafuse
 PACKAGE = Path(momafuse.__file__).parent
 ROOMS = (
     "training", "parallel", "checkpoint", "objectives", "reports", "models", "data", "config", "tokens", "vision", "routing",
-    "kernels", "files", "errors",
+    "kernels", "world", "files", "errors",
 )  # fmt: skip
 ENTRY_POINTS = {"train", "prepare", "train_tokenizer"}
 

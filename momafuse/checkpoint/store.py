@@ -10,7 +10,7 @@ A checkpoint is written into a folder with another name and renamed when its mar
 a process killed at any moment leaves the older checkpoint as it was. DCP unpickles its own metadata, so only run folders that
 you trust may be resumed; the hashes find damage, not malice.
 
-One process writes; async and sharded saving are not done here yet.
+Every rank writes its shards, the main process everything else. A checkpoint is read at any number of ranks.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from torch.optim import Optimizer
 
 from momafuse.errors import UserError
 from momafuse.files import write_aside
+from momafuse.world import World
 
 FORMAT = 1
 MARKER = "complete.json"
@@ -42,30 +43,50 @@ def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def save(root: Path, step: int, model: nn.Module, optimizer: Optimizer, state: dict[str, Any], config: str, keep: int) -> Path:
+def save(
+    root: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    config: str,
+    keep: int,
+    world: World,
+) -> Path:
     """Write `root/step_STEP`, point `latest` to it, and delete all but the newest `keep` complete checkpoints.
 
-    `state` must be JSON. Raises UserError when the disk does not take it; the older checkpoints stay.
+    `state` must be JSON. Every rank must call it. Raises UserError when the disk does not take it; the older ones stay.
     """
     final, partial = root / step_name(step), root / f".{step_name(step)}.partial"
+    alone = world.mesh is None
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        world.on_main(lambda: _make_empty(partial))
         model_state, optimizer_state = get_state_dict(model, optimizer)
-        _quietly(lambda: dcp_save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=partial, no_dist=True))
-        (partial / "state.json").write_text(json.dumps(state, indent=1))
-        (partial / "config.yaml").write_text(config)
-        files = {f.name: [f.stat().st_size, _sha256(f)] for f in sorted(partial.iterdir())}
-        write_aside(partial / MARKER, json.dumps({"format": FORMAT, "files": files}, indent=1))
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        write_aside(root / LATEST, final.name)
-        for old in complete(root)[:-keep]:
-            shutil.rmtree(old)
+        tensors = {"model": model_state, "optimizer": optimizer_state}
+        _quietly(lambda: dcp_save(tensors, checkpoint_id=partial, no_dist=alone, process_group=world.waiting))
+        world.on_main(lambda: _commit(root, partial, final, state, config, keep))
     except (OSError, CheckpointException) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"checkpoint {final}: cannot be written ({_reason(error)}); older checkpoints are untouched") from error
     return final
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _commit(root: Path, partial: Path, final: Path, state: dict[str, Any], config: str, keep: int) -> None:
+    """Complete a folder that holds its tensors, and make it the newest checkpoint."""
+    (partial / "state.json").write_text(json.dumps(state, indent=1))
+    (partial / "config.yaml").write_text(config)
+    files = {f.name: [f.stat().st_size, _sha256(f)] for f in sorted(partial.iterdir())}
+    write_aside(partial / MARKER, json.dumps({"format": FORMAT, "files": files}, indent=1))
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    write_aside(root / LATEST, final.name)
+    for old in complete(root)[:-keep]:
+        shutil.rmtree(old)
 
 
 def complete(root: Path) -> list[Path]:
@@ -117,13 +138,14 @@ def verify(checkpoint: Path) -> None:
             raise UserError(f"checkpoint {checkpoint}: {name} is corrupt, its SHA-256 differs{remedy}")
 
 
-def load(checkpoint: Path, model: nn.Module, optimizer: Optimizer | None = None) -> None:
-    """Read weights, and the optimizer's state if one is given, into existing objects of the same structure."""
+def load(checkpoint: Path, model: nn.Module, optimizer: Optimizer | None, world: World) -> None:
+    """Read weights, and the optimizer's state if one is given, into existing objects of the same structure, on every rank."""
     optimizers = [] if optimizer is None else [optimizer]
     model_state, optimizer_state = get_state_dict(model, optimizers)
     state = {"model": model_state} | ({"optimizer": optimizer_state} if optimizer else {})
     try:
-        _quietly(lambda: dcp_load(state, checkpoint_id=checkpoint, no_dist=True))
+        alone = world.mesh is None
+        _quietly(lambda: dcp_load(state, checkpoint_id=checkpoint, no_dist=alone, process_group=world.waiting))
     except (OSError, CheckpointException) as error:
         raise UserError(f"checkpoint {checkpoint}: cannot be read ({_reason(error)})") from error
     set_state_dict(model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state)

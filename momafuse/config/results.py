@@ -24,6 +24,8 @@ RESULT_NEUTRAL = (
     "trainer.backend",
     "trainer.activation_checkpointing",
     "trainer.compile",
+    "trainer.replicas",
+    "trainer.timeout",
     "trainer.eval_every",
     "trainer.eval_sequences",
     "trainer.log_every",

@@ -147,6 +147,9 @@ class TrainerConfig:
     backend: Literal["auto", "reference", "bmm"]  # of the expert op
     activation_checkpointing: Literal["none", "selective", "full"]
     compile: bool  # each block by torch.compile
+    replicas: int  # of the sharded model: ranks / replicas hold one (HSDP); 1: sharded over all ranks
+    reduce_dtype: Literal["fp32", "bf16"]  # of gradients between ranks
+    timeout: float  # seconds that ranks wait for one another before the run ends with an error
     max_steps: int
     max_tokens: int | None
     global_batch: int

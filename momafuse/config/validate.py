@@ -68,6 +68,8 @@ def _signs(config: Config) -> None:
         "trainer.micro_batch": t.micro_batch,
         "trainer.eval_sequences": t.eval_sequences,
         "trainer.log_every": t.log_every,
+        "trainer.replicas": t.replicas,
+        "trainer.timeout": t.timeout,
         **{f"data.sources.{name}.weight": s.weight for name, s in d.sources.items()},
         **{f"data.sources.{name}.variants": s.variants for name, s in d.sources.items()},
     }

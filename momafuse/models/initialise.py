@@ -12,6 +12,7 @@ The full tensor is drawn on the CPU in fp32 from a generator seeded by (seed, pa
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,8 @@ def _std(path: str, p: Tensor, swin: bool, layers: int) -> float:
 
 
 @torch.no_grad()
-def initialise(model: Transformer, seed: int) -> None:
-    """Fill every parameter in place; the model may lie on any device but meta."""
+def initialise(model: Transformer, seed: int, fill: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
+    """Fill every parameter in place; the model may lie on any device but meta. `fill(parameter, full tensor)` writes one."""
     config = model.config
     for path, p in model.named_parameters():
         if "norm" in path:
@@ -42,4 +43,4 @@ def initialise(model: Transformer, seed: int) -> None:
         digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         std = _std(path, p, config.placement == "swin", config.n_layers)
-        p.copy_(torch.empty(p.shape).normal_(0, std, generator=generator))
+        fill(p, torch.empty(p.shape).normal_(0, std, generator=generator))

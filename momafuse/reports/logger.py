@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 
@@ -14,6 +15,27 @@ from momafuse.config.schema import LoggerConfig
 from momafuse.reports.console import ConsoleReport
 from momafuse.reports.metrics import MetricsFile, Row
 from momafuse.reports.wandb_run import WandbRun
+
+
+class Logger(Protocol):
+    """What the training loop reports to."""
+
+    def step(self, row: Row) -> None: ...
+    def evaluation(self, row: Row) -> None: ...
+    def message(self, text: str) -> None: ...
+
+
+class Silence:
+    """The logger of all ranks but the main one."""
+
+    def step(self, row: Row) -> None:
+        """Nothing."""
+
+    def evaluation(self, row: Row) -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
 
 
 class RunLogger:

@@ -7,6 +7,7 @@ Returned values, never stored in modules.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,19 @@ class RoutingCounts:
 
     def __add__(self, other: RoutingCounts) -> RoutingCounts:
         return RoutingCounts(self.load + other.load, self.chosen + other.chosen)
+
+    def nothing(self) -> RoutingCounts:
+        return RoutingCounts(torch.zeros_like(self.load), torch.zeros_like(self.chosen))
+
+
+def sum_counts(counts: list[RoutingCounts], total: Callable[[Tensor], Tensor]) -> list[RoutingCounts]:
+    """The counts of all layers summed by `total` (over ranks) in one piece."""
+    if not counts:
+        return []
+    parts = [part for c in counts for part in (c.load, c.chosen)]
+    summed = torch.split(total(torch.cat([p.flatten() for p in parts])), [p.numel() for p in parts])
+    shaped = [s.view_as(p) for s, p in zip(summed, parts, strict=True)]
+    return [RoutingCounts(load, chosen) for load, chosen in zip(shaped[::2], shaped[1::2], strict=True)]
 
 
 def count_plan(plan: Plan, rows: Rows, n_modalities: int) -> RoutingCounts:

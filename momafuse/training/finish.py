@@ -21,7 +21,7 @@ from momafuse.data.encoding import decode_picture
 from momafuse.data.sources import Picture, open_source
 from momafuse.errors import UserError
 from momafuse.files import write_aside
-from momafuse.reports.logger import RunLogger
+from momafuse.reports.logger import Logger
 from momafuse.reports.plots import ExpertReport, plot_experts, plot_losses, plot_reconstructions
 from momafuse.routing.statistics import RoutingCounts
 from momafuse.training.held_out import HeldOut, unigram
@@ -33,7 +33,7 @@ SAMPLES = 16  # pictures on the sheet of reconstructions, spread over the first 
 SEES_THE_FUTURE = "training routing: sees the future (what a router chooses depends on later rows too)"
 
 
-def report_evaluation(held_out: HeldOut, state: dict[str, float], logger: RunLogger) -> None:
+def report_evaluation(held_out: HeldOut, state: dict[str, float], logger: Logger) -> None:
     """A row of metrics, and the warning without which a loss under expert choice misleads."""
     logger.evaluation({"step": state["step"], "tokens": state["tokens"], **held_out.losses, "eval/routing": held_out.routing})
     if held_out.routing == "training":
@@ -41,7 +41,7 @@ def report_evaluation(held_out: HeldOut, state: dict[str, float], logger: RunLog
 
 
 def finish(
-    job: Job, setup: Setup, corpus: Corpus, path: Path, state: dict[str, float], held_out: HeldOut, logger: RunLogger
+    job: Job, setup: Setup, corpus: Corpus, path: Path, state: dict[str, float], held_out: HeldOut, logger: Logger
 ) -> None:
     """Write report, plots and samples into the run folder, and say where they are."""
     frequencies = unigram(job.config, setup, corpus)

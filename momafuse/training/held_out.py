@@ -6,7 +6,6 @@ reported with `eval/routing = training`. Models without routers report `causal`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.data.corpus import Corpus
-from momafuse.routing.statistics import RoutingCounts, count_plan
+from momafuse.routing.statistics import RoutingCounts, count_plan, sum_counts
 from momafuse.training.losses import LossMeter, objective
 from momafuse.training.setup import Setup
 
@@ -27,32 +26,38 @@ class HeldOut:
     counts: list[RoutingCounts]  # one a layer; empty where nothing is routed
 
 
-def batches(config: Config, setup: Setup) -> Iterator[Batch]:
-    """The held-out sequences in micro-batches of whole pools."""
-    for first in range(0, setup.held_out_sequences, config.trainer.micro_batch):
-        last = min(first + config.trainer.micro_batch, setup.held_out_sequences)
-        yield setup.held_out.batch(range(first, last))
+def held_out_batch(config: Config, setup: Setup, first: int) -> Batch:
+    """The micro-batch of held-out sequences that begins with `first`; the last one may be smaller, of whole pools."""
+    return setup.held_out.batch(range(first, min(first + config.trainer.micro_batch, setup.held_out_sequences)))
 
 
 @torch.no_grad()
 def evaluate(config: Config, setup: Setup, corpus: Corpus) -> HeldOut:
+    """The same on every rank; the micro-batches are dealt to the ranks, and all make as many forwards."""
     setup.model.eval()
-    meter = LossMeter(corpus.vocabulary, setup.device)
+    world = setup.world
+    meter, uncounted = (LossMeter(corpus.vocabulary, world.device) for _ in range(2))
     counts: list[RoutingCounts] = []
-    for host_batch in batches(config, setup):
-        batch = host_batch.to(setup.device)
-        _, decisions = setup.model(batch, objective(batch, meter, config.objective, 1))
+    firsts = range(0, setup.held_out_sequences, config.trainer.micro_batch)
+    for first in range(0, len(firsts), world.size):
+        mine = first + world.rank
+        batch = held_out_batch(config, setup, firsts[min(mine, len(firsts) - 1)]).to(world.device)
+        counted = mine < len(firsts)  # a rank that is left over goes along, since gathering weights takes all
+        _, decisions = setup.model(batch, objective(batch, meter if counted else uncounted, config.objective, 1))
         new = [count_plan(d.experts, d.kept or batch, len(batch.budget)) for d in decisions if d.experts is not None]
+        new = new if counted else [c.nothing() for c in new]
         counts = [a + b for a, b in zip(counts, new, strict=True)] if counts else new
     setup.model.train()
-    return HeldOut(meter.means("eval/"), "training" if setup.model.routes else "causal", counts)
+    routing = "training" if setup.model.routes else "causal"
+    return HeldOut(meter.means("eval/", world), routing, sum_counts(counts, world.sum))
 
 
 def unigram(config: Config, setup: Setup, corpus: Corpus) -> dict[str, float]:
     """`unigram/MODALITY`: cross-entropy in nats of the held-out targets under add-one training counts of its ids."""
     v = corpus.vocabulary
     table = v.modality_of_ids()
-    targets = np.concatenate([b.targets.flatten().numpy() for b in batches(config, setup)])
+    firsts = range(0, setup.held_out_sequences, config.trainer.micro_batch)
+    targets = np.concatenate([held_out_batch(config, setup, first).targets.flatten().numpy() for first in firsts])
     targets = targets[targets >= 0]
     result = {}
     for number, name in enumerate(v.names):

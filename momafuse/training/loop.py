@@ -1,19 +1,22 @@
 """The training loop, as one page: open the run, build, then step after step; evaluate, save, report.
 
-One process on one device. A step is `global_batch` consecutive sequences in micro-batches; the loss is normalised by the
-valid targets of the whole step. Everything random is a function of (seed, step): a run that was killed and goes on from its
-last checkpoint makes the same losses to the last digit. Saved state: step, tokens, seconds, the length of the schedule.
+One process, or one of many under torchrun (world.py). A step is `global_batch` consecutive sequences in micro-batches, shared
+out among the ranks; the loss is normalised by the valid targets of the whole step. Everything random is a function of (seed,
+step): a run that was killed and goes on from its last checkpoint makes the same losses to the last digit. Saved state: step,
+tokens, seconds, the length of the schedule.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch.nn.utils import clip_grad_norm_
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from momafuse.checkpoint import store
 from momafuse.config.compose import Job
@@ -24,7 +27,8 @@ from momafuse.data.encoding import Encoder
 from momafuse.data.prepare import open_or_prepare
 from momafuse.errors import UserError
 from momafuse.files import only_writer
-from momafuse.reports.logger import RunLogger
+from momafuse.parallel.precision import resolve_device
+from momafuse.reports.logger import Logger, RunLogger, Silence
 from momafuse.routing.noise import logistic_noise
 from momafuse.training.finish import finish, report_evaluation
 from momafuse.training.folder import RunFolder, make_folder, open_run, start_run
@@ -33,37 +37,55 @@ from momafuse.training.losses import LossMeter, count_targets, objective
 from momafuse.training.optimizer import set_learning_rate
 from momafuse.training.schedule import learning_rate, more, total_steps
 from momafuse.training.setup import Setup, build, check_vocabulary
+from momafuse.world import World, join
 
-SEED_STRIDE = 1 << 32  # steps before the draws of one seed could meet those of the next
+STEPS, SEEDS = 1 << 32, 1 << 20  # before the draws of one seed, or one rank, could meet those of the next
 
 
 def train(job: Job, say: Callable[[str], None] = print) -> None:
     """Run or go on with `run.root/run.name` until `trainer.max_steps`. Raises UserError for what a user can mend."""
-    config, yaml = job.config, job.yaml
-    folder, total = open_run(config), total_steps(config)
+    t = job.config.trainer
+    with join(resolve_device(t.device), timeout=t.timeout, replicas=t.replicas) as world:
+        train_in(world, job, say)
+
+
+def train_in(world: World, job: Job, say: Callable[[str], None]) -> None:
+    config, total = job.config, total_steps(job.config)
+    folder = world.on_main(lambda: open_run(config))
     if folder.complete(total):
-        say(f"{folder.path} is complete: {total} steps. For more: {more(config, total)}")
+        if world.main:
+            say(f"{folder.path} is complete: {total} steps. For more: {more(config, total)}")
         return
     check_vocabulary(config, Encoder.load(config.tokenizer).vocabulary)  # before a long prepare
-    corpus = open_or_prepare(config)
-    setup = build(config, corpus)
+    corpus = world.main_first(lambda: open_or_prepare(config))
+    setup = build(config, corpus, world)
     state = start_state(config, setup, corpus, folder, total)
+    with ExitStack() as held_open:
+        loggers: list[RunLogger] = []
+        world.on_main(lambda: loggers.append(open_writing(job, folder, state, total, held_open)))
+        logger: Logger = loggers[0] if world.main else Silence()
+        introduce(config, setup, folder, state, logger)
+        held_out = run_steps(config, job.yaml, setup, corpus, folder, state, logger, total)
+        held_out = held_out or evaluate(config, setup, corpus)
+        world.on_main(lambda: finish(job, setup, corpus, folder.path, state, held_out, logger))
+
+
+def open_writing(job: Job, folder: RunFolder, state: dict[str, Any], total: int, held_open: ExitStack) -> RunLogger:
+    """Make the run folder this process's to write, until `held_open` is closed. Raises UserError if another one has it."""
     make_folder(folder.path)
-    with only_writer(folder.path):
-        if folder.state is not None and store.latest(folder.checkpoints) not in (None, folder.checkpoint):
-            raise UserError(f"{folder.path}: another process has just gone on with this run; start the command again")
-        start_run(folder, yaml)
-        with RunLogger(
-            folder.path,
-            config.logger,
-            run_config_yaml=yaml,
-            total_steps=total,
-            start_step=state["step"],
-            log_every=config.trainer.log_every,
-        ) as logger:
-            introduce(config, setup, folder, state, logger)
-            held_out = run_steps(config, yaml, setup, corpus, folder, state, logger, total)
-            finish(job, setup, corpus, folder.path, state, held_out or evaluate(config, setup, corpus), logger)
+    held_open.enter_context(only_writer(folder.path))
+    if folder.state is not None and store.latest(folder.checkpoints) not in (None, folder.checkpoint):
+        raise UserError(f"{folder.path}: another process has just gone on with this run; start the command again")
+    start_run(folder, job.yaml)
+    logger = RunLogger(
+        folder.path,
+        job.config.logger,
+        run_config_yaml=job.yaml,
+        total_steps=total,
+        start_step=state["step"],
+        log_every=job.config.trainer.log_every,
+    )
+    return held_open.enter_context(logger)
 
 
 def start_state(config: Config, setup: Setup, corpus: Corpus, folder: RunFolder, total: int) -> dict[str, Any]:
@@ -77,7 +99,7 @@ def start_state(config: Config, setup: Setup, corpus: Corpus, folder: RunFolder,
         return {"step": 0, "tokens": 0, "seconds": 0.0, "schedule_steps": schedule_steps, **facts}
     if folder.state["corpus"] != facts["corpus"]:
         raise UserError(f"{folder.checkpoint}: was trained on another corpus than {corpus.path} holds now; bring it back")
-    store.load(folder.checkpoint, setup.model, setup.optimizer)
+    store.load(folder.checkpoint, setup.model, setup.optimizer, setup.world)
     return folder.state | {"origin": folder.origin}
 
 
@@ -88,12 +110,14 @@ def run_steps(
     corpus: Corpus,
     folder: RunFolder,
     state: dict[str, Any],
-    logger: RunLogger,
+    logger: Logger,
     total: int,
 ) -> HeldOut | None:
     """The steps themselves, from `state`, which they advance; returns the evaluation of the last if there was one."""
-    t, o, held_out = config.trainer, config.optim, None
-    stream = setup.train.stream(state["step"], global_batch=t.global_batch, micro_batch=t.micro_batch)
+    t, o, world, held_out = config.trainer, config.optim, setup.world, None
+    stream = setup.train.stream(
+        state["step"], global_batch=t.global_batch, micro_batch=t.micro_batch, rank=world.rank, world=world.size
+    )
     for step in range(state["step"] + 1, total + 1):
         begin = time.perf_counter()
         micro_batches = next(stream)
@@ -102,15 +126,16 @@ def run_steps(
             step, peak=o.lr, end=o.lr_end, warmup=o.warmup_steps, total=state["schedule_steps"], shape=o.schedule
         )
         set_learning_rate(setup.optimizer, lr)
-        torch.manual_seed(config.run.seed * SEED_STRIDE + step)  # dropout: a function of seed and step, as all that is drawn
-        meter = LossMeter(corpus.vocabulary, setup.device)
-        valid = count_targets(micro_batches)
+        torch.manual_seed((world.rank * SEEDS + config.run.seed) * STEPS + step)  # for dropout
+        meter = LossMeter(corpus.vocabulary, world.device)
+        valid = world.count(count_targets(micro_batches))
         for host_batch in micro_batches:
-            batch = host_batch.to(setup.device)
+            batch = host_batch.to(world.device)
             loss, _ = setup.model(batch, objective(batch, meter, config.objective, valid), noise(config, setup, batch, step))
             loss.total.backward()
-        router_norm = router_gradient_norm(setup)
-        norm = float(clip_grad_norm_(setup.model.parameters(), o.grad_clip))
+        router_norm = gradient_norm([p for path, p in setup.model.named_parameters() if "router" in path])
+        norm = gradient_norm(setup.model.parameters())
+        clip_grads_with_norm_(setup.model.parameters(), o.grad_clip, torch.tensor(norm, device=world.device))
         if not math.isfinite(norm):
             go_on = f"run.name=... resume={folder.path}" if store.latest(folder.checkpoints) else "run.name=..."
             raise UserError(f"step {step}: the gradient is {norm}; lower optim.lr={o.lr} and start again with {go_on}")
@@ -120,7 +145,7 @@ def run_steps(
         seconds = time.perf_counter() - begin
         tokens = t.global_batch * config.data.sequence_length
         state.update(step=step, tokens=state["tokens"] + tokens, seconds=state["seconds"] + seconds)
-        row = {"step": step, "tokens": state["tokens"]} | meter.means("train/")
+        row = {"step": step, "tokens": state["tokens"]} | meter.means("train/", world)
         row |= {"train/grad_norm": norm, "train/lr": lr}
         row |= {"train/router_grad_norm": router_norm} if setup.model.routes else {}
         logger.step(row | {"perf/tokens_per_second": tokens / seconds, "perf/data_wait": waited})
@@ -128,18 +153,20 @@ def run_steps(
             held_out = evaluate(config, setup, corpus)
             report_evaluation(held_out, state, logger)
         if step == total or (config.checkpoint.every and step % config.checkpoint.every == 0):
-            store.save(folder.checkpoints, step, setup.model, setup.optimizer, state, yaml, config.checkpoint.keep_last)
+            keep = config.checkpoint.keep_last
+            store.save(folder.checkpoints, step, setup.model, setup.optimizer, state, yaml, keep, world)
     stream.close()
     return held_out
 
 
-def introduce(config: Config, setup: Setup, folder: RunFolder, state: dict[str, Any], logger: RunLogger) -> None:
+def introduce(config: Config, setup: Setup, folder: RunFolder, state: dict[str, Any], logger: Logger) -> None:
     """What runs, in a few lines."""
     parameters = sum(p.numel() for p in setup.model.parameters())
     start = f"going on from {folder.checkpoint}" if folder.checkpoint else "from step 0"
     logger.message(f"{folder.path}: {config.model.name}, {parameters / 1e6:.1f}M parameters, {start}")
     dtype = str(setup.dtype).removeprefix("torch.")
-    logger.message(f"{setup.device}, products in {dtype}, {torch.get_num_threads()} threads")
+    ranks = f"{setup.world.size} ranks, " if setup.world.mesh is not None else ""
+    logger.message(f"{ranks}{setup.world.device}, products in {dtype}, {torch.get_num_threads()} threads")
     if state["dtype"] != dtype:
         logger.message(f"the run began in {state['dtype']}: from here on its losses differ in the last digits")
     for share in setup.plan.shares():
@@ -154,7 +181,10 @@ def noise(config: Config, setup: Setup, batch: Batch, step: int) -> torch.Tensor
     return logistic_noise(batch, seed=config.run.seed, step=step, layers=len(model.blocks), experts=model.n_experts)
 
 
-def router_gradient_norm(setup: Setup) -> float:
-    """The norm of the routers' gradients, before clipping: under swin it can starve (routing/statistics.py)."""
-    grads = [p.grad for name, p in setup.model.named_parameters() if "router" in name and p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+def gradient_norm(parameters: Iterable[torch.nn.Parameter]) -> float:
+    """The norm of the gradients of all ranks together. The routers' can starve under swin (routing/statistics.py)."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return 0.0
+    norm = get_total_norm(grads)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

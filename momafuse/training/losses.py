@@ -14,6 +14,7 @@ from momafuse.config.schema import ObjectiveConfig
 from momafuse.data.batch import Batch
 from momafuse.objectives.next_token import TokenLoss, next_token
 from momafuse.tokens.vocabulary import Vocabulary
+from momafuse.world import World
 
 
 class LossMeter:
@@ -30,9 +31,9 @@ class LossMeter:
         modality = self.table[targets.clamp(min=0)]
         self.sums.index_add_(1, modality, torch.stack([nll.double() * valid, valid]))
 
-    def means(self, prefix: str) -> dict[str, float]:
-        """`PREFIXloss` over all targets and `PREFIXloss_MODALITY`; a modality without targets is left out."""
-        nll, count = self.sums.tolist()
+    def means(self, prefix: str, world: World) -> dict[str, float]:
+        """`PREFIXloss` over the targets of all ranks and `PREFIXloss_MODALITY`; a modality without targets is left out."""
+        nll, count = world.sum(self.sums).tolist()
         means = {f"{prefix}loss": sum(nll) / max(1.0, sum(count))}
         return means | {f"{prefix}loss_{m}": s / n for m, s, n in zip(self.names, nll, count, strict=True) if n}
 

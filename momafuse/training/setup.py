@@ -17,16 +17,18 @@ from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.parallel.checkpointing import apply_activation_checkpointing
 from momafuse.parallel.compilation import apply_compile
-from momafuse.parallel.precision import apply_precision, resolve_device, resolve_precision
+from momafuse.parallel.precision import apply_precision, resolve_precision
+from momafuse.parallel.sharding import fill, shard
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.optimizer import build_optimizer, freeze
+from momafuse.world import World
 
 HELD_OUT_SEED = 0  # the held-out sequences are the same for every run on a corpus
 
 
 @dataclass(frozen=True)
 class Setup:
-    device: torch.device
+    world: World
     dtype: torch.dtype
     model: Transformer
     optimizer: AdamW
@@ -44,7 +46,7 @@ def check_vocabulary(config: Config, v: Vocabulary) -> tuple[int, ...]:
     return modality_budget(config.data, v, config.model.groups(v.names))
 
 
-def build(config: Config, corpus: Corpus) -> Setup:
+def build(config: Config, corpus: Corpus, world: World) -> Setup:
     """Raises UserError where the corpus cannot give the sequences that the config asks for."""
     v = corpus.vocabulary
     budget = check_vocabulary(config, v)
@@ -55,9 +57,9 @@ def build(config: Config, corpus: Corpus) -> Setup:
 
     plan, held_out_plan = plan_of(corpus.train, config.run.seed), plan_of(corpus.validation, HELD_OUT_SEED)
     answers_only = config.objective.answers_only
-    model, device, dtype = build_model(config, v)
+    model, dtype = build_model(config, v, world)
     return Setup(
-        device=device,
+        world=world,
         dtype=dtype,
         model=model,
         optimizer=build_optimizer(model, config.optim),
@@ -68,20 +70,25 @@ def build(config: Config, corpus: Corpus) -> Setup:
     )
 
 
-def build_model(config: Config, v: Vocabulary) -> tuple[Transformer, torch.device, torch.dtype]:
-    """The initialised model on its device, with everything applied to it that the config asks for, and its precision."""
+def build_model(config: Config, v: Vocabulary, world: World) -> tuple[Transformer, torch.dtype]:
+    """The initialised model on its device, with everything applied to it that the config asks for, and its precision.
+
+    It is made without memory and filled when it is sharded, so that no rank ever holds the whole of it.
+    """
     t = config.trainer
-    device = resolve_device(t.device)
-    dtype = resolve_precision(t.precision, device)
-    model = Transformer(config.model, config.router, vocabulary_size=v.size, modality_names=v.names, backend=t.backend)
-    initialise(model, config.run.seed)
+    dtype = resolve_precision(t.precision, world.device)
+    with torch.device("meta"):
+        model = Transformer(config.model, config.router, vocabulary_size=v.size, modality_names=v.names, backend=t.backend)
     freeze(model, config.optim.train)
-    model.to(device)
     apply_precision(model, dtype)
     apply_activation_checkpointing(model, t.activation_checkpointing)
     if t.compile:
         apply_compile(model)
-    return model, device, dtype
+    if world.mesh is not None:
+        shard(model, world.mesh, dtype, torch.bfloat16 if t.reduce_dtype == "bf16" else torch.float32)
+    model.to_empty(device=world.device)
+    initialise(model, config.run.seed, fill)
+    return model, dtype
 
 
 def _held_out_sequences(config: Config, available: int) -> int:

@@ -11,7 +11,10 @@ from momafuse.checkpoint import store
 from momafuse.config.compose import compose
 from momafuse.errors import UserError
 from momafuse.training.optimizer import build_optimizer
+from momafuse.world import World
 from tests.batches import make_model
+
+ALONE = World(0, 1, torch.device("cpu"), None, None)
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def trained():
 
 
 def save(root, step, trained, keep=2):
-    return store.save(root, step, *trained, {"step": step}, "a: 1\n", keep)
+    return store.save(root, step, *trained, {"step": step}, "a: 1\n", keep, ALONE)
 
 
 def test_a_round_trip_restores_weights_and_optimizer(tmp_path, trained):
@@ -33,7 +36,7 @@ def test_a_round_trip_restores_weights_and_optimizer(tmp_path, trained):
     path = save(tmp_path, 7, trained)
     other = make_model({"text": 2, "image": 1}, seed=5)
     fresh = build_optimizer(other, compose(["size=micro"]).config.optim)
-    store.load(path, other, fresh)
+    store.load(path, other, fresh, ALONE)
     for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b), name
         for key, value in optimizer.state[a].items():
@@ -42,7 +45,7 @@ def test_a_round_trip_restores_weights_and_optimizer(tmp_path, trained):
     assert (tmp_path / "latest").read_text() == "step_00000007"
     assert (path / "config.yaml").read_text() == "a: 1\n"
     weights_only = make_model({"text": 2, "image": 1}, seed=6)
-    store.load(path, weights_only)
+    store.load(path, weights_only, None, ALONE)
     assert torch.equal(weights_only.head.weight, model.head.weight)
 
 

@@ -1,0 +1,105 @@
+"""The processes of one run: who this one is, and how they talk.
+
+One process alone is a world of size 1 without communication. Under torchrun (RANK, WORLD_SIZE, LOCAL_RANK in the
+environment) every process joins a group: NCCL for tensors on GPUs, gloo for those on the CPU. Sharding is over the mesh
+(parallel/sharding.py).
+
+What only the main process may do (folders, the corpus, reports) goes through `on_main`: the others wait for its result, and
+its error becomes that of all. Ranks share one file system.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from momafuse.errors import UserError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=1)  # preparing a corpus takes as long as it takes
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int
+    size: int
+    device: torch.device
+    mesh: DeviceMesh | None  # None: one process without sharding
+    waiting: dist.ProcessGroup | None  # gloo, with patience: the main process works while the others wait
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over all ranks, on the device of `x`, which stays as it is; every rank must call it."""
+        if self.mesh is None:
+            return x
+        total = x.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def count(self, n: int) -> int:
+        """The sum of host integers over all ranks; no device waits."""
+        if self.mesh is None:
+            return n
+        total = torch.tensor(n)
+        dist.all_reduce(total, group=self.waiting)
+        return int(total)
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """What the main process's `action` returns (it is pickled), or the error that it raises, on every rank."""
+        if self.mesh is None:
+            return action()
+        box: list[T | Exception | None] = [None]
+        if self.main:
+            try:
+                box = [action()]
+            except Exception as error:  # whatever it is: the others must not wait for ever
+                box = [error]
+        dist.broadcast_object_list(box, src=0, group=self.waiting)
+        if isinstance(box[0], Exception):
+            raise box[0]
+        return box[0]  # type: ignore[return-value]
+
+    def main_first(self, action: Callable[[], T]) -> T:
+        """`action` on every rank, the main process before the others: for what is made once and then read."""
+        made: list[T] = []
+        self.on_main(lambda: made.append(action()))
+        return made[0] if made else action()
+
+
+@contextmanager
+def join(device: torch.device, *, timeout: float, replicas: int = 1) -> Iterator[World]:
+    """The world that this process belongs to, by the environment; left again at the end.
+
+    `timeout` in seconds: a collective that does not come about within it ends the process with an error. With `replicas`
+    the model is sharded over size / replicas ranks and replicated (HSDP). Raises UserError where that is no whole number.
+    """
+    if "RANK" not in os.environ:
+        yield World(0, 1, device, None, None)
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    size = int(os.environ["WORLD_SIZE"])
+    if size % replicas:
+        raise UserError(f"trainer.replicas={replicas}: must divide the {size} ranks of this run")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    try:
+        waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
+        shape, names = ((size,), ("shard",)) if replicas == 1 else ((replicas, size // replicas), ("replicate", "shard"))
+        mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
+        yield World(dist.get_rank(), size, device, mesh, waiting)
+    finally:
+        dist.destroy_process_group()
