@@ -12,7 +12,7 @@ ROOMS = (
     "training", "parallel", "checkpoint", "objectives", "reports", "models", "data", "config", "tokens", "vision", "routing",
     "kernels", "world", "files", "errors",
 )  # fmt: skip
-ENTRY_POINTS = {"train", "prepare", "train_tokenizer"}
+ENTRY_POINTS = {"train", "prepare", "train_tokenizer", "describe"}
 
 
 def imported(path: Path) -> set[str]:

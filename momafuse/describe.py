@@ -1,0 +1,96 @@
+"""`python -m momafuse.describe +experiment=moma_4t4i size=1_4b`: layers, parameters, FLOPs and memory of what train would run.
+
+Built on fake tensors: no corpus, no weights, no device and no network, in seconds. `format=json` prints the same as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from momafuse.config.compose import Job, compose_jobs, group_options
+from momafuse.config.describe import DescribeConfig
+from momafuse.config.entry import entry_point, write
+from momafuse.errors import UserError
+
+# The dense model of the same shape: these overrides after the user's own. Its FLOPs know no image share.
+DENSE = (
+    "model.experts={all: 1}",
+    "model.untie=[]",
+    "model.width_share=null",
+    "model.width_share={}",
+    "model.depth=null",
+    "data.image_share=0.5",
+)
+WIDTH = 150  # where the output is no terminal
+MOD = "_mod"  # size=NAME_mod has the FLOPs of size=NAME
+
+
+@entry_point(
+    "describe",
+    help="Say what a config would train: layers, parameters, FLOPs a token and memory. Needs no corpus and no device. "
+    "format=json prints the same as JSON.",
+    schema=DescribeConfig,
+)
+def main(job: Job[DescribeConfig]) -> None:
+    from rich.console import Console  # after composing: a misspelt key should not wait for torch
+
+    from momafuse.reports.description_table import description_table
+
+    values = description(job)
+    if job.config.format == "json":
+        write(json.dumps(values, indent=2) + "\n")
+        return
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    with console.capture() as table:
+        console.print(description_table(values))
+    write(table.get())
+
+
+def description(job: Job[DescribeConfig]) -> dict[str, object]:
+    """The values of reports/description.py. Raises UserError, as train does, where ids or budget do not fit."""
+    import torch
+    from torch._subclasses import FakeTensorMode
+
+    from momafuse.data.encoding import Encoder
+    from momafuse.parallel.precision import resolve_device, resolve_precision
+    from momafuse.reports.description import Subject, describe
+    from momafuse.reports.memory import measure
+    from momafuse.tokens.text import TextTokenizer
+    from momafuse.training.fake import fake_forward, fake_model
+    from momafuse.training.setup import check_vocabulary
+    from momafuse.vision.tokenizer import ImageTokenizer
+
+    config, t = job.config, job.config.trainer
+    names = config.tokenizer
+    v = Encoder(TextTokenizer.load(names.text), ImageTokenizer.load(names.image)).vocabulary
+    budget = check_vocabulary(config, v)
+    device = torch.device("cuda") if t.device == "cuda" else resolve_device(t.device)  # a GPU may be asked about from anywhere
+    dtype = resolve_precision(t.precision, device)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = fake_model(config, v, dtype)
+        memory = measure(
+            model,
+            lambda m: fake_forward(config, v, budget, m),
+            accumulates=t.global_batch > t.micro_batch,
+            fused_norms=device.type == "cuda",
+        )
+    size, precision = job.choices.get("size", ""), str(dtype).removeprefix("torch.")
+    dense_size, dense = dense_of(job)
+    return describe(Subject(config, size, model, budget, memory, device.type, precision, dense, dense_size))
+
+
+def dense_of(job: Job[DescribeConfig]) -> tuple[str, DescribeConfig | None]:
+    """The dense model that FLOPs are compared with, and its size: the one that size=NAME_mod matches, else the job's own."""
+    size, words = job.choices.get("size", ""), job.overrides
+    if size.endswith(MOD) and size.removesuffix(MOD) in group_options(job.user_dir)["size"]:
+        size = size.removesuffix(MOD)
+        words = [*(word for word in words if not word.startswith("size=")), f"size={size}"]
+    try:
+        return size, compose_jobs([*words, *DENSE], "describe", DescribeConfig, user_dir=job.user_dir)[0].config
+    except UserError:  # an override that fits the one size and not the other, e.g. a number of heads
+        return size, None
+
+
+if __name__ == "__main__":
+    main()
