@@ -13,6 +13,8 @@ Applied after activation checkpointing and compile; parameter paths stay.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -24,6 +26,9 @@ from momafuse.models.transformer import Transformer
 from momafuse.routing.depth import DepthRouter, Kept
 from momafuse.routing.plan import Plan
 from momafuse.routing.routers import Router
+
+# Blocks return views, which is safe as long as nobody writes into them in place; nothing in models/ does.
+warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
 for data in (Plan, Kept):  # FSDP looks for tensors with gradients in what a module returns
     register_dataclass(data)

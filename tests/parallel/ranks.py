@@ -1,0 +1,190 @@
+"""What every rank of tests/parallel/test_sharding.py runs: sharded members beside the same members in one process.
+
+    torchrun --nproc-per-node N -m tests.parallel.ranks OUT.json MEMBER ...
+
+Every rank also makes the run of one process for itself, so nothing but the summed results travels. The routing of the one
+process can be replayed: near ties fall otherwise where sums are rounded in another order.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from momafuse.data.batch import Batch
+from momafuse.models.initialise import initialise
+from momafuse.models.transformer import Transformer
+from momafuse.objectives.next_token import next_token
+from momafuse.parallel.precision import apply_precision
+from momafuse.parallel.sharding import fill, shard
+from momafuse.routing import depth, routers
+from momafuse.world import World, join
+from tests.batches import make_batch
+from tests.members import member
+
+STEPS, SEQUENCES, BUDGET = 20, 16, (40, 24)
+CPU = torch.device("cpu")
+
+
+def sharded(name: str, world: World, dtype: torch.dtype = torch.float32) -> Transformer:
+    model = member(name)
+    apply_precision(model, dtype)
+    shard(model, world.mesh, dtype, torch.float32)
+    model.to_empty(device=CPU)
+    initialise(model, 0, fill)
+    return model
+
+
+def part(batch: Batch, world: World) -> Batch:
+    """This rank's stretch of the sequences."""
+    share = batch.shape[0] // world.size
+    mine = slice(world.rank * share, (world.rank + 1) * share)
+    cut = {f.name: getattr(batch, f.name)[mine] for f in fields(batch) if f.name not in ("order", "budget")}
+    return replace(batch, **cut, order=torch.argsort(cut["modality"].flatten(), stable=True))
+
+
+def loss_of(model: Transformer, batch: Batch, valid: int) -> Tensor:
+    targets = batch.targets.flatten()
+    weights = torch.full(targets.shape, 1 / valid)
+    return model(batch, lambda hidden, head: next_token(hidden, head, targets, weights, 1e-5).total)[0]
+
+
+def valid_targets(*batches: Batch) -> int:
+    return sum(int((b.targets >= 0).sum()) for b in batches)
+
+
+def whole(x: Tensor | None) -> Tensor | None:
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def worst(a: Transformer, b: Transformer) -> tuple[float, float]:
+    """The largest difference of a gradient, and the largest as a share of the largest entry of its tensor."""
+    absolute, relative = 0.0, 0.0
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        mine, theirs = whole(p.grad), whole(q.grad)
+        if mine is None or theirs is None:
+            mine, theirs = (torch.zeros(1) if g is None else g.abs().max().view(1) for g in (mine, theirs))
+        difference = (mine - theirs).abs().max()
+        absolute = max(absolute, float(difference))
+        relative = max(relative, float(difference / theirs.abs().max().clamp(min=1e-12)))
+    return absolute, relative
+
+
+@contextmanager
+def choices(tape: list[Tensor], world: World | None) -> Iterator[None]:
+    """Record what routers choose; with a world, play this rank's stretch of what was recorded."""
+    choose, place = routers.top_rows, 0
+
+    def watched(scores: Tensor, count: int) -> Tensor:
+        nonlocal place
+        if world is None:
+            tape.append(choose(scores, count))
+            return tape[-1]
+        full, place = tape[place], place + 1
+        share = full.shape[0] // world.size
+        return full[world.rank * share : (world.rank + 1) * share]
+
+    routers.top_rows = depth.top_rows = watched
+    try:
+        yield
+    finally:
+        routers.top_rows = depth.top_rows = choose
+
+
+def descend(model: Transformer, batches: list[Batch], world: World | None, tape: list[Tensor] | None) -> list[float]:
+    """Losses of plain gradient descent on the global batches."""
+    losses = []
+    for batch in batches:
+        mine = batch if world is None else part(batch, world)
+        if tape is None:
+            loss = loss_of(model, mine, valid_targets(batch))
+        else:
+            with choices(tape, world):
+                loss = loss_of(model, mine, valid_targets(batch))
+        loss.backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.grad is not None:
+                    p -= 0.3 * p.grad
+                p.grad = None
+        if tape is not None and world is not None:
+            del tape[: sum(isinstance(m, routers.Router | depth.DepthRouter) for m in model.modules())]
+        losses.append(float(loss.detach() if world is None else world.sum(loss)))
+    return losses
+
+
+def compare(name: str, world: World) -> dict[str, object]:
+    batch = make_batch(SEQUENCES, BUDGET)
+    valid = valid_targets(batch)
+    alone, many = member(name), sharded(name, world)
+    equal = all(torch.equal(whole(p), q) for p, q in zip(many.parameters(), alone.parameters(), strict=True))
+    loss = loss_of(alone, batch, valid)
+    mine = loss_of(many, part(batch, world), valid)
+    loss.backward()
+    mine.backward()
+    result = {"equal": equal, "loss": abs(float(world.sum(mine)) - float(loss.detach())), "gradient": worst(many, alone)}
+    batches = [make_batch(SEQUENCES, BUDGET, seed=i, first_sequence=SEQUENCES * i) for i in range(STEPS)]
+    tape: list[Tensor] = []
+    expected = descend(member(name), batches, None, tape)
+    replayed = descend(sharded(name, world), batches, world, tape)
+    free = descend(sharded(name, world), batches, world, None)
+    result["replayed"] = max(abs(a - b) for a, b in zip(expected, replayed, strict=True))
+    result["free"] = max(abs(a - b) for a, b in zip(expected, free, strict=True))
+    return result
+
+
+def lacking(name: str, world: World) -> dict[str, object]:
+    """The first rank has no image, the second no text, the others no target."""
+    batches = [make_batch(4, (64, 0) if r == 0 else (0, 64) if r == 1 else BUDGET, seed=r) for r in range(world.size)]
+    batches = [replace(b, targets=torch.full_like(b.targets, -1)) if r > 1 else b for r, b in enumerate(batches)]
+    alone, many = member(name), sharded(name, world)
+    valid = valid_targets(*batches)
+    for batch in batches:
+        loss_of(alone, batch, valid).backward()
+    loss_of(many, batches[world.rank], valid).backward()
+    return {"gradient": worst(many, alone)}
+
+
+def dtypes(world: World) -> dict[str, str]:
+    """What a router sees and computes in when products are in bf16."""
+    seen: dict[str, str] = {}
+    compute = routers.logits
+
+    def watched(x: Tensor, weight: Tensor) -> Tensor:
+        z = compute(x, weight)
+        seen.update(rows=str(x.dtype), weight=str(weight.dtype), logits=str(z.dtype))
+        return z
+
+    model, batch = sharded("moma_4t4i", world, torch.bfloat16), part(make_batch(SEQUENCES, BUDGET), world)
+    noise = torch.zeros(len(model.blocks), batch.tokens.numel(), model.n_experts)
+    block = model.blocks[0]
+    block.experts.router.register_forward_pre_hook(lambda module, args: seen.update(noise=str(args[2].dtype)))
+    routers.logits = watched
+    try:
+        hidden = model(batch, lambda h, w: h, noise)[0]
+    finally:
+        routers.logits = compute
+    return seen | {"hidden": str(hidden.dtype)}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with join(CPU, timeout=120) as world:
+        names = sys.argv[2:]
+        results: dict[str, object] = {name: compare(name, world) for name in names}
+        results |= {f"{name} lacking": lacking(name, world) for name in names}
+        results["dtypes"] = dtypes(world)
+        if world.main:
+            with open(sys.argv[1], "w") as out:
+                json.dump(results, out, indent=1)
+
+
+if __name__ == "__main__":
+    main()

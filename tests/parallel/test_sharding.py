@@ -1,0 +1,72 @@
+"""Sharded over ranks is one process: losses, gradients, weights after load; batches that lack something; dtypes.
+
+Every world is one start of `tests.parallel.ranks` under torchrun with gloo. Sums over ranks are rounded in another order than
+sums over rows, so gradients agree to 1e-6; routing then differs where two rows nearly tie, unless it is replayed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from momafuse.parallel.sharding import shard_dim
+from tests.members import MEMBERS
+
+SOME = ("dense", "moe_8x", "moma_7t1i", "mod_moma_4t4i", "mot", "mot_text_moe4")
+
+
+def results(ranks: int, names: tuple[str, ...], folder: Path) -> dict[str, dict[str, object]]:
+    out = folder / f"{ranks}.json"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command = [*torchrun, "-m", "tests.parallel.ranks", str(out), *names]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, dict[str, object]] = json.loads(out.read_text())
+    return found
+
+
+def check(found: dict[str, dict[str, object]], name: str) -> None:
+    r = found[name]
+    assert r["equal"], "weights right after they are filled"
+    assert r["loss"] < 1e-6
+    absolute, relative = r["gradient"]
+    assert absolute < 1e-6
+    assert relative < 5e-6  # of the largest entry of each tensor: a few roundings of fp32
+    assert r["replayed"] < 1e-5
+    absolute, relative = found[f"{name} lacking"]["gradient"]
+    assert absolute < 1e-6
+    assert relative < 5e-6
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+    return results(2, SOME, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_two_ranks_are_one_process(two, name):
+    check(two, name)
+
+
+def test_routers_compute_in_fp32_and_noise_arrives_in_fp32(two):
+    fp32 = "torch.float32"
+    wanted = {"rows": "torch.bfloat16", "weight": fp32, "logits": fp32, "noise": fp32, "hidden": "torch.bfloat16"}
+    assert two["dtypes"] == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_every_member_at_every_number_of_ranks(ranks, tmp_path):
+    found = results(ranks, MEMBERS, tmp_path)
+    for name in MEMBERS:
+        check(found, name)
+
+
+def test_a_dimension_that_divides_is_cut_and_else_the_first():
+    shapes = {(8, 6, 4): 0, (3, 6, 5): 1, (1, 5, 4): 2, (1, 5, 3): 0, (7,): 0, (12287, 256): 1}
+    assert {s: shard_dim(torch.empty(s), 2) for s in shapes} == shapes
