@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -182,8 +183,7 @@ def main() -> None:
         results |= {f"{name} lacking": lacking(name, world) for name in names}
         results["dtypes"] = dtypes(world)
         if world.main:
-            with open(sys.argv[1], "w") as out:
-                json.dump(results, out, indent=1)
+            Path(sys.argv[1]).write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
