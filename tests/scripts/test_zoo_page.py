@@ -54,6 +54,13 @@ def test_every_member_has_a_line_and_a_command():
     assert [name for name in group_options()["experiment"] if not re.search(rf"\b{name}\b", named)] == []
 
 
+def test_a_line_is_the_first_sentence_of_the_members_file():
+    from zoo_page.table import sentence
+
+    lines = dict(re.findall(r"^\| \[?`(\w+)`[^|]*\| ([^|]*) \|", table("members"), re.M))
+    assert lines == {name: sentence(name) for name in group_options()["experiment"]}
+
+
 def test_there_is_something_to_test():
     assert len(commands()) > 6
     assert len(overrides()) > 15
