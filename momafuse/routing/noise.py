@@ -1,6 +1,6 @@
 """Gumbel-sigmoid noise as an input: drawn once a step for all layers, from a counter instead of a generator's state.
 
-    sigmoid(z + G' - G''),  G' - G'' = log u - log(1 - u)          (MoMa, arXiv 2407.21770 section 2.4; temperature 1)
+    sigmoid(z + G' - G''),  G' - G'' = log u - log(1 - u)          (MoMa, arXiv 2407.21770, on upcycling; temperature 1)
 
 u comes from a hash of (seed, step, layer, sequence, position, expert), so the same row sees the same noise at any
 micro-batch, rank or recompute, and a resumed run has nothing to restore. Does not decide when noise is on.
