@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from momafuse.describe import dense_of, description, main
 from momafuse.reports.description_table import big, count, description_table, numbers
 
 TOP = Path(__file__).parents[1]
+BYTES = 79  # the column where the table of memory begins
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -205,6 +207,14 @@ def test_recomputation_stands_apart(capsys: pytest.CaptureFixture[str]) -> None:
     head = plain["flops_per_token"]["by_part"]["head"]
     assert again["flops_per_token"]["recomputation"] == pytest.approx(plain["flops_per_token"]["forward"] - head)
     assert again["memory"]["activations_total"] < plain["memory"]["activations_total"]
+
+
+def test_the_example_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    """All of it but bytes, which every change of the model moves: what stands left of them."""
+    page = (TOP / "docs" / "describe.md").read_text()
+    (command, example) = re.findall(r"`python -m momafuse.describe (.*)` says:\n\n```\n(.*?)```", page, re.DOTALL)[0]
+    left = [[line[:BYTES].rstrip() for line in text.splitlines()] for text in (example, printed(capsys, *command.split()))]
+    assert [line for line in left[0] if line] == [line for line in left[1] if line]
 
 
 def test_words_of_the_table() -> None:

@@ -21,6 +21,7 @@ SMALL_CORPUS = "data.sources.starter_pictures.variants=1"
 SHRUNK = {
     "momafuse.train": ["size=micro", "trainer.max_steps=2", SMALL_CORPUS],
     "momafuse.prepare": ["size=micro", SMALL_CORPUS],
+    "momafuse.describe": ["size=micro"],
 }
 
 
