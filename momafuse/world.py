@@ -5,15 +5,16 @@ environment) every process joins a group: NCCL for tensors on GPUs, gloo for tho
 (parallel/sharding.py).
 
 What only the main process may do (folders, the corpus, reports) goes through `on_main`: the others wait for its result, and
-its error becomes that of all. Ranks share one file system.
+its error becomes that of all. Ranks share one file system. What a rank says when it fails: ending.py.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
 
@@ -21,11 +22,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
+from momafuse.ending import ending
 from momafuse.errors import UserError
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # preparing a corpus takes as long as it takes
+JOINED = itertools.count()  # a process may join again (several jobs of one command); the keys of the store must differ
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class World:
     device: torch.device
     mesh: DeviceMesh | None  # None: one process without sharding
     waiting: dist.ProcessGroup | None  # gloo, with patience: the main process works while the others wait
+    shared: list[BaseException] = field(default_factory=list)  # errors of the main process that all ranks raise
 
     @property
     def main(self) -> bool:
@@ -53,7 +59,7 @@ class World:
         if self.mesh is None:
             return n
         total = torch.tensor(n)
-        dist.all_reduce(total, group=self.waiting)
+        dist.all_reduce(total)
         return int(total)
 
     def on_main(self, action: Callable[[], T]) -> T:
@@ -68,6 +74,7 @@ class World:
                 box = [error]
         dist.broadcast_object_list(box, src=0, group=self.waiting)
         if isinstance(box[0], Exception):
+            self.shared.append(box[0])
             raise box[0]
         return box[0]  # type: ignore[return-value]
 
@@ -83,7 +90,8 @@ def join(device: torch.device, *, timeout: float, replicas: int = 1) -> Iterator
     """The world that this process belongs to, by the environment; left again at the end.
 
     `timeout` in seconds: a collective that does not come about within it ends the process with an error. With `replicas`
-    the model is sharded over size / replicas ranks and replicated (HSDP). Raises UserError where that is no whole number.
+    the model is sharded over size / replicas ranks and replicated (HSDP), if that is a whole number. What goes wrong in one
+    of many processes is raised as RankError, and the groups stay as they are, since the process has to end.
     """
     if "RANK" not in os.environ:
         yield World(0, 1, device, None, None)
@@ -91,15 +99,21 @@ def join(device: torch.device, *, timeout: float, replicas: int = 1) -> Iterator
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    size = int(os.environ["WORLD_SIZE"])
-    if size % replicas:
-        raise UserError(f"trainer.replicas={replicas}: must divide the {size} ranks of this run")
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    rank, size, store, shared = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), None, []
     try:
+        if size % replicas:
+            raise UserError(f"trainer.replicas={replicas}: must divide the {size} ranks of this run")
+        patience = timedelta(seconds=timeout)
+        store = PrefixStore(f"momafuse/{next(JOINED)}", next(iter(rendezvous("env://", timeout=patience)))[0])
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
         waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
         shape, names = ((size,), ("shard",)) if replicas == 1 else ((replicas, size // replicas), ("replicate", "shard"))
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
-        yield World(dist.get_rank(), size, device, mesh, waiting)
-    finally:
-        dist.destroy_process_group()
+        world = World(rank, size, device, mesh, waiting)
+        shared = world.shared
+        yield world
+    except (Exception, KeyboardInterrupt) as error:
+        raise ending(error, store, rank, size, shared=any(error is s for s in shared)) from error
+    dist.barrier(waiting)  # who leaves first would take connections away from the others
+    dist.destroy_process_group()

@@ -10,7 +10,7 @@ import momafuse
 PACKAGE = Path(momafuse.__file__).parent
 ROOMS = (
     "training", "parallel", "checkpoint", "objectives", "reports", "models", "data", "config", "tokens", "vision", "routing",
-    "kernels", "world", "files", "errors",
+    "kernels", "world", "ending", "files", "errors",
 )  # fmt: skip
 ENTRY_POINTS = {"train", "prepare", "train_tokenizer", "describe"}
 

@@ -4,14 +4,14 @@
     def main(job: Job) -> None: ...
 
 A UserError ends as one line on stderr and exit code 2, also where Hydra complains; so does a disk that is full or may
-not be written. Ctrl-C ends as one line and exit code 130. Anything else is a bug and shows its traceback. Hydra's own
+not be written. Ctrl-C ends as one line and exit code 130. Anything else is a bug and shows its traceback. One of many
+processes under torchrun ends as ending.py says: a mistake is one line, not one a rank. Hydra's own
 runner is not used: it makes folders, configures logging and prints its complaints itself.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,11 +22,8 @@ from omegaconf import OmegaConf
 
 from momafuse.config.compose import Check, Job, compose_jobs, config_dir, group_options
 from momafuse.config.schema import Config
-from momafuse.errors import UserError
-
-USER_ERROR = 2  # exit code
-INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells have it
-_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # for the user to mend, wherever they occur
+from momafuse.ending import BUG, INTERRUPTED, STOPPED, USER_ERROR, first_to_say, leave, tagged
+from momafuse.errors import RankError, UserError, mendable
 
 _KEYS = """  run.name run.root run.seed           the run's folder ROOT/NAME, and its random numbers
   trainer.max_steps trainer.max_tokens how long; the same command again goes on
@@ -58,16 +55,16 @@ def entry_point(
                 )
                 for number, job in enumerate(jobs):
                     _run(job, number, len(jobs), job_main, show=args.cfg is not None)
-            except UserError as error:
-                _fail(str(error))
+            except RankError as end:
+                leave(end)
             except KeyboardInterrupt:
-                print("momafuse: interrupted; the same command goes on from what is saved", file=sys.stderr)
-                raise SystemExit(INTERRUPTED) from None
-            except OSError as error:
-                if error.errno not in _DISK:
-                    raise
-                place = "the disk" if error.filename is None else error.filename
-                _fail(f"{place}: {error.strerror}; make room or choose a place that may be written, and run the same again")
+                _end(STOPPED, INTERRUPTED)
+            except Exception as error:
+                if (line := mendable(error)) is not None:
+                    _end(f"momafuse: error: {line}", USER_ERROR)
+                if "RANK" in os.environ:
+                    leave(RankError(tagged(error, int(os.environ["RANK"])), BUG, repr(error)))
+                raise
 
         program.__doc__, program.__name__ = help, job_main.__name__
         return program
@@ -115,9 +112,11 @@ def _parser(primary: str, about: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _fail(problem: str) -> NoReturn:
-    print(f"momafuse: error: {' '.join(problem.split())}", file=sys.stderr)
-    raise SystemExit(USER_ERROR) from None
+def _end(line: str, code: int) -> NoReturn:
+    if "RANK" in os.environ:
+        leave(RankError(line if first_to_say(line) else "", code))
+    print(line, file=sys.stderr)
+    raise SystemExit(code) from None
 
 
 def _run(job: Job[Any], number: int, jobs: int, job_main: Callable[[Job[Any]], None], *, show: bool) -> None:
