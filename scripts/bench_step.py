@@ -2,8 +2,9 @@
 
     python scripts/bench_step.py moe_1t1i moma_4t4i --size nano --precision bf16
 
-A round runs one step of each experiment in turn, so that a machine whose speed drifts slows all of them alike; ratios are
-medians over the rounds of the ratio within a round. The whole step is forward, backward, clipping and the optimizer on one
+A round runs one step of each experiment in turn, so that a machine whose speed drifts slows all of them alike, and each
+round begins with another one, since the first pays for memory that the allocator had given back; ratios are medians over the
+rounds of the ratio within a round. The whole step is forward, backward, clipping and the optimizer on one
 micro-batch of random ids with the exact budget; the blocks alone are forward and backward without loss and optimizer.
 
 Prints JSON: {"dense": {"seconds": s, "ratio": 1.0, "blocks_ratio": 1.0}, ..., "dtype": ..., "threads": ..., "rounds": ...}.
@@ -111,9 +112,10 @@ def measure(experiments: list[str], overrides: list[str], precision: str, rounds
             whole()
             blocks()
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in experiments}
-    for _ in track(range(rounds), "rounds", console=Console(stderr=True), disable=not sys.stderr.isatty()):
+    for i in track(range(rounds), "rounds", console=Console(stderr=True), disable=not sys.stderr.isatty()):
+        turn = i % len(experiments)
         for kind in (0, 1):
-            for name in experiments:
+            for name in experiments[turn:] + experiments[:turn]:
                 times[name][kind].append(seconds(actions[name][kind]))
 
     def ratio(name: str, kind: int) -> float:

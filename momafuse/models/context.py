@@ -26,8 +26,11 @@ class Recipe:
     untied_projections: bool
     untied_norms: bool
 
-    def context(self, rows: Rows, table: Tensor, span: Tensor | None) -> Context:
-        """`table` (2, B, 1, S, K / 2) of `rotary_table`; `span` (B, S): rows see rows of the same number; None: all before."""
+    def context(self, rows: Rows, table: Tensor, span: Tensor | None, dtype: torch.dtype) -> Context:
+        """`table` (2, B, 1, S, K / 2) of `rotary_table`; `span` (B, S): rows see rows of the same number; None: all before.
+
+        `dtype` is that of the rows of the model.
+        """
         by_modality = fixed_plan(self.modalities, rows) if self.untied_projections else None
         if all(g.experts == 1 for g in self.groups):
             same = by_modality is not None and _serve(self.groups) == _serve(self.modalities)
@@ -37,9 +40,10 @@ class Recipe:
         one_hot = None
         if self.untied_norms:
             one_hot = rows.modality.unsqueeze(-1) == torch.arange(len(self.modalities), device=table.device)
-        return Context(rows, table, span, None if span is None else visible(span), by_modality, one_hot, fixed)
+        mask = None if span is None else visible(span, dtype)
+        return Context(rows, table, span, mask, by_modality, one_hot, fixed)
 
-    def of_kept(self, context: Context, kept: Kept) -> Context:
+    def of_kept(self, context: Context, kept: Kept, dtype: torch.dtype) -> Context:
         """The context of the rows that a depth router kept."""
         table = context.table.flatten(1, 3)[:, kept.rows].unsqueeze(2)
         sequences, length = context.rows.modality.shape
@@ -47,7 +51,7 @@ class Recipe:
         if kept.rows.shape[0] != sequences:  # a row of `kept` is a pool: what was apart by sequence stays apart by span
             sequence = kept.rows // length
             span = sequence if span is None else sequence * length + span
-        return self.context(kept, table, span)
+        return self.context(kept, table, span, dtype)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Context:
     rows: Rows
     table: Tensor  # (2, B, 1, S, K / 2)
     span: Tensor | None  # (B, S) integers
-    mask: Tensor | None  # (B, 1, S, S) bool; None: causal
+    mask: Tensor | None  # (B, 1, S, S), 0 or -inf in the dtype of the rows; None: causal
     by_modality: Plan | None  # where projections are untied
     one_hot: Tensor | None  # (B, S, M) bool, where norms are untied
     fixed: Plan | None  # the plan of the experts where no group is routed
@@ -73,10 +77,13 @@ def rotary_table(position: Tensor, head_dim: int, theta: float) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()])
 
 
-def visible(span: Tensor) -> Tensor:
-    """span (B, S) -> (B, 1, S, S) bool: a row sees itself and the earlier rows of its own span."""
-    same = span[:, :, None] == span[:, None, :]
-    return same.tril()[:, None]
+def visible(span: Tensor, dtype: torch.dtype) -> Tensor:
+    """span (B, S) -> (B, 1, S, S): 0 where a row sees another (itself and the earlier ones of its own span), else -inf.
+
+    Not boolean: attention would make such a mask of it in every layer, and keep each for its backward.
+    """
+    same = (span[:, :, None] == span[:, None, :]).tril()[:, None]
+    return torch.zeros(same.shape, dtype=dtype, device=span.device).masked_fill(~same, float("-inf"))
 
 
 def _serve(groups: Sequence[Group]) -> list[tuple[int, ...]]:

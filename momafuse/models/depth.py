@@ -45,6 +45,8 @@ class DepthBlock(Block):
             return x, Decision(None, kept)
         numbers = kept.rows.flatten()
         mine = rows.index_select(0, numbers).view(*kept.rows.shape, -1)
-        y, decision = super().forward(mine, self.recipe.of_kept(context, kept), None if noise is None else noise[numbers])
+        y, decision = super().forward(
+            mine, self.recipe.of_kept(context, kept, x.dtype), None if noise is None else noise[numbers]
+        )
         change = kept.gates.to(x.dtype).unsqueeze(-1) * (y - mine)
         return rows.index_add(0, numbers, change.flatten(0, 1)).view_as(x), Decision(decision.experts, kept)

@@ -34,8 +34,8 @@ def test_a_document_mask_separates_documents(untie):
 
 
 def test_a_row_sees_itself_and_earlier_rows_of_its_span():
-    assert visible(torch.tensor([[0, 0, 1]])).tolist() == [[[[True, False, False], [True, True, False], [False, False, True]]]]
-    assert visible(torch.tensor([[1, 0, 1]])).tolist() == [[[[True, False, False], [False, True, False], [True, False, True]]]]
+    assert (visible(torch.tensor([[0, 0, 1]]), torch.float32) == 0).tolist() == [[[[True, False, False], [True, True, False], [False, False, True]]]]
+    assert (visible(torch.tensor([[1, 0, 1]]), torch.float32) == 0).tolist() == [[[[True, False, False], [False, True, False], [True, False, True]]]]
 
 
 @pytest.mark.parametrize("depth", [None, HALF], ids=["plain", "in_depth"])
@@ -59,7 +59,7 @@ def test_dropout_follows_attention_and_experts_and_keeps_the_mean():
     block, batch = model.blocks[0], make_batch(64, (8, 8))
     block.attention.forward = lambda x, context: torch.ones_like(x)
     block.experts.forward = lambda x, context, noise: (2 * torch.ones_like(x), None)
-    context = model.recipe.context(batch, torch.zeros(2, 64, 1, 16, 4), None)
+    context = model.recipe.context(batch, torch.zeros(2, 64, 1, 16, 4), None, torch.float32)
     torch.manual_seed(0)
     added, _ = block(torch.zeros(64, 16, 16, dtype=torch.float64), context, None)
     kept = 1 / 0.75  # what is kept grows by as much as is dropped
