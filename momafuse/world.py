@@ -54,13 +54,14 @@ class World:
         dist.all_reduce(total)
         return total
 
-    def count(self, n: int) -> int:
-        """The sum of host integers over all ranks; no device waits."""
+    def gather(self, *numbers: float) -> list[list[float]]:
+        """Host numbers of every rank, a list a rank; no device waits. Every rank must call it."""
+        mine = torch.tensor(numbers, dtype=torch.float64)
         if self.mesh is None:
-            return n
-        total = torch.tensor(n)
-        dist.all_reduce(total)
-        return int(total)
+            return [mine.tolist()]
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(found, mine)
+        return [numbers.tolist() for numbers in found]
 
     def on_main(self, action: Callable[[], T]) -> T:
         """What the main process's `action` returns (it is pickled), or the error that it raises, on every rank."""

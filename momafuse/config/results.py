@@ -26,6 +26,8 @@ RESULT_NEUTRAL = (
     "trainer.compile",
     "trainer.replicas",
     "trainer.timeout",
+    "trainer.dry_step",
+    "trainer.max_skipped",
     "trainer.eval_every",
     "trainer.eval_sequences",
     "trainer.log_every",

@@ -150,6 +150,9 @@ class TrainerConfig:
     replicas: int  # of the sharded model: ranks / replicas hold one (HSDP); 1: sharded over all ranks
     reduce_dtype: Literal["fp32", "bf16"]  # of gradients between ranks
     timeout: float  # seconds that ranks wait for one another before the run ends with an error
+    dry_step: bool  # a forward and backward before the first step: what does not fit or compile fails at once
+    max_skipped: int  # updates in a row that may be skipped since loss or gradient are not finite; 0: stop at the first
+    skip_spikes: float | None  # skip updates whose gradient norm is above this times the median of the last 100; None: never
     max_steps: int
     max_tokens: int | None
     global_batch: int

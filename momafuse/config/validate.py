@@ -80,6 +80,7 @@ def _signs(config: Config) -> None:
         "optim.warmup_steps": o.warmup_steps,
         "optim.weight_decay": o.weight_decay,
         "trainer.eval_every": t.eval_every,
+        "trainer.max_skipped": t.max_skipped,
         "checkpoint.every": config.checkpoint.every,
     }
     for key, value in above_zero.items():
@@ -235,5 +236,7 @@ def _trainer(trainer: TrainerConfig, config: Config) -> None:
         nearest = " or ".join(str(n) for n in (below, above) if n)
         _fail("trainer.global_batch", batch, f"must be a multiple of trainer.micro_batch={micro}, e.g. {nearest}")
     tokens = batch * config.data.sequence_length
+    if trainer.skip_spikes is not None and trainer.skip_spikes <= 1:
+        _fail("trainer.skip_spikes", trainer.skip_spikes, "must be above 1, e.g. 10, or null")
     if trainer.max_tokens is not None and trainer.max_tokens < tokens:
         _fail("trainer.max_tokens", trainer.max_tokens, f"is less than one step; at least {tokens}")

@@ -3,25 +3,22 @@
 One process, or one of many under torchrun (world.py). A step is `global_batch` consecutive sequences in micro-batches, shared
 out among the ranks; the loss is normalised by the valid targets of the whole step. Everything random is a function of (seed,
 step): a run that was killed and goes on from its last checkpoint makes the same losses to the last digit. Saved state: step,
-tokens, seconds, the length of the schedule.
+tokens, seconds, the length of the schedule, what the guard counts (guard.py).
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from momafuse.checkpoint import store
 from momafuse.config.compose import Job
 from momafuse.config.schema import Config
-from momafuse.data.batch import Batch
 from momafuse.data.corpus import Corpus
 from momafuse.data.encoding import Encoder
 from momafuse.data.prepare import open_or_prepare
@@ -29,14 +26,16 @@ from momafuse.errors import UserError
 from momafuse.files import only_writer
 from momafuse.parallel.precision import resolve_device
 from momafuse.reports.logger import Logger, RunLogger, Silence
-from momafuse.routing.noise import logistic_noise
+from momafuse.training.dry import dry_step, explained
 from momafuse.training.finish import finish, report_evaluation
 from momafuse.training.folder import RunFolder, make_folder, open_run, start_run
+from momafuse.training.guard import Guard, gradient_norm
 from momafuse.training.held_out import HeldOut, evaluate
-from momafuse.training.losses import LossMeter, count_targets, objective
+from momafuse.training.losses import LossMeter, count_targets
 from momafuse.training.optimizer import set_learning_rate
 from momafuse.training.schedule import learning_rate, more, total_steps
 from momafuse.training.setup import Setup, build, check_vocabulary
+from momafuse.training.step import backward, collecting
 from momafuse.world import World, join
 
 STEPS, SEEDS = 1 << 32, 1 << 20  # before the draws of one seed, or one rank, could meet those of the next
@@ -64,8 +63,12 @@ def train_in(world: World, job: Job, say: Callable[[str], None]) -> None:
         loggers: list[RunLogger] = []
         world.on_main(lambda: loggers.append(open_writing(job, folder, state, total, held_open)))
         logger: Logger = loggers[0] if world.main else Silence()
+        collect = held_open.enter_context(collecting())
+        held_open.enter_context(explained(config, setup))
         introduce(config, setup, folder, state, logger)
-        held_out = run_steps(config, job.yaml, setup, corpus, folder, state, logger, total)
+        if config.trainer.dry_step:
+            dry_step(config, setup, LossMeter(corpus.vocabulary, world.device))
+        held_out = run_steps(config, job.yaml, setup, corpus, folder, state, logger, total, collect)
         held_out = held_out or evaluate(config, setup, corpus)
         world.on_main(lambda: finish(job, setup, corpus, folder.path, state, held_out, logger))
 
@@ -112,13 +115,16 @@ def run_steps(
     state: dict[str, Any],
     logger: Logger,
     total: int,
+    collect: Callable[[int], None],
 ) -> HeldOut | None:
     """The steps themselves, from `state`, which they advance; returns the evaluation of the last if there was one."""
     t, o, world, held_out = config.trainer, config.optim, setup.world, None
     stream = setup.train.stream(
         state["step"], global_batch=t.global_batch, micro_batch=t.micro_batch, rank=world.rank, world=world.size
     )
-    for step in range(state["step"] + 1, total + 1):
+    guard = Guard(config, world, folder.checkpoints, state.get("guard"))
+    first, together = state["step"] + 1, time.perf_counter()
+    for step in range(first, total + 1):
         begin = time.perf_counter()
         micro_batches = next(stream)
         waited = time.perf_counter() - begin
@@ -127,34 +133,43 @@ def run_steps(
         )
         set_learning_rate(setup.optimizer, lr)
         torch.manual_seed((world.rank * SEEDS + config.run.seed) * STEPS + step)  # for dropout
-        meter = LossMeter(corpus.vocabulary, world.device)
-        valid = world.count(count_targets(micro_batches))
-        for host_batch in micro_batches:
-            batch = host_batch.to(world.device)
-            loss, _ = setup.model(batch, objective(batch, meter, config.objective, valid), noise(config, setup, batch, step))
-            loss.total.backward()
-        router_norm = gradient_norm([p for path, p in setup.model.named_parameters() if "router" in path])
-        norm = gradient_norm(setup.model.parameters())
-        clip_grads_with_norm_(setup.model.parameters(), o.grad_clip, torch.tensor(norm, device=world.device))
-        if not math.isfinite(norm):
-            go_on = f"run.name=... resume={folder.path}" if store.latest(folder.checkpoints) else "run.name=..."
-            raise UserError(f"step {step}: the gradient is {norm}; lower optim.lr={o.lr} and start again with {go_on}")
-        setup.optimizer.step()
+        ranks = world.gather(count_targets(micro_batches), time.perf_counter() - together)
+        together = time.perf_counter()
+        meter, valid = LossMeter(corpus.vocabulary, world.device), int(sum(targets for targets, _ in ranks))
+        for batch in micro_batches:
+            backward(config, setup, batch, meter, valid, step)
+        routers = [p for path, p in setup.model.named_parameters() if "router" in path]
+        norms = torch.stack([gradient_norm(p, world.device) for p in (routers, setup.model.parameters())])
+        *sums, router_norm, norm = torch.cat([world.sum(meter.sums).flatten(), norms.double()]).tolist()  # waits for the device
+        losses = meter.named("train/", sums)
+        objection = guard.objection(step, losses["train/loss"], norm)
+        if objection is None:
+            clip_grads_with_norm_(setup.model.parameters(), o.grad_clip, norms[1])
+            setup.optimizer.step()
+        else:
+            logger.message(objection)
         setup.optimizer.zero_grad(set_to_none=True)
 
         seconds = time.perf_counter() - begin
         tokens = t.global_batch * config.data.sequence_length
         state.update(step=step, tokens=state["tokens"] + tokens, seconds=state["seconds"] + seconds)
-        row = {"step": step, "tokens": state["tokens"]} | meter.means("train/", world)
-        row |= {"train/grad_norm": norm, "train/lr": lr}
+        state.update(guard=guard.state())
+        row = {"step": step, "tokens": state["tokens"]} | losses
+        row |= {"train/grad_norm": norm, "train/lr": lr, "train/skipped": int(objection is not None)}
         row |= {"train/router_grad_norm": router_norm} if setup.model.routes else {}
-        logger.step(row | {"perf/tokens_per_second": tokens / seconds, "perf/data_wait": waited})
+        row |= {"perf/tokens_per_second": tokens / seconds, "perf/data_wait": waited}
+        row |= {"perf/straggler": straggler([own for _, own in ranks])} if world.mesh is not None else {}
+        logger.step(row)
+        saves = step == total or (config.checkpoint.every and step % config.checkpoint.every == 0)
+        if saves or step == first:
+            guard.check_parameters(step, setup.model)
         if step == total or (t.eval_every and step % t.eval_every == 0):
             held_out = evaluate(config, setup, corpus)
             report_evaluation(held_out, state, logger)
-        if step == total or (config.checkpoint.every and step % config.checkpoint.every == 0):
+        if saves:
             keep = config.checkpoint.keep_last
             store.save(folder.checkpoints, step, setup.model, setup.optimizer, state, yaml, keep, world)
+        collect(step)
     stream.close()
     return held_out
 
@@ -165,26 +180,18 @@ def introduce(config: Config, setup: Setup, folder: RunFolder, state: dict[str, 
     start = f"going on from {folder.checkpoint}" if folder.checkpoint else "from step 0"
     logger.message(f"{folder.path}: {config.model.name}, {parameters / 1e6:.1f}M parameters, {start}")
     dtype = str(setup.dtype).removeprefix("torch.")
-    ranks = f"{setup.world.size} ranks, " if setup.world.mesh is not None else ""
-    logger.message(f"{ranks}{setup.world.device}, products in {dtype}, {torch.get_num_threads()} threads")
+    world, mine = setup.world, config.trainer.global_batch // setup.world.size
+    ranks = f"{world.size} ranks, " if world.mesh is not None else ""
+    logger.message(f"{ranks}{world.device}, products in {dtype}, {torch.get_num_threads()} threads")
+    if world.mesh is not None:
+        own = " and ".join(f"{mine * n} {m}" for m, n in zip(setup.model.modality_names, setup.plan.budget, strict=True))
+        logger.message(f"every rank takes {own} tokens on every step, by construction")
     if state["dtype"] != dtype:
         logger.message(f"the run began in {state['dtype']}: from here on its losses differ in the last digits")
     for share in setup.plan.shares():
         logger.message(str(share))
 
 
-def noise(config: Config, setup: Setup, batch: Batch, step: int) -> torch.Tensor | None:
-    """The step's router noise for all layers, if the config wants any."""
-    if not config.router.noise:
-        return None
-    model = setup.model
-    return logistic_noise(batch, seed=config.run.seed, step=step, layers=len(model.blocks), experts=model.n_experts)
-
-
-def gradient_norm(parameters: Iterable[torch.nn.Parameter]) -> float:
-    """The norm of the gradients of all ranks together. The routers' can starve under swin (routing/statistics.py)."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    if not grads:
-        return 0.0
-    norm = get_total_norm(grads)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+def straggler(seconds: list[float]) -> float:
+    """How much longer than the mean the slowest rank worked before it met the others."""
+    return max(seconds) * len(seconds) / sum(seconds) - 1

@@ -33,7 +33,11 @@ class LossMeter:
 
     def means(self, prefix: str, world: World) -> dict[str, float]:
         """`PREFIXloss` over the targets of all ranks and `PREFIXloss_MODALITY`; a modality without targets is left out."""
-        nll, count = world.sum(self.sums).tolist()
+        return self.named(prefix, world.sum(self.sums).flatten().tolist())
+
+    def named(self, prefix: str, sums: Sequence[float]) -> dict[str, float]:
+        """`means` from the sums of all ranks, which are on the host already."""
+        nll, count = sums[: len(self.names)], sums[len(self.names) :]
         means = {f"{prefix}loss": sum(nll) / max(1.0, sum(count))}
         return means | {f"{prefix}loss_{m}": s / n for m, s, n in zip(self.names, nll, count, strict=True) if n}
 

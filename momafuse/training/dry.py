@@ -1,0 +1,71 @@
+"""A forward and a backward before the first step, so that what cannot work fails at once and in one line.
+
+Gradients are dropped; weights, optimizer, data and the random state stay as they were. Also names the remedy where memory
+runs out or a compiler is missing, whenever that happens: the optimizer's state is made in the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from momafuse.config.schema import Config
+from momafuse.errors import UserError
+from momafuse.training.losses import LossMeter
+from momafuse.training.setup import Setup
+from momafuse.training.step import backward
+
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")
+NO_COMPILER = ("InvalidCxxCompiler", "No working C++ compiler", "CppCompileError", "Failed to find C compiler")
+
+
+def dry_step(config: Config, setup: Setup, meter: LossMeter) -> None:
+    """One micro-batch forth and back; all ranks must call it. Raises UserError as `explained` does."""
+    gpus = [setup.world.device] if setup.world.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        backward(config, setup, setup.train.batch(range(config.trainer.micro_batch)), meter, valid=1, step=0)
+    setup.optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def explained(config: Config, setup: Setup) -> Iterator[None]:
+    """Turns a lack of memory, or of a compiler, into a UserError that names the keys."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # OutOfMemoryError is a RuntimeError
+        chain = list(_chain(error))
+        texts = [f"{type(e).__name__}: {e}" for e in chain]
+        if any(isinstance(e, torch.OutOfMemoryError | MemoryError) for e in chain) or _found(NO_MEMORY, texts):
+            raise UserError(out_of_memory(config, setup, str(chain[-1]))) from error
+        if config.trainer.compile and _found(NO_COMPILER, texts):
+            problem = "torch.compile finds no C++ compiler that works"
+            raise UserError(f"trainer.compile=true: {problem}; install one, name it in CXX, or write false") from error
+        raise
+
+
+def out_of_memory(config: Config, setup: Setup, said: str) -> str:
+    """One line: what did not fit, and what would make it smaller."""
+    t, pool = config.trainer, config.router.pool
+    share = t.global_batch // setup.world.size
+    smaller = [m for m in range(pool, t.micro_batch, pool) if share % m == 0]
+    remedies = [f"trainer.micro_batch={smaller[-1]}"] if smaller else []
+    remedies += ["trainer.activation_checkpointing=full"] if t.activation_checkpointing != "full" else []
+    remedies += ["more ranks (torchrun)" if setup.world.device.type == "cuda" else "a smaller size=..."] if not remedies else []
+    parameters = sum(p.numel() for p in setup.model.parameters())
+    rows = f"{t.micro_batch} sequences of {config.data.sequence_length} tokens at once"
+    sizes = f"{parameters / 1e6:.1f}M parameters on {setup.world.size} ranks, {rows}"
+    first = said.strip().partition("\n")[0].partition("] ")
+    detail = (first[2] or first[0])[:200].rstrip(". ")
+    return f"trainer.micro_batch={t.micro_batch}: out of memory with {sizes} ({detail}); try {' or '.join(remedies)}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _found(words: tuple[str, ...], texts: list[str]) -> bool:
+    return any(word in text for word in words for text in texts)
