@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
+from momafuse.config.compose import compose
 from tests.training.conftest import small_corpus, words  # noqa: F401 (a fixture)
 
 TOP = Path(__file__).parents[2]
@@ -130,3 +133,14 @@ def test_ctrl_c_is_one_line_and_leaves_no_process(start, run_root):
     ]
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_the_commands_of_the_page_compose():
+    page = (TOP / "docs" / "distributed.md").read_text()
+    commands = [line for line in page.splitlines() if line.startswith("    ") and "-m momafuse.train" in line]
+    assert len(commands) == 4
+    for command in commands:
+        start, _, rest = command.partition("-m momafuse.train")
+        assert compose(shlex.split(rest, comments=True)).config.run.name
+        if "torchrun" in start:
+            get_args_parser().parse_args([*shlex.split(start)[1:], "-m", "momafuse.train"])
