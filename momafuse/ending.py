@@ -21,14 +21,17 @@ import sys
 import textwrap
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from threading import Thread
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from momafuse.errors import RankError, mendable
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
+T = TypeVar("T")
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130  # exit codes; 128 + SIGINT, as shells have it
 GO_ON = "the same command goes on from what is saved"
 STOPPED = f"momafuse: interrupted; {GO_ON}"
@@ -43,11 +46,15 @@ def ending(error: BaseException, store: Store | None, rank: int, size: int, *, s
     if isinstance(error, KeyboardInterrupt):
         return RankError("" if rank else STOPPED, INTERRUPTED)
     if (reason := lost(error)) is not None:
-        return RankError(f"momafuse: rank {rank}: lost another rank ({_first(store) or reason}); {GO_ON}", BUG, delay=POLITE)
+        return RankError(
+            f"momafuse: rank {rank}: lost another rank ({_asked(lambda: _first(store), '') or reason}); {GO_ON}",
+            BUG,
+            delay=POLITE,
+        )
     mistake = mendable(error)
     code = BUG if mistake is None else USER_ERROR
     line = mistake or traceback.format_exception_only(error)[-1].strip()
-    everywhere = shared or _everywhere(line, store, rank, size)
+    everywhere = shared or _asked(lambda: _everywhere(line, store, rank, size), False)
     if everywhere and rank:
         return RankError("", code)
     if mistake is not None:
@@ -98,6 +105,15 @@ def leave(end: RankError) -> NoReturn:
         sys.stderr.flush()
     time.sleep(end.delay)
     os._exit(end.code)
+
+
+def _asked(question: Callable[[], T], silence: T) -> T:
+    """What the store says, or `silence` where it does not answer: its machine may be cut off, and some calls wait for ever."""
+    answer = [silence]
+    thread = Thread(target=lambda: answer.append(question()), daemon=True)
+    thread.start()
+    thread.join(2 * GRACE)
+    return answer[-1]
 
 
 def _everywhere(line: str, store: Store | None, rank: int, size: int) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -69,6 +71,15 @@ def test_who_lost_a_rank_names_its_error_or_says_how_it_noticed():
     assert told.text.startswith("momafuse: rank 2: lost another rank (rank 1: ValueError: bad); the same command")
     alone = ending(RuntimeError(CLOSED), None, 2, 3, shared=False)
     assert "(Connection closed by peer [127.0.0.1]:39)" in alone.text
+
+
+def test_a_store_that_does_not_answer_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(module, "GRACE", 0.05)
+    silent = SimpleNamespace(check=lambda keys: time.sleep(5), compare_set=lambda *args: time.sleep(5))
+    begin = time.monotonic()
+    assert "Connection closed" in ending(RuntimeError(CLOSED), silent, 2, 3, shared=False).text
+    assert ending(UserError("a=1: no"), silent, 2, 3, shared=False).text == "momafuse: error (rank 2): a=1: no"
+    assert time.monotonic() - begin < 2
 
 
 def test_a_lost_rank_is_known_in_whatever_it_is_wrapped():

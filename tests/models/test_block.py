@@ -34,8 +34,12 @@ def test_a_document_mask_separates_documents(untie):
 
 
 def test_a_row_sees_itself_and_earlier_rows_of_its_span():
-    assert (visible(torch.tensor([[0, 0, 1]]), torch.float32) == 0).tolist() == [[[[True, False, False], [True, True, False], [False, False, True]]]]
-    assert (visible(torch.tensor([[1, 0, 1]]), torch.float32) == 0).tolist() == [[[[True, False, False], [False, True, False], [True, False, True]]]]
+    assert (visible(torch.tensor([[0, 0, 1]]), torch.float32) == 0).tolist() == [
+        [[[True, False, False], [True, True, False], [False, False, True]]]
+    ]
+    assert (visible(torch.tensor([[1, 0, 1]]), torch.float32) == 0).tolist() == [
+        [[[True, False, False], [False, True, False], [True, False, True]]]
+    ]
 
 
 @pytest.mark.parametrize("depth", [None, HALF], ids=["plain", "in_depth"])
