@@ -14,7 +14,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -78,6 +78,27 @@ class World:
             self.shared.append(box[0])
             raise box[0]
         return box[0]  # type: ignore[return-value]
+
+    def on_all(self, action: Callable[[], T]) -> list[T]:
+        """What `action` returns on each rank, in their order (it is pickled), or the first error raised, on every rank."""
+        if self.mesh is None:
+            return [action()]
+        mine: T | Exception
+        try:
+            mine = action()
+        except Exception as error:
+            mine = error
+        box: list[T | Exception] = [mine] * self.size
+        dist.all_gather_object(box, mine, group=self.waiting)
+        for found in box:
+            if isinstance(found, Exception):
+                raise found
+        return box  # type: ignore[return-value]
+
+    def aside(self) -> World:
+        """The same world with a group of its own for what it says on the host, for a thread beside the steps. Every rank must
+        call it. The thread must leave `sum` alone, which goes over the group of the steps."""
+        return self if self.mesh is None else replace(self, waiting=dist.new_group(backend="gloo", timeout=PATIENCE))
 
     def main_first(self, action: Callable[[], T]) -> T:
         """`action` on every rank, the main process before the others: for what is made once and then read."""

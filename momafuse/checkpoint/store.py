@@ -1,14 +1,14 @@
-"""The checkpoint store: torch's distributed checkpoint (DCP) for tensors, JSON for everything else.
+"""The checkpoint store, and how it is read: torch's distributed checkpoint (DCP) for tensors, JSON for everything else.
 
     checkpoints/step_00001000/   *.distcp, .metadata      tensors of the model and the optimizer, by parameter path
-                                 state.json               step, tokens, schedule, whatever the loop needs as plain JSON
+                                 state.json               step, tokens, schedule, layout: what the loop needs, as plain JSON
                                  config.yaml              the resolved config
                                  complete.json            the marker: format version, size and SHA-256 of every file
     checkpoints/latest           the name of the newest complete one
 
-A checkpoint is written into a folder with another name and renamed when its marker is in it, then `latest` is replaced:
-a process killed at any moment leaves the older checkpoint as it was. DCP unpickles its own metadata, so only run folders that
-you trust may be resumed; the hashes find damage, not malice.
+A checkpoint is written into a folder with another name and renamed when its marker is in it, then `latest` is replaced
+(saving.py): a process killed at any moment leaves the older checkpoint as it was. DCP unpickles its own metadata, so only
+run folders that you trust may be resumed; the hashes find damage, not malice.
 
 Every rank writes its shards, the main process everything else. A checkpoint is read at any number of ranks.
 """
@@ -17,9 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +24,9 @@ from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
-from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.optim import Optimizer
 
 from momafuse.errors import UserError
-from momafuse.files import write_aside
 from momafuse.world import World
 
 FORMAT = 1
@@ -41,52 +36,6 @@ LATEST = "latest"
 
 def step_name(step: int) -> str:
     return f"step_{step:08d}"
-
-
-def save(
-    root: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: Optimizer,
-    state: dict[str, Any],
-    config: str,
-    keep: int,
-    world: World,
-) -> Path:
-    """Write `root/step_STEP`, point `latest` to it, and delete all but the newest `keep` complete checkpoints.
-
-    `state` must be JSON. Every rank must call it. Raises UserError when the disk does not take it; the older ones stay.
-    """
-    final, partial = root / step_name(step), root / f".{step_name(step)}.partial"
-    alone = world.mesh is None
-    try:
-        world.on_main(lambda: _make_empty(partial))
-        model_state, optimizer_state = get_state_dict(model, optimizer)
-        tensors = {"model": model_state, "optimizer": optimizer_state}
-        _quietly(lambda: dcp_save(tensors, checkpoint_id=partial, no_dist=alone, process_group=world.waiting))
-        world.on_main(lambda: _commit(root, partial, final, state, config, keep))
-    except (OSError, CheckpointException) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"checkpoint {final}: cannot be written ({_reason(error)}); older checkpoints are untouched") from error
-    return final
-
-
-def _make_empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-
-
-def _commit(root: Path, partial: Path, final: Path, state: dict[str, Any], config: str, keep: int) -> None:
-    """Complete a folder that holds its tensors, and make it the newest checkpoint."""
-    (partial / "state.json").write_text(json.dumps(state, indent=1))
-    (partial / "config.yaml").write_text(config)
-    files = {f.name: [f.stat().st_size, _sha256(f)] for f in sorted(partial.iterdir())}
-    write_aside(partial / MARKER, json.dumps({"format": FORMAT, "files": files}, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    write_aside(root / LATEST, final.name)
-    for old in complete(root)[:-keep]:
-        shutil.rmtree(old)
 
 
 def complete(root: Path) -> list[Path]:
@@ -134,7 +83,7 @@ def verify(checkpoint: Path) -> None:
         if file.stat().st_size != size:
             found = file.stat().st_size
             raise UserError(f"checkpoint {checkpoint}: {name} is truncated, {found} of {size} bytes{remedy}")
-        if _sha256(file) != digest:
+        if sha256(file) != digest:
             raise UserError(f"checkpoint {checkpoint}: {name} is corrupt, its SHA-256 differs{remedy}")
 
 
@@ -145,23 +94,20 @@ def load(checkpoint: Path, model: nn.Module, optimizer: Optimizer | None, world:
     state = {"model": model_state} | ({"optimizer": optimizer_state} if optimizer else {})
     try:
         alone = world.mesh is None
-        _quietly(lambda: dcp_load(state, checkpoint_id=checkpoint, no_dist=alone, process_group=world.waiting))
+        dcp_load(state, checkpoint_id=checkpoint, no_dist=alone, process_group=world.waiting)
     except (OSError, CheckpointException) as error:
-        raise UserError(f"checkpoint {checkpoint}: cannot be read ({_reason(error)})") from error
+        raise UserError(f"checkpoint {checkpoint}: cannot be read ({reason(error)})") from error
     set_state_dict(model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state)
 
 
-def _reason(error: BaseException) -> str:
-    """One line: of DCP's report the last, which is the cause."""
-    return str(error).strip().splitlines()[-1]
+def reason(error: BaseException) -> str:
+    """One line: of DCP's report the first rank's cause."""
+    if isinstance(error, CheckpointException) and error.failures:
+        rank, (cause, _) = min(error.failures.items())
+        return f"rank {rank}: {reason(cause)}"
+    return str(error).strip().splitlines()[0]
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _quietly(action: Callable[[], Any]) -> None:
-    with warnings.catch_warnings():  # DCP warns that there is no process group, which is what we want
-        warnings.simplefilter("ignore", UserWarning)
-        action()

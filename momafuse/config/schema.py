@@ -166,6 +166,7 @@ class TrainerConfig:
 class CheckpointConfig:
     every: int  # steps; 0: only at the end
     keep_last: int  # complete checkpoints that stay
+    keep_every: int | None  # steps; checkpoints at its multiples stay too; None: no others
 
 
 @dataclass(frozen=True)

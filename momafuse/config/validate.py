@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from momafuse.config.nearest import did_you_mean
-from momafuse.config.schema import EXPERT_LAYERS, Config, ModelConfig, OptimConfig, TrainerConfig
+from momafuse.config.schema import EXPERT_LAYERS, CheckpointConfig, Config, ModelConfig, OptimConfig, TrainerConfig
 from momafuse.errors import UserError
 from momafuse.routing.names import ALL, SHARED
 
@@ -30,6 +30,7 @@ def validate(config: Config) -> None:
     _objective(config)
     _optim(config.optim)
     _trainer(config.trainer, config)
+    _checkpoint(config.checkpoint)
 
 
 def check_run_root(config: Config) -> None:
@@ -240,3 +241,16 @@ def _trainer(trainer: TrainerConfig, config: Config) -> None:
         _fail("trainer.skip_spikes", trainer.skip_spikes, "must be above 1, e.g. 10, or null")
     if trainer.max_tokens is not None and trainer.max_tokens < tokens:
         _fail("trainer.max_tokens", trainer.max_tokens, f"is less than one step; at least {tokens}")
+
+
+def _checkpoint(checkpoint: CheckpointConfig) -> None:
+    every, keep = checkpoint.every, checkpoint.keep_every
+    if checkpoint.keep_last < 1:
+        _fail("checkpoint.keep_last", checkpoint.keep_last, "must be at least 1: the newest checkpoint stays")
+    if keep is None:
+        return
+    if keep < 1:
+        _fail("checkpoint.keep_every", keep, "must be at least 1, or null")
+    if not every or keep % every:
+        problem = "must be a multiple of checkpoint.every={}, the steps that are saved".format(every or "0 (only the end)")
+        _fail("checkpoint.keep_every", keep, problem + (f", e.g. {max(1, round(keep / every)) * every}" if every else ""))

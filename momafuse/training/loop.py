@@ -2,8 +2,9 @@
 
 One process, or one of many under torchrun (world.py). A step is `global_batch` consecutive sequences in micro-batches, shared
 out among the ranks; the loss is normalised by the valid targets of the whole step. Everything random is a function of (seed,
-step): a run that was killed and goes on from its last checkpoint makes the same losses to the last digit. Saved state: step,
-tokens, seconds, the length of the schedule, what the guard counts (guard.py).
+step): a run that was killed and goes on from its last checkpoint makes the same losses to the last digit at the same layout
+(ranks, micro-batch), and sees the same sequences at any. Saved state: step, sequences and tokens so far, also by modality,
+seconds, seed, layout, the length of the schedule, what the guard counts (guard.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch.nn.utils import clip_grads_with_norm_
 
 from momafuse.checkpoint import store
+from momafuse.checkpoint.saving import Keep, Saver, tidy
 from momafuse.config.compose import Job
 from momafuse.config.schema import Config
 from momafuse.data.corpus import Corpus
@@ -63,13 +65,16 @@ def train_in(world: World, job: Job, say: Callable[[str], None]) -> None:
         loggers: list[RunLogger] = []
         world.on_main(lambda: loggers.append(open_writing(job, folder, state, total, held_open)))
         logger: Logger = loggers[0] if world.main else Silence()
+        keep = Keep(config.checkpoint.keep_last, config.checkpoint.keep_every)
+        saver = held_open.enter_context(Saver(folder.checkpoints, keep, world))
         collect = held_open.enter_context(collecting())
         held_open.enter_context(explained(config, setup))
         introduce(config, setup, folder, state, logger)
         if config.trainer.dry_step:
             dry_step(config, setup, LossMeter(corpus.vocabulary, world.device))
-        held_out = run_steps(config, job.yaml, setup, corpus, folder, state, logger, total, collect)
+        held_out = run_steps(config, job.yaml, setup, corpus, folder, state, logger, saver, total, collect)
         held_out = held_out or evaluate(config, setup, corpus)
+        saver.wait()
         world.on_main(lambda: finish(job, setup, corpus, folder.path, state, held_out, logger))
 
 
@@ -80,6 +85,7 @@ def open_writing(job: Job, folder: RunFolder, state: dict[str, Any], total: int,
     if folder.state is not None and store.latest(folder.checkpoints) not in (None, folder.checkpoint):
         raise UserError(f"{folder.path}: another process has just gone on with this run; start the command again")
     start_run(folder, job.yaml)
+    mended = tidy(folder.checkpoints)
     logger = RunLogger(
         folder.path,
         job.config.logger,
@@ -88,7 +94,10 @@ def open_writing(job: Job, folder: RunFolder, state: dict[str, Any], total: int,
         start_step=state["step"],
         log_every=job.config.trainer.log_every,
     )
-    return held_open.enter_context(logger)
+    held_open.enter_context(logger)
+    for line in mended:
+        logger.message(line)
+    return logger
 
 
 def start_state(config: Config, setup: Setup, corpus: Corpus, folder: RunFolder, total: int) -> dict[str, Any]:
@@ -96,14 +105,21 @@ def start_state(config: Config, setup: Setup, corpus: Corpus, folder: RunFolder,
 
     Raises UserError if the checkpoint was trained on other data than the corpus holds now.
     """
-    facts = {"corpus": corpus.train.fingerprint, "dtype": str(setup.dtype).removeprefix("torch."), "origin": folder.origin}
+    facts = {"corpus": corpus.train.fingerprint, "dtype": str(setup.dtype).removeprefix("torch."), "seed": config.run.seed}
+    here = {"origin": folder.origin, "layout": layout(config, setup)}
     if folder.checkpoint is None or folder.state is None:
-        schedule_steps = config.optim.schedule_steps or total
-        return {"step": 0, "tokens": 0, "seconds": 0.0, "schedule_steps": schedule_steps, **facts}
+        counts = {"step": 0, "sequences": 0, "tokens": 0, "tokens_of": dict.fromkeys(corpus.vocabulary.names, 0)}
+        return counts | {"seconds": 0.0, "schedule_steps": config.optim.schedule_steps or total} | facts | here
     if folder.state["corpus"] != facts["corpus"]:
         raise UserError(f"{folder.checkpoint}: was trained on another corpus than {corpus.path} holds now; bring it back")
     store.load(folder.checkpoint, setup.model, setup.optimizer, setup.world)
-    return folder.state | {"origin": folder.origin}
+    return folder.state | here
+
+
+def layout(config: Config, setup: Setup) -> dict[str, int]:
+    """How the sequences of a step are shared out: it decides in which order sums are rounded, and what dropout draws."""
+    t = config.trainer
+    return {"ranks": setup.world.size, "replicas": t.replicas, "micro_batch": t.micro_batch}
 
 
 def run_steps(
@@ -114,6 +130,7 @@ def run_steps(
     folder: RunFolder,
     state: dict[str, Any],
     logger: Logger,
+    saver: Saver,
     total: int,
     collect: Callable[[int], None],
 ) -> HeldOut | None:
@@ -152,8 +169,9 @@ def run_steps(
 
         seconds = time.perf_counter() - begin
         tokens = t.global_batch * config.data.sequence_length
-        state.update(step=step, tokens=state["tokens"] + tokens, seconds=state["seconds"] + seconds)
-        state.update(guard=guard.state())
+        of = {m: state["tokens_of"][m] + t.global_batch * n for m, n in zip(state["tokens_of"], setup.plan.budget, strict=True)}
+        state.update(step=step, sequences=step * t.global_batch, tokens=state["tokens"] + tokens, tokens_of=of)
+        state.update(seconds=state["seconds"] + seconds, guard=guard.state())
         row = {"step": step, "tokens": state["tokens"]} | losses
         row |= {"train/grad_norm": norm, "train/lr": lr, "train/skipped": int(objection is not None)}
         row |= {"train/router_grad_norm": router_norm} if setup.model.routes else {}
@@ -167,8 +185,7 @@ def run_steps(
             held_out = evaluate(config, setup, corpus)
             report_evaluation(held_out, state, logger)
         if saves:
-            keep = config.checkpoint.keep_last
-            store.save(folder.checkpoints, step, setup.model, setup.optimizer, state, yaml, keep, world)
+            saver.save(step, setup.model, setup.optimizer, state, yaml)
         collect(step)
     stream.close()
     return held_out
@@ -188,6 +205,9 @@ def introduce(config: Config, setup: Setup, folder: RunFolder, state: dict[str, 
         logger.message(f"every rank takes {own} tokens on every step, by construction")
     if state["dtype"] != dtype:
         logger.message(f"the run began in {state['dtype']}: from here on its losses differ in the last digits")
+    if folder.state is not None and (saved := folder.state["layout"]) != state["layout"]:
+        then, now = (", ".join(f"{key}={n}" for key, n in one.items()) for one in (saved, state["layout"]))
+        logger.message(f"saved at {then}; now {now}: the same sequences, losses equal but for rounding")
     for share in setup.plan.shares():
         logger.message(str(share))
 

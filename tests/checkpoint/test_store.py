@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from momafuse.checkpoint import store
+from momafuse.checkpoint import saving, store
+from momafuse.checkpoint.saving import Keep, Saver, tidy
 from momafuse.config.compose import compose
 from momafuse.errors import UserError
 from momafuse.training.optimizer import build_optimizer
@@ -27,8 +28,13 @@ def trained():
     return model, optimizer
 
 
-def save(root, step, trained, keep=2):
-    return store.save(root, step, *trained, {"step": step}, "a: 1\n", keep, ALONE)
+TWO = Keep(2)
+
+
+def save(root, step, trained, keep=TWO):
+    with Saver(root, keep, ALONE) as saver:
+        saver.save(step, *trained, {"step": step}, "a: 1\n")
+    return root / store.step_name(step)
 
 
 def test_a_round_trip_restores_weights_and_optimizer(tmp_path, trained):
@@ -55,6 +61,12 @@ def test_old_checkpoints_go(tmp_path, trained):
     assert [c.name for c in store.complete(tmp_path)] == ["step_00000002", "step_00000003"]
 
 
+def test_checkpoints_at_multiples_of_keep_every_stay(tmp_path, trained):
+    for step in range(2, 18, 2):
+        save(tmp_path, step, trained, Keep(2, 6))
+    assert [c.name for c in store.complete(tmp_path)] == [store.step_name(step) for step in (6, 12, 14, 16)]
+
+
 def test_an_unfinished_checkpoint_does_not_count(tmp_path, trained):
     save(tmp_path, 1, trained)
     newer = save(tmp_path, 2, trained)
@@ -69,6 +81,22 @@ def test_a_latest_that_points_nowhere_does_not_matter(tmp_path, trained):
     save(tmp_path, 1, trained)
     (tmp_path / "latest").write_text("step_00000099")
     assert store.latest(tmp_path).name == "step_00000001"
+    [line] = tidy(tmp_path)
+    assert line.endswith("latest named step_00000099; it now names step_00000001, the newest complete checkpoint")
+    assert tidy(tmp_path) == []
+    (tmp_path / "latest").unlink()
+    assert "named nothing" in tidy(tmp_path)[0]
+
+
+def test_what_was_not_saved_to_its_end_is_cleared_away(tmp_path, trained):
+    assert tidy(tmp_path / "nothing yet") == []
+    save(tmp_path, 1, trained)
+    partial = tmp_path / ".step_00000002.partial"
+    partial.mkdir()
+    (partial / "__0_0.distcp").write_bytes(b"half")
+    assert tidy(tmp_path) == ["step_00000002 was not saved to its end and is dropped"]
+    assert not partial.exists()
+    assert store.read_state(store.latest(tmp_path)) == {"step": 1}
 
 
 def test_find_takes_a_run_its_checkpoints_or_one_of_them(tmp_path, trained):
@@ -110,7 +138,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_older_one(tmp_path, trained,
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "dcp_save", full)
+    monkeypatch.setattr(saving, "dcp_save", full)
     with pytest.raises(UserError, match="No space left"):
         save(tmp_path, 2, trained)
     assert store.latest(tmp_path).name == "step_00000001"

@@ -1,0 +1,55 @@
+"""A checkpoint of any number of ranks is read at any other: the same parameters and optimizer state, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from momafuse.checkpoint import store
+from momafuse.world import World
+from tests.checkpoint.ranks import built, held
+
+ROOT = Path(__file__).parents[2]
+
+
+def at(ranks: int, out: Path, member: str, *words: str) -> dict[str, dict[str, str]]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command = [*torchrun, "-m", "tests.checkpoint.ranks", str(out), member, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, dict[str, str]] = json.loads(out.read_text())
+    return found
+
+
+@pytest.mark.parametrize("member", ["moma_7t1i", pytest.param("mod_moma_4t4i", marks=pytest.mark.slow)])
+def test_saved_at_one_number_of_ranks_and_loaded_at_others(tmp_path, member):
+    a, b, c = (tmp_path / name for name in "abc")
+    two = at(2, tmp_path / "2.json", member, f"save={a}")
+    four = at(4, tmp_path / "4.json", member, f"load={a}", f"save={b}")
+    one = at(1, tmp_path / "1.json", member, f"load={a}", f"load={b}", f"save={c}")
+    again = at(2, tmp_path / "2.json", member, f"load={c}", f"load={b}", f"full={a}:1", f"load={a}")
+
+    saved = two[f"save={a}"]
+    learnt = {key.removesuffix(" exp_avg") for key in saved if key.endswith(" exp_avg")}
+    paths = {key for key in saved if " " not in key}
+    assert learnt == {path for path in paths if ".experts." in path} | {"head.weight"}, "what is frozen has no state"
+    assert learnt < paths
+    for found in (four[f"load={a}"], one[f"load={a}"], one[f"load={b}"], again[f"load={c}"], again[f"load={b}"]):
+        assert found == saved
+    alone = World(0, 1, torch.device("cpu"), None, None)
+    model, optimizer = built(member, alone, seed=7)
+    store.load(store.find(b), model, optimizer, alone)
+    assert held(model, optimizer) == saved
+
+    said = again[f"full={a}:1 said"]
+    assert said[0] == said[1]
+    assert "step_00000002: cannot be written (rank 1: " in said[0]
+    assert said[0].endswith("older checkpoints are untouched")
+    assert again[f"load={a}"] == saved
+    assert [f.name for f in a.iterdir() if f.name != "latest"] == ["step_00000001"]
+    assert store.read_state(store.find(a)) == {"ranks": 2}
