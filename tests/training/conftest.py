@@ -38,10 +38,13 @@ def words(corpus: Path, root: Path, *more: str) -> list[str]:
 
 @pytest.fixture
 def run(small_corpus: Path, run_root: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Train in this process; returns the run folder. Without `sheets` no picture is drawn, which takes seconds."""
+    """Train in this process; returns the run folder. Without `sheets` no picture is drawn, which takes seconds.
+
+    The dry step, a tenth of such a run, is left out unless `more` asks for it; runs in processes of their own make it.
+    """
 
     def run_in_process(*more: str, experiment: str = "moma_4t4i", said: list[str] | None = None, sheets: bool = False) -> Path:
-        job = compose([f"+experiment={experiment}", *words(small_corpus, run_root, *more)])
+        job = compose([f"+experiment={experiment}", *words(small_corpus, run_root, "trainer.dry_step=false", *more)])
         with monkeypatch.context() as patch:
             for draw in () if sheets else ("plot_losses", "plot_experts", "reconstruct"):
                 patch.setattr(finish, draw, lambda *_: None)

@@ -155,7 +155,7 @@ def test_spikes_are_those_above_the_median_of_accepted_norms_and_a_restart_chang
 
 def test_the_dry_step_changes_nothing(run):
     words = ("trainer.max_steps=2", "router.noise=true", "model.placement=pre", "model.dropout=0.1", "trainer.precision=fp32")
-    assert losses(run(*words, "run.name=dry")) == losses(run(*words, "run.name=wet", "trainer.dry_step=false"))
+    assert losses(run(*words, "run.name=dry", "trainer.dry_step=true")) == losses(run(*words, "run.name=wet"))
 
 
 def test_the_dry_step_leaves_gradients_optimizer_and_random_state(run, monkeypatch):
@@ -170,7 +170,7 @@ def test_the_dry_step_leaves_gradients_optimizer_and_random_state(run, monkeypat
         seen.append(all(p.grad is None for p in setup.model.parameters()) and not setup.optimizer.state)
 
     monkeypatch.setattr(loop, "dry_step", watched)
-    run("trainer.max_steps=1", "model.placement=pre", "model.dropout=0.1")
+    run("trainer.max_steps=1", "model.placement=pre", "model.dropout=0.1", "trainer.dry_step=true")
     assert seen == [True, True, True]
 
 
@@ -187,7 +187,7 @@ def test_out_of_memory_names_what_is_smaller(run, monkeypatch, error):
 
     monkeypatch.setattr(dry, "backward", fails)
     with pytest.raises(UserError) as stopped:
-        run("trainer.max_steps=1", "trainer.global_batch=24", "trainer.micro_batch=24")
+        run("trainer.max_steps=1", "trainer.global_batch=24", "trainer.micro_batch=24", "trainer.dry_step=true")
     text = str(stopped.value)
     assert text.startswith("trainer.micro_batch=24: out of memory with ")
     assert "24 sequences of 256 tokens" in text
