@@ -27,6 +27,10 @@ BROKEN = {
     "run.seed=-1": "run.seed=-1: must not be negative",
     "trainer.eval_every=-1": "trainer.eval_every=-1: must not be negative",
     "checkpoint.every=-5": "checkpoint.every=-5: must not be negative",
+    "checkpoint.keep_last=0": "checkpoint.keep_last=0: must be at least 1",
+    "checkpoint.keep_every=0": "checkpoint.keep_every=0: must be at least 1, or null",
+    "checkpoint.keep_every=250  checkpoint.every=100": "must be a multiple of checkpoint.every=100, the steps that are saved, e.g. 200",
+    "checkpoint.keep_every=50  checkpoint.every=0": "must be a multiple of checkpoint.every=0 (only the end)",
     "data.sources.starter_glosses.weight=0": "data.sources.starter_glosses.weight=0.0: must be greater than 0",
     "data.sources.starter_glosses.variants=0": "data.sources.starter_glosses.variants=0: must be greater than 0",
     "data.sequence_length=1": "data.sequence_length=1: must be at least 2",
@@ -90,6 +94,7 @@ SOUND = (
     "trainer.max_tokens=4096",
     "trainer.max_steps=1",  # shorter than the warm-up: a try, and the same command with more steps goes on
     "trainer.eval_every=0  checkpoint.every=0",
+    "checkpoint.every=50  checkpoint.keep_every=150",
     "objective.weight.image=0",
     "optim.schedule_steps=21  optim.lr_end=2e-3",
     "data.image_share=experts",

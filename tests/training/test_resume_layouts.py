@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from momafuse.checkpoint import saving, store
 from momafuse.errors import UserError
@@ -197,7 +196,7 @@ def test_a_full_disk_stops_the_run_and_more_room_goes_on(run, run_root, small_di
 
 @pytest.mark.slow
 def test_memory_stays_flat_over_many_saves(run, monkeypatch, capsys):
-    """300 steps with 15 saves: from the third save on the process grows by less than 16 MB, the half of one checkpoint."""
+    """300 steps with 15 saves: the last five find the process less than 8 MB above the first five; a checkpoint has 10.7 MB."""
     resident: list[int] = []
     save = saving.Saver.save
 
@@ -212,5 +211,4 @@ def test_memory_stays_flat_over_many_saves(run, monkeypatch, capsys):
     with capsys.disabled():
         print(f"\nresident MB at each save: {megabytes}; a checkpoint has {size:.1f} MB")
     assert len(megabytes) == 15
-    assert max(megabytes[3:]) - megabytes[2] < 16
-    assert torch.get_num_threads() == 1
+    assert max(megabytes[-5:]) - max(megabytes[:5]) < 8 < size
