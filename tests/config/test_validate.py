@@ -29,7 +29,7 @@ BROKEN = {
     "checkpoint.every=-5": "checkpoint.every=-5: must not be negative",
     "checkpoint.keep_last=0": "checkpoint.keep_last=0: must be at least 1",
     "checkpoint.keep_every=0": "checkpoint.keep_every=0: must be at least 1, or null",
-    "checkpoint.keep_every=250  checkpoint.every=100": "must be a multiple of checkpoint.every=100, the steps that are saved, e.g. 200",
+    "checkpoint.keep_every=250  checkpoint.every=100": "multiple of checkpoint.every=100, the steps that are saved, e.g. 200",
     "checkpoint.keep_every=50  checkpoint.every=0": "must be a multiple of checkpoint.every=0 (only the end)",
     "data.sources.starter_glosses.weight=0": "data.sources.starter_glosses.weight=0.0: must be greater than 0",
     "data.sources.starter_glosses.variants=0": "data.sources.starter_glosses.variants=0: must be greater than 0",
