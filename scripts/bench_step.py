@@ -25,12 +25,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from momafuse.config.compose import compose
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.data.budget import modality_budget
 from momafuse.errors import UserError
+from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
 from momafuse.parallel.precision import resolve_device, resolve_precision
 from momafuse.tokens.vocabulary import Vocabulary
@@ -66,7 +68,13 @@ def steps(config: Config) -> tuple[Callable[[], None], Callable[[], None]]:
     """The whole training step of one experiment, and its blocks alone."""
     device = resolve_device(config.trainer.device)
     model, _ = build_model(config, STARTER, World(0, 1, device, None, None))
-    optimizer = build_optimizer(model, config.optim)
+    return steps_of(config, model, build_optimizer(model, config.optim), device)
+
+
+def steps_of(
+    config: Config, model: Transformer, optimizer: Optimizer, device: torch.device
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """The same of a model that is there, sharded or not, on a micro-batch of this process."""
     batch = random_batch(config, STARTER).to(device)
     targets = batch.targets.flatten()
     weights = torch.full(targets.shape, 1 / int((targets >= 0).sum()), device=device)

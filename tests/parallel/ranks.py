@@ -1,6 +1,6 @@
 """What every rank of tests/parallel/test_sharding.py runs: sharded members beside the same members in one process.
 
-    torchrun --nproc-per-node N -m tests.parallel.ranks OUT.json MEMBER ...
+    torchrun --nproc-per-node N -m tests.parallel.ranks OUT.json REPLICAS MEMBER ...
 
 Every rank also makes the run of one process for itself, so nothing but the summed results travels. The routing of the one
 process can be replayed: near ties fall otherwise where sums are rounded in another order.
@@ -88,15 +88,29 @@ def choices(tape: list[Tensor], world: World | None) -> Iterator[None]:
         if world is None:
             tape.append(choose(scores, count))
             return tape[-1]
-        full, place = tape[place], place + 1
-        share = full.shape[0] // world.size
-        return full[world.rank * share : (world.rank + 1) * share]
+        place += 1
+        return stretch(tape[place - 1], world)
 
     routers.top_rows = depth.top_rows = watched
     try:
         yield
     finally:
         routers.top_rows = depth.top_rows = choose
+
+
+def stretch(choice: Tensor, world: World) -> Tensor:
+    """This rank's pools of a choice of one process."""
+    share = choice.shape[0] // world.size
+    return choice[world.rank * share : (world.rank + 1) * share]
+
+
+def flipped(expected: list[Tensor], found: list[Tensor], world: World) -> tuple[int, int]:
+    """Rows that a router took in one process and not over ranks, and all that it took there, both over all ranks."""
+    pairs = [(stretch(full, world), mine) for full, mine in zip(expected, found, strict=True)]
+    missing = sum(int((full.unsqueeze(-1) != mine.unsqueeze(-2)).all(-1).sum()) for full, mine in pairs)
+    counts = torch.tensor([missing, sum(full.numel() for full, _ in pairs)])
+    lost, taken = world.sum(counts).tolist()
+    return lost, taken
 
 
 def descend(model: Transformer, batches: list[Batch], world: World | None, tape: list[Tensor] | None) -> list[float]:
@@ -134,8 +148,11 @@ def compare(name: str, world: World) -> dict[str, object]:
     batches = [make_batch(SEQUENCES, BUDGET, seed=i, first_sequence=SEQUENCES * i) for i in range(STEPS)]
     tape: list[Tensor] = []
     expected = descend(member(name), batches, None, tape)
-    replayed = descend(sharded(name, world), batches, world, tape)
-    free = descend(sharded(name, world), batches, world, None)
+    replayed = descend(sharded(name, world), batches, world, list(tape))
+    own: list[Tensor] = []
+    with choices(own, None):
+        free = descend(sharded(name, world), batches, world, None)
+    result["flipped"] = flipped(tape, own, world)
     result["replayed"] = max(abs(a - b) for a, b in zip(expected, replayed, strict=True))
     result["free"] = max(abs(a - b) for a, b in zip(expected, free, strict=True))
     return result
@@ -177,8 +194,8 @@ def dtypes(world: World) -> dict[str, str]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    with join(CPU, timeout=120) as world:
-        names = sys.argv[2:]
+    with join(CPU, timeout=120, replicas=int(sys.argv[2])) as world:
+        names = sys.argv[3:]
         results: dict[str, object] = {name: compare(name, world) for name in names}
         results |= {f"{name} lacking": lacking(name, world) for name in names}
         results["dtypes"] = dtypes(world)

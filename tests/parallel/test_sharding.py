@@ -20,10 +20,10 @@ from tests.members import MEMBERS
 SOME = ("dense", "moe_8x", "moma_7t1i", "mod_moma_4t4i", "mot", "mot_text_moe4")
 
 
-def results(ranks: int, names: tuple[str, ...], folder: Path) -> dict[str, dict[str, object]]:
+def results(ranks: int, names: tuple[str, ...], folder: Path, replicas: int = 1) -> dict[str, dict[str, object]]:
     out = folder / f"{ranks}.json"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command = [*torchrun, "-m", "tests.parallel.ranks", str(out), *names]
+    command = [*torchrun, "-m", "tests.parallel.ranks", str(out), str(replicas), *names]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, dict[str, object]] = json.loads(out.read_text())
@@ -60,10 +60,23 @@ def test_routers_compute_in_fp32_and_noise_arrives_in_fp32(two):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_every_member_at_every_number_of_ranks(ranks, tmp_path):
+def test_every_member_at_every_number_of_ranks(ranks, tmp_path, capsys):
     found = results(ranks, MEMBERS, tmp_path)
+    with capsys.disabled():
+        print(f"\n{ranks} ranks, 20 steps with routing of their own against one process: loss, rows that flipped of all chosen")
+        for name in MEMBERS:
+            lost, taken = found[name]["flipped"]
+            print(f"{name:<16} {found[name]['free']:.1e}  {lost} of {taken}")
     for name in MEMBERS:
+        check(found, name)
+
+
+@pytest.mark.slow
+def test_replicas_of_two_shards_are_one_process(tmp_path):
+    found = results(4, SOME, tmp_path, replicas=2)
+    for name in SOME:
         check(found, name)
 
 

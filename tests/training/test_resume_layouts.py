@@ -51,18 +51,22 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def layouts(torchrun: Torchrun, run, run_root: Path, experiment: str, ranks: tuple[int, ...]) -> None:
+def layouts(
+    torchrun: Torchrun, run, run_root: Path, experiment: str, ranks: tuple[int, ...], replicas: tuple[int, ...] = (1, 1, 1)
+) -> None:
     """Two steps at each number of ranks, beside a run of one process."""
     more = (*SHAPE, "optim.schedule_steps=6", "model.ffn=60")  # 60: shards that are padded too
     whole = losses(run(f"trainer.max_steps={2 * len(ranks)}", "run.name=whole", *more, experiment=experiment))
     for number, n in enumerate(ranks, start=1):
-        output = finish(torchrun(n, f"trainer.max_steps={2 * number}", "run.name=moved", *more, experiment=experiment))
+        here, before = (f"replicas={replicas[at]}, micro_batch=4" for at in (number - 1, number - 2))
+        words = (f"trainer.max_steps={2 * number}", f"trainer.replicas={replicas[number - 1]}", "run.name=moved")
+        output = finish(torchrun(n, *words, *more, experiment=experiment))
         state = store.read_state(store.find(run_root / "moved"))
-        assert state["layout"] == {"ranks": n, "replicas": 1, "micro_batch": 4}
+        assert state["layout"] == {"ranks": n, "replicas": replicas[number - 1], "micro_batch": 4}
         assert state["sequences"] == 2 * number * 16
         assert sum(state["tokens_of"].values()) == state["tokens"]
         if number > 1:
-            line = f"saved at ranks={ranks[number - 2]}, replicas=1, micro_batch=4; now ranks={n}, "
+            line = f"saved at ranks={ranks[number - 2]}, {before}; now ranks={n}, {here}"
             assert output.count(line) == 1, output
     moved = losses(run_root / "moved")
     for a, b in zip(moved, whole, strict=True):
@@ -81,6 +85,11 @@ def test_two_ranks_then_four_then_one(torchrun, run, run_root):
 @pytest.mark.parametrize(("experiment", "ranks"), [("dense", (2, 4, 1)), ("dense", (1, 4, 2)), ("moe_1t1i", (1, 4, 2))])
 def test_other_ways_round(torchrun, run, run_root, experiment, ranks):
     layouts(torchrun, run, run_root, experiment, ranks)
+
+
+@pytest.mark.slow
+def test_replicas_of_shards_in_between(torchrun, run, run_root):
+    layouts(torchrun, run, run_root, "moe_1t1i", (2, 4, 2), replicas=(1, 2, 2))
 
 
 STEPS, EVERY = 6, 2
