@@ -81,7 +81,12 @@ class Transformer(nn.Module):
     @property
     def routes(self) -> bool:
         """Whether any router chooses rows; if so, training sees the future (routing/routers.py, routing/depth.py)."""
-        return self.config.depth is not None or any(g.experts > 1 for g in self.groups)
+        return self.config.depth is not None or self.chooses_experts
+
+    @property
+    def chooses_experts(self) -> bool:
+        """Whether a row may go to no, one or several of the experts of its group."""
+        return any(g.experts > 1 for g in self.groups)
 
     def forward(self, batch: Batch, objective: Objective[T], noise: Tensor | None = None) -> tuple[T, list[Decision]]:
         """noise (layers, T, E) fp32 or None -> what the objective makes of the last hidden rows, and each layer's decision."""

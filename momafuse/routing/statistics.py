@@ -7,7 +7,7 @@ Returned values, never stored in modules.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,12 +42,32 @@ def sum_counts(counts: list[RoutingCounts], total: Callable[[Tensor], Tensor]) -
 
 
 def count_plan(plan: Plan, rows: Rows, n_modalities: int) -> RoutingCounts:
-    """Count a plan of these rows; padding beyond its last offset is not counted."""
-    modality = rows.modality.flatten().long()
+    """Count a plan of these rows; padding beyond its last offset is not counted. No device waits."""
     experts = plan.offsets.numel() - 1
     places = torch.arange(plan.rows.numel(), device=plan.rows.device)
     expert = torch.searchsorted(plan.offsets[1:], places, right=True)
-    load = torch.bincount(expert * n_modalities + modality[plan.rows], minlength=(experts + 1) * n_modalities)
+    modality = rows.modality.flatten().long()[plan.rows]
+    load = _histogram(expert * n_modalities + modality, (experts + 1) * n_modalities)
+    return RoutingCounts(load.view(-1, n_modalities)[:experts], chosen_counts(plan, rows, n_modalities))
+
+
+def chosen_counts(plan: Plan, rows: Rows, n_modalities: int) -> Tensor:
+    """(M, 3) int64: rows of each modality chosen by 0, 1, 2 or more experts."""
     times = (plan.slots >= 0).sum(1).clamp(max=2)
-    chosen = torch.bincount(modality * 3 + times, minlength=n_modalities * 3)
-    return RoutingCounts(load.view(-1, n_modalities)[:experts], chosen.view(n_modalities, 3))
+    return _histogram(rows.modality.flatten().long() * 3 + times, n_modalities * 3).view(n_modalities, 3)
+
+
+def chosen_shares(chosen: Sequence[float], names: Sequence[str]) -> dict[str, float]:
+    """`router/none_MODALITY` and `router/many_MODALITY`: the shares of rows chosen by no and by several experts, from the
+    counts of `chosen_counts` in one list; a modality without rows is left out."""
+    shares: dict[str, float] = {}
+    for m, name in enumerate(names):
+        none, one, many = chosen[3 * m : 3 * m + 3]
+        if total := none + one + many:
+            shares |= {f"router/none_{name}": none / total, f"router/many_{name}": many / total}
+    return shares
+
+
+def _histogram(numbers: Tensor, size: int) -> Tensor:
+    """How often each of 0 .. size - 1 occurs; `torch.bincount` would wait for the device."""
+    return numbers.new_zeros(size).scatter_add_(0, numbers, torch.ones_like(numbers))

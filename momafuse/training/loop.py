@@ -28,6 +28,7 @@ from momafuse.errors import UserError
 from momafuse.files import only_writer
 from momafuse.parallel.precision import resolve_device
 from momafuse.reports.logger import Logger, RunLogger, Silence
+from momafuse.routing.statistics import chosen_shares
 from momafuse.training.dry import dry_step, explained
 from momafuse.training.finish import finish, report_evaluation
 from momafuse.training.folder import RunFolder, make_folder, open_run, start_run
@@ -153,12 +154,12 @@ def run_steps(
         ranks = world.gather(count_targets(micro_batches), time.perf_counter() - together)
         together = time.perf_counter()
         meter, valid = LossMeter(corpus.vocabulary, world.device), int(sum(targets for targets, _ in ranks))
-        for batch in micro_batches:
-            backward(config, setup, batch, meter, valid, step)
+        chosen = torch.stack([backward(config, setup, batch, meter, valid, step) for batch in micro_batches]).sum(0)
         routers = [p for path, p in setup.model.named_parameters() if "router" in path]
         norms = torch.stack([gradient_norm(p, world.device) for p in (routers, setup.model.parameters())])
-        *sums, router_norm, norm = torch.cat([world.sum(meter.sums).flatten(), norms.double()]).tolist()  # waits for the device
-        losses = meter.named("train/", sums)
+        summed = world.sum(torch.cat([meter.sums.flatten(), chosen]))  # of losses and of all layers' routers in one piece
+        *sums, router_norm, norm = torch.cat([summed, norms.double()]).tolist()  # waits for the device
+        losses = meter.named("train/", sums[: meter.sums.numel()])
         objection = guard.objection(step, losses["train/loss"], norm)
         if objection is None:
             clip_grads_with_norm_(setup.model.parameters(), o.grad_clip, norms[1])
@@ -175,6 +176,7 @@ def run_steps(
         row = {"step": step, "tokens": state["tokens"]} | losses
         row |= {"train/grad_norm": norm, "train/lr": lr, "train/skipped": int(objection is not None)}
         row |= {"train/router_grad_norm": router_norm} if setup.model.routes else {}
+        row |= chosen_shares(sums[meter.sums.numel() :], setup.model.modality_names)
         row |= {"perf/tokens_per_second": tokens / seconds, "perf/data_wait": waited}
         row |= {"perf/straggler": straggler([own for _, own in ranks])} if world.mesh is not None else {}
         logger.step(row)

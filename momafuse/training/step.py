@@ -7,24 +7,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.routing.noise import logistic_noise
+from momafuse.routing.statistics import chosen_counts
 from momafuse.training.losses import LossMeter, objective
 from momafuse.training.setup import Setup
 
 COLLECT_EVERY = 100  # steps
 
 
-def backward(config: Config, setup: Setup, host_batch: Batch, meter: LossMeter, valid: int, step: int) -> None:
-    """Add the gradients of a micro-batch: its loss over the `valid` targets of the whole step. `meter` adds it up."""
+def backward(config: Config, setup: Setup, host_batch: Batch, meter: LossMeter, valid: int, step: int) -> Tensor:
+    """Add the gradients of a micro-batch: its loss over the `valid` targets of the whole step. `meter` adds it up.
+
+    Returns (3 M,) float64 on the device: rows of each modality chosen by 0, 1 and more experts, of all layers.
+    """
     batch = host_batch.to(setup.world.device)
-    loss, _ = setup.model(batch, objective(batch, meter, config.objective, valid), noise(config, setup, batch, step))
+    loss, decisions = setup.model(batch, objective(batch, meter, config.objective, valid), noise(config, setup, batch, step))
     loss.total.backward()
+    modalities = len(batch.budget)
+    chosen = torch.zeros(3 * modalities, dtype=torch.float64, device=setup.world.device)
+    for d in decisions if setup.model.chooses_experts else ():
+        if d.experts is not None:
+            chosen += chosen_counts(d.experts, d.kept or batch, modalities).flatten()
+    return chosen
 
 
-def noise(config: Config, setup: Setup, batch: Batch, step: int) -> torch.Tensor | None:
+def noise(config: Config, setup: Setup, batch: Batch, step: int) -> Tensor | None:
     """The step's router noise for all layers, if the config wants any."""
     if not config.router.noise:
         return None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from momafuse.routing.plan import fixed_plan, groups_of
-from momafuse.routing.statistics import count_plan
+from momafuse.routing.statistics import chosen_counts, chosen_shares, count_plan
 from tests.batches import make_batch
 from tests.routing.test_depth import make_depth
 from tests.routing.test_routers import DIM, make_router
@@ -34,6 +34,7 @@ def test_counts_agree_with_loops(experts):
         chosen[modality[row]][min(times[row], 2)] += 1
     assert counts.load.tolist() == load
     assert counts.chosen.tolist() == chosen
+    assert chosen_counts(plan, batch, 2).tolist() == chosen
     assert (counts + counts).load.tolist() == [[2 * a, 2 * b] for a, b in load]
 
 
@@ -62,3 +63,8 @@ def test_the_rows_of_a_mixture_of_depths_are_those_that_were_kept():
     assert counts.load.tolist() == [
         [sum(of.count(m) // 2 for of in of_pools) if m == e // 2 else 0 for m in range(2)] for e in range(4)
     ]
+
+
+def test_shares_are_of_the_rows_of_a_modality():
+    shares = chosen_shares([2, 5, 1, 0, 0, 0], ("text", "image"))
+    assert shares == {"router/none_text": 0.25, "router/many_text": 0.125}

@@ -60,7 +60,7 @@ def spoil(monkeypatch, *steps: int, factor: float = float("nan")) -> None:
 
         with monkeypatch.context() as patch:
             patch.setattr(step, "objective", wrong if number in steps else objective)
-            real(settings, setup, batch, meter, valid, number)
+            return real(settings, setup, batch, meter, valid, number)
 
     monkeypatch.setattr(loop, "backward", spoilt)
 
