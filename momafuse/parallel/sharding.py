@@ -48,11 +48,11 @@ def shard(model: Transformer, mesh: DeviceMesh, dtype: torch.dtype, reduce_dtype
     padded = [path for path, p in model.named_parameters() if p.shape[shard_dim(p, size)] % size]
     for block in model.blocks:
         for router in (m for m in block.modules() if isinstance(m, Router | DepthRouter)):
-            fully_shard(router, mesh=mesh, mp_policy=exact, shard_placement_fn=place)
-        fully_shard(block, mesh=mesh, mp_policy=products, shard_placement_fn=place)
+            fully_shard(router, mesh=mesh, mp_policy=exact, shard_placement_fn=place, reshard_after_forward=size > 1)
+        fully_shard(block, mesh=mesh, mp_policy=products, shard_placement_fn=place, reshard_after_forward=size > 1)
     fully_shard(model, mesh=mesh, mp_policy=products, shard_placement_fn=place)
     for module in model.modules():
-        if isinstance(module, FSDPModule):
+        if isinstance(module, FSDPModule) and mesh.size() > 1:  # alone there is nothing to sum, and FSDP would divide by 1
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other, and sums are what is wanted
     return padded
