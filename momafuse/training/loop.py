@@ -26,7 +26,6 @@ from momafuse.data.encoding import Encoder
 from momafuse.data.prepare import open_or_prepare
 from momafuse.errors import UserError
 from momafuse.files import only_writer
-from momafuse.parallel.host_memory import keep_freed_memory
 from momafuse.parallel.precision import resolve_device
 from momafuse.reports.logger import Logger, RunLogger, Silence
 from momafuse.routing.statistics import chosen_shares
@@ -48,10 +47,7 @@ STEPS, SEEDS = 1 << 32, 1 << 20  # before the draws of one seed, or one rank, co
 def train(job: Job, say: Callable[[str], None] = print) -> None:
     """Run or go on with `run.root/run.name` until `trainer.max_steps`. Raises UserError for what a user can mend."""
     t = job.config.trainer
-    device = resolve_device(t.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    with join(device, timeout=t.timeout, replicas=t.replicas) as world:
+    with join(resolve_device(t.device), timeout=t.timeout, replicas=t.replicas) as world:
         train_in(world, job, say)
 
 

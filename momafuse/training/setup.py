@@ -17,6 +17,7 @@ from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.parallel.checkpointing import apply_activation_checkpointing
 from momafuse.parallel.compilation import apply_compile
+from momafuse.parallel.host_memory import keep_freed_memory
 from momafuse.parallel.precision import apply_precision, resolve_precision
 from momafuse.parallel.sharding import fill, shard
 from momafuse.tokens.vocabulary import Vocabulary
@@ -77,6 +78,8 @@ def build_model(config: Config, v: Vocabulary, world: World) -> tuple[Transforme
     """
     t = config.trainer
     dtype = resolve_precision(t.precision, world.device)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     with torch.device("meta"):
         model = Transformer(config.model, config.router, vocabulary_size=v.size, modality_names=v.names, backend=t.backend)
     freeze(model, config.optim.train)
