@@ -12,9 +12,10 @@ State: skipped (total), in_row, norms (accepted ones, where spikes are looked fo
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,11 +34,16 @@ WINDOW, LEAST = 100, 10  # accepted norms that a spike is measured by, and how m
 
 
 class Guard:
-    """Counts what is skipped; `saved` is what `state()` returned before a restart, if anything."""
+    """Counts what is skipped; `saved` is what `state()` returned before a restart, if anything.
 
-    def __init__(self, config: Config, world: World, checkpoints: Path, saved: dict[str, Any] | None) -> None:
+    `written` returns when no checkpoint is being written any more: the last one is named when a run has to stop.
+    """
+
+    def __init__(
+        self, config: Config, world: World, checkpoints: Path, saved: dict[str, Any] | None, written: Callable[[], None]
+    ) -> None:
         saved = saved or {"skipped": 0, "in_row": 0, "norms": []}
-        self._config, self._world, self._checkpoints = config, world, checkpoints
+        self._config, self._world, self._checkpoints, self._written = config, world, checkpoints, written
         self.skipped, self.in_row = int(saved["skipped"]), int(saved["in_row"])
         self._norms: deque[float] = deque(saved["norms"], WINDOW)
 
@@ -79,6 +85,8 @@ class Guard:
         return f"the gradient norm {norm:.3g} is above trainer.skip_spikes={factor:g} times {usual}"
 
     def _stop(self, what: str, count: str = "") -> UserError:
+        with contextlib.suppress(UserError):  # a save that failed is not the last checkpoint
+            self._written()
         last = self._world.on_main(lambda: store.latest(self._checkpoints))
         go_on = f"run.name=... resume={last}, the last checkpoint" if last else "run.name=...; there is no checkpoint yet"
         return UserError(f"{what}{count}; lower optim.lr={self._config.optim.lr:g} and start again with {go_on}")

@@ -140,7 +140,7 @@ def run_steps(
     stream = setup.train.stream(
         state["step"], global_batch=t.global_batch, micro_batch=t.micro_batch, rank=world.rank, world=world.size
     )
-    guard = Guard(config, world, folder.checkpoints, state.get("guard"))
+    guard = Guard(config, world, folder.checkpoints, state.get("guard"), saver.wait)
     first, together = state["step"] + 1, time.perf_counter()
     for step in range(first, total + 1):
         begin = time.perf_counter()

@@ -34,7 +34,7 @@ def config(*words: str) -> Config:
 
 
 def guard(*words: str, saved=None) -> Guard:
-    return Guard(config(*words), ALONE, Path("/nowhere"), saved)
+    return Guard(config(*words), ALONE, Path("/nowhere"), saved, lambda: None)
 
 
 def explained(*words: str):
