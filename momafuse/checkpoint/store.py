@@ -49,14 +49,17 @@ def latest(root: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def find(path: Path) -> Path:
-    """A checkpoint from the path of a checkpoint, of a `checkpoints` folder or of a run. Raises UserError if there is none."""
+def find(path: Path, key: str = "resume") -> Path:
+    """A checkpoint from the path of a checkpoint, of a `checkpoints` folder or of a run. Raises UserError if there is none.
+
+    `key` is what names the path in the config.
+    """
     for root in (path, path / "checkpoints"):
         if (root / MARKER).is_file():
             return root
         if (newest := latest(root)) is not None:
             return newest
-    raise UserError(f"resume={path}: no complete checkpoint there; give a run folder or one of its checkpoints/step_* folders")
+    raise UserError(f"{key}={path}: no complete checkpoint there; give a run folder or one of its checkpoints/step_* folders")
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

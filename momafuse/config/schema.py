@@ -89,7 +89,7 @@ class ModelConfig:
 class RouterConfig:
     pool: int  # consecutive global sequences that experts choose from together
     capacity_factor: float
-    noise: bool  # Gumbel-sigmoid noise in training; always off in evaluation
+    noise: bool | Literal["auto"]  # Gumbel-sigmoid noise in training, never in evaluation; auto: in upcycled runs
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,16 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class UpcyclingConfig:
+    """How the weights of `upcycle` become those of the model, where experts are copied."""
+
+    optimizer: Literal["fresh", "tiled"]  # AdamW's moments: none, or by the rules of the weights
+    weight_noise: float  # standard deviation of what is added to copies, as a share of the weight's own
+    redraw: float  # share of each copy's hidden columns that is drawn anew
+    capacity_steps: int  # steps in which the capacity factor falls from the experts of a group to router.capacity_factor
+
+
+@dataclass(frozen=True)
 class LoggerConfig:
     wandb: Literal["offline", "online", "disabled"]
     project: str
@@ -195,4 +205,11 @@ class Config:
     checkpoint: CheckpointConfig
     logger: LoggerConfig
     resume: str  # auto | none | the path of a run or a checkpoint
+    upcycle: str | None  # the path of a run or a checkpoint that the run's weights are made from
+    upcycling: UpcyclingConfig
     plugins: list[str]  # modules imported first: they may register sources
+
+    @property
+    def noisy(self) -> bool:
+        """Whether routers see noise in training."""
+        return self.upcycle is not None if self.router.noise == "auto" else self.router.noise

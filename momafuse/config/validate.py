@@ -31,6 +31,7 @@ def validate(config: Config) -> None:
     _optim(config.optim)
     _trainer(config.trainer, config)
     _checkpoint(config.checkpoint)
+    _upcycling(config)
 
 
 def check_run_root(config: Config) -> None:
@@ -55,7 +56,6 @@ def _signs(config: Config) -> None:
         "model.n_heads": m.n_heads,
         "model.ffn": m.ffn,
         "model.ffn_multiple_of": m.ffn_multiple_of,
-        "model.norm_eps": m.norm_eps,
         "model.vocabulary_size": 1 if m.vocabulary_size is None else m.vocabulary_size,
         "model.attention.rope_theta": m.attention.rope_theta,
         "router.pool": r.pool,
@@ -76,6 +76,7 @@ def _signs(config: Config) -> None:
     }
     zero_or_above: dict[str, float] = {
         "run.seed": config.run.seed,
+        "model.norm_eps": m.norm_eps,
         "objective.z_loss": config.objective.z_loss,
         "optim.lr_end": o.lr_end,
         "optim.warmup_steps": o.warmup_steps,
@@ -83,6 +84,8 @@ def _signs(config: Config) -> None:
         "trainer.eval_every": t.eval_every,
         "trainer.max_skipped": t.max_skipped,
         "checkpoint.every": config.checkpoint.every,
+        "upcycling.weight_noise": config.upcycling.weight_noise,
+        "upcycling.capacity_steps": config.upcycling.capacity_steps,
     }
     for key, value in above_zero.items():
         if value <= 0:
@@ -183,6 +186,9 @@ def _router(config: Config) -> None:
         if factor > count:
             problem = f"an expert of `{name}` would take more tokens than there are; at most {count} (its experts)"
             _fail("router.capacity_factor", factor, problem)
+        if not config.model.norm_eps and factor < count:
+            problem = f"a row that no expert takes would be divided by 0; write 1e-5, or router.capacity_factor={count}"
+            _fail("model.norm_eps", config.model.norm_eps, problem)
     if (routed or (depth is not None and not depth.per_modality)) and batch % pool:
         below, above = batch // pool * pool, (batch // pool + 1) * pool
         nearest = " or ".join(str(n) for n in (below, above) if n)
@@ -254,3 +260,14 @@ def _checkpoint(checkpoint: CheckpointConfig) -> None:
     if not every or keep % every:
         problem = "must be a multiple of checkpoint.every={}, the steps that are saved".format(every or "0 (only the end)")
         _fail("checkpoint.keep_every", keep, problem + (f", e.g. {max(1, round(keep / every)) * every}" if every else ""))
+
+
+def _upcycling(config: Config) -> None:
+    u = config.upcycling
+    if config.upcycle == "":
+        _fail("upcycle", "''", "write the path of a run or a checkpoint, or null")
+    if not 0 <= u.redraw < 1:
+        _fail("upcycling.redraw", u.redraw, "must be at least 0 and below 1, e.g. 0.5")
+    if config.upcycle is not None and u.capacity_steps and config.trainer.compile:
+        problem = "every block would be compiled again on each of these steps; write trainer.compile=false"
+        _fail("upcycling.capacity_steps", u.capacity_steps, problem)

@@ -92,9 +92,11 @@ class Loader:
         )
 
     def stream(
-        self, step: int, *, global_batch: int, micro_batch: int, rank: int = 0, world: int = 1
+        self, step: int, *, global_batch: int, micro_batch: int, rank: int = 0, world: int = 1, origin: int = 0
     ) -> Generator[list[Batch], None, None]:
         """From optimizer step `step` on: the micro-batches of this rank, a list a step, without end.
+
+        Step 0 begins with the global sequence `origin`.
 
         A background thread keeps `STEPS_AHEAD` steps ready; it ends when the iterator is closed or dropped, and what it
         raises is raised here.
@@ -109,7 +111,7 @@ class Loader:
         def steps() -> Iterator[list[Batch]]:
             number = step
             while True:
-                first = number * global_batch + rank * share
+                first = origin + number * global_batch + rank * share
                 yield [self.batch(range(at, at + micro_batch)) for at in range(first, first + share, micro_batch)]
                 number += 1
 

@@ -32,6 +32,12 @@ def _std(path: str, p: Tensor, swin: bool, layers: int) -> float:
     return float(fan_in**-0.5 * ((2 * layers) ** -0.5 if writes and not swin else 1))
 
 
+def generator(seed: int, key: str) -> torch.Generator:
+    """Random numbers of the CPU that depend on nothing else."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
 @torch.no_grad()
 def initialise(model: Transformer, seed: int, fill: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
     """Fill every parameter in place; the model may lie on any device but meta. `fill(parameter, full tensor)` writes one."""
@@ -40,7 +46,5 @@ def initialise(model: Transformer, seed: int, fill: Callable[[Tensor, Tensor], o
         if "norm" in path:
             nn.init.constant_(p, 0.0 if ".bias" in path else 1.0)
             continue
-        digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         std = _std(path, p, config.placement == "swin", config.n_layers)
-        fill(p, torch.empty(p.shape).normal_(0, std, generator=generator))
+        fill(p, torch.empty(p.shape).normal_(0, std, generator=generator(seed, path)))

@@ -36,7 +36,7 @@ def fake_forward(config: Config, v: Vocabulary, budget: tuple[int, ...], model: 
     """One micro-batch -> its loss, and what the loop holds on to until the next one."""
     batch = fake_batch(config.trainer.micro_batch, budget)
     noise = None
-    if config.router.noise:
+    if config.noisy:
         layers, experts = len(model.blocks), model.n_experts
         noise = logistic_noise(batch, seed=config.run.seed, step=1, layers=layers, experts=experts)
     meter = LossMeter(v, torch.device("cpu"))

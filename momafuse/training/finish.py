@@ -35,7 +35,8 @@ SEES_THE_FUTURE = "training routing: sees the future (what a router chooses depe
 
 def report_evaluation(held_out: HeldOut, state: dict[str, float], logger: Logger) -> None:
     """A row of metrics, and the warning without which a loss under expert choice misleads."""
-    logger.evaluation({"step": state["step"], "tokens": state["tokens"], **held_out.losses, "eval/routing": held_out.routing})
+    counts = {key: state[key] for key in ("step", "tokens", "flops")}
+    logger.evaluation({**counts, **held_out.losses, "eval/routing": held_out.routing})
     if held_out.routing == "training":
         logger.message(SEES_THE_FUTURE)
 

@@ -3,7 +3,8 @@
     ROOT/NAME/  config.yaml  revision.txt  metrics.jsonl  report.json  checkpoints/  plots/  samples/  wandb/
 
 A folder whose config differs in anything that changes results is refused; a new run that starts from the checkpoint of
-another (`resume=PATH`) must agree with it in architecture, data and seed. Does not read or write weights (checkpoint/).
+another (`resume=PATH`) must agree with it in architecture, data and seed; one that is made from another model
+(`upcycle=PATH`) in less (seed.py). Does not read or write weights (checkpoint/).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from momafuse.config.results import config_differences
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
 from momafuse.files import write_aside
+from momafuse.training.seed import Seed, find_seed
 
-SAME_MODEL = ("model.", "router.", "data.", "tokenizer.", "run.seed")  # what a checkpoint of another run must share
+SAME_MODEL = ("model.", "router.", "data.", "tokenizer.", "run.seed", "upcycl")  # what a checkpoint of another run must share
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class RunFolder:
     checkpoint: Path | None  # what to go on from
     state: dict[str, Any] | None  # its JSON state
     origin: str | None  # the other run that this one started from
+    seed: Seed | None = None  # what a run at step 0 is upcycled from
 
     @property
     def checkpoints(self) -> Path:
@@ -68,14 +71,14 @@ def open_run(config: Config) -> RunFolder:
         differences = config_differences(load_config(newest / "config.yaml"), config)
         _refuse_differences(newest, [key for key in differences if key.startswith(SAME_MODEL)])
         return RunFolder(path, newest, store.read_state(newest), origin)
-    state = None if newest is None else store.read_state(newest)
-    if origin is not None and state is not None and state["origin"] != origin:
+    if newest is None:
+        return RunFolder(path, None, None, None, find_seed(config))
+    state = store.read_state(newest)
+    if origin is not None and state["origin"] != origin:
         raise UserError(
             f"resume={config.resume}: {path} has checkpoints of its own; choose another run.name or leave resume out"
         )
-    if state is not None:
-        origin = state["origin"]
-    return RunFolder(path, newest, state, origin)
+    return RunFolder(path, newest, state, state["origin"])
 
 
 def make_folder(path: Path) -> None:

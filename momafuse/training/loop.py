@@ -3,8 +3,9 @@
 One process, or one of many under torchrun (world.py). A step is `global_batch` consecutive sequences in micro-batches, shared
 out among the ranks; the loss is normalised by the valid targets of the whole step. Everything random is a function of (seed,
 step): a run that was killed and goes on from its last checkpoint makes the same losses to the last digit at the same layout
-(ranks, micro-batch), and sees the same sequences at any. Saved state: step, sequences and tokens so far, also by modality,
-seconds, seed, layout, the length of the schedule, what the guard counts (guard.py).
+(ranks, micro-batch), and sees the same sequences at any. Saved state: step, sequences, FLOPs and tokens so far, the latter also
+by modality, the sequence that step 1 began with, seconds, seed, layout, the length of the schedule, what the guard counts
+(guard.py), and of an upcycled run what it took over (seed.py).
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from momafuse.training.held_out import HeldOut, evaluate
 from momafuse.training.losses import LossMeter, count_targets
 from momafuse.training.optimizer import set_learning_rate
 from momafuse.training.schedule import learning_rate, more, total_steps
+from momafuse.training.seed import describe, take_over
 from momafuse.training.setup import Setup, build, check_vocabulary
-from momafuse.training.step import backward, collecting
+from momafuse.training.step import backward, collecting, step_flops
 from momafuse.world import World, join
 
 STEPS, SEEDS = 1 << 32, 1 << 20  # before the draws of one seed, or one rank, could meet those of the next
@@ -73,6 +75,8 @@ def train_in(world: World, job: Job, say: Callable[[str], None]) -> None:
         introduce(config, setup, folder, state, logger)
         if config.trainer.dry_step:
             dry_step(config, setup, LossMeter(corpus.vocabulary, world.device))
+        if folder.seed is not None:
+            report_evaluation(evaluate(config, setup, corpus), state, logger)  # what the change of the model does to it
         held_out = run_steps(config, job.yaml, setup, corpus, folder, state, logger, saver, total, collect)
         held_out = held_out or evaluate(config, setup, corpus)
         saver.wait()
@@ -109,8 +113,10 @@ def start_state(config: Config, setup: Setup, corpus: Corpus, folder: RunFolder,
     facts = {"corpus": corpus.train.fingerprint, "dtype": str(setup.dtype).removeprefix("torch."), "seed": config.run.seed}
     here = {"origin": folder.origin, "layout": layout(config, setup)}
     if folder.checkpoint is None or folder.state is None:
-        counts = {"step": 0, "sequences": 0, "tokens": 0, "tokens_of": dict.fromkeys(corpus.vocabulary.names, 0)}
-        return counts | {"seconds": 0.0, "schedule_steps": config.optim.schedule_steps or total} | facts | here
+        counts = {"sequences": 0, "tokens": 0, "tokens_of": dict.fromkeys(corpus.vocabulary.names, 0), "flops": 0.0}
+        counts = counts | {"upcycled": None} if folder.seed is None else take_over(folder.seed, config, setup, corpus)
+        counts |= {"step": 0, "origin_sequence": counts["sequences"], "seconds": 0.0}
+        return counts | {"schedule_steps": config.optim.schedule_steps or total} | facts | here
     if folder.state["corpus"] != facts["corpus"]:
         raise UserError(f"{folder.checkpoint}: was trained on another corpus than {corpus.path} holds now; bring it back")
     store.load(folder.checkpoint, setup.model, setup.optimizer, setup.world)
@@ -137,9 +143,8 @@ def run_steps(
 ) -> HeldOut | None:
     """The steps themselves, from `state`, which they advance; returns the evaluation of the last if there was one."""
     t, o, world, held_out = config.trainer, config.optim, setup.world, None
-    stream = setup.train.stream(
-        state["step"], global_batch=t.global_batch, micro_batch=t.micro_batch, rank=world.rank, world=world.size
-    )
+    shape = {"global_batch": t.global_batch, "micro_batch": t.micro_batch, "rank": world.rank, "world": world.size}
+    stream = setup.train.stream(state["step"], **shape, origin=state["origin_sequence"])
     guard = Guard(config, world, folder.checkpoints, state.get("guard"), saver.wait)
     first, together = state["step"] + 1, time.perf_counter()
     for step in range(first, total + 1):
@@ -171,9 +176,10 @@ def run_steps(
         seconds = time.perf_counter() - begin
         tokens = t.global_batch * config.data.sequence_length
         of = {m: state["tokens_of"][m] + t.global_batch * n for m, n in zip(state["tokens_of"], setup.plan.budget, strict=True)}
-        state.update(step=step, sequences=step * t.global_batch, tokens=state["tokens"] + tokens, tokens_of=of)
+        state.update(step=step, sequences=state["sequences"] + t.global_batch, tokens=state["tokens"] + tokens, tokens_of=of)
+        state.update(flops=state["flops"] + step_flops(config, setup, step))
         state.update(seconds=state["seconds"] + seconds, guard=guard.state())
-        row = {"step": step, "tokens": state["tokens"]} | losses
+        row = {"step": step, "tokens": state["tokens"], "flops": state["flops"]} | losses
         row |= {"train/grad_norm": norm, "train/lr": lr, "train/skipped": int(objection is not None)}
         row |= {"train/router_grad_norm": router_norm} if setup.model.routes else {}
         row |= chosen_shares(sums[meter.sums.numel() :], setup.model.modality_names)
@@ -210,6 +216,8 @@ def introduce(config: Config, setup: Setup, folder: RunFolder, state: dict[str, 
     if folder.state is not None and (saved := folder.state["layout"]) != state["layout"]:
         then, now = (", ".join(f"{key}={n}" for key, n in one.items()) for one in (saved, state["layout"]))
         logger.message(f"saved at {then}; now {now}: the same sequences, losses equal but for rounding")
+    if state["upcycled"] is not None:
+        logger.message(describe(state))
     for share in setup.plan.shares():
         logger.message(str(share))
 

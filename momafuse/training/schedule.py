@@ -20,6 +20,15 @@ def learning_rate(step: int, *, peak: float, end: float, warmup: int, total: int
     return peak + (end - peak) * fall
 
 
+def capacity_factor(config: Config, step: int, experts: int) -> float:
+    """That of `step`: in the first `upcycling.capacity_steps` of an upcycled run it falls from `experts`, where each of so
+    many takes every row, to `router.capacity_factor`, in equal parts."""
+    steps, end = config.upcycling.capacity_steps, config.router.capacity_factor
+    if config.upcycle is None or not steps or step > steps:
+        return end
+    return experts + (end - experts) * max(0, step - 1) / steps
+
+
 def more(config: Config, steps: int) -> str:
     """The override that lets a complete run go on to twice its steps."""
     if config.trainer.max_tokens is None or steps == config.trainer.max_steps:

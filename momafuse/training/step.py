@@ -1,19 +1,24 @@
-"""The forward and backward pass of one micro-batch, and Python's collector on fixed steps."""
+"""The forward and backward pass of one micro-batch, what a step costs, and Python's collector on fixed steps."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
+from momafuse.reports.flops import TRAINING, forward_flops
+from momafuse.reports.work import model_work
 from momafuse.routing.noise import logistic_noise
+from momafuse.routing.routers import Router
 from momafuse.routing.statistics import chosen_counts
 from momafuse.training.losses import LossMeter, objective
+from momafuse.training.schedule import capacity_factor
 from momafuse.training.setup import Setup
 
 COLLECT_EVERY = 100  # steps
@@ -25,8 +30,9 @@ def backward(config: Config, setup: Setup, host_batch: Batch, meter: LossMeter, 
     Returns (3 M,) float64 on the device: rows of each modality chosen by 0, 1 and more experts, of all layers.
     """
     batch = host_batch.to(setup.world.device)
-    loss, decisions = setup.model(batch, objective(batch, meter, config.objective, valid), noise(config, setup, batch, step))
-    loss.total.backward()
+    with capacity_of(config, setup, step):
+        loss, decisions = setup.model(batch, objective(batch, meter, config.objective, valid), noise(config, setup, batch, step))
+        loss.total.backward()
     modalities = len(batch.budget)
     chosen = torch.zeros(3 * modalities, dtype=torch.float64, device=setup.world.device)
     for d in decisions if setup.model.chooses_experts else ():
@@ -37,10 +43,36 @@ def backward(config: Config, setup: Setup, host_batch: Batch, meter: LossMeter, 
 
 def noise(config: Config, setup: Setup, batch: Batch, step: int) -> Tensor | None:
     """The step's router noise for all layers, if the config wants any."""
-    if not config.router.noise:
+    if not config.noisy:
         return None
     model = setup.model
     return logistic_noise(batch, seed=config.run.seed, step=step, layers=len(model.blocks), experts=model.n_experts)
+
+
+@contextmanager
+def capacity_of(config: Config, setup: Setup, step: int) -> Iterator[None]:
+    """Routers take as many rows as they do on `step`; evaluations take those of router.capacity_factor."""
+    routers = [m for m in setup.model.modules() if isinstance(m, Router)] if config.upcycling.capacity_steps else []
+    for router in routers:
+        router.capacity_factor = factor_of(config, setup, step)
+    try:
+        yield
+    finally:
+        for router in routers:
+            router.capacity_factor = config.router.capacity_factor
+
+
+def factor_of(config: Config, setup: Setup, step: int) -> float:
+    """The capacity factor of a step."""
+    return capacity_factor(config, step, max(g.experts for g in setup.model.groups))
+
+
+def step_flops(config: Config, setup: Setup, step: int) -> float:
+    """What a step costs, forward and backward, by reports/flops.py; recomputation is not counted."""
+    router = replace(config.router, capacity_factor=factor_of(config, setup, step))
+    work = model_work(config.model, router, setup.model.modality_names, setup.plan.budget)
+    forward = sum(forward_flops(config.model, work, setup.model.embedding.num_embeddings).values())
+    return TRAINING * forward * config.trainer.global_batch * config.data.sequence_length
 
 
 @contextmanager
