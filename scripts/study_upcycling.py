@@ -1,6 +1,6 @@
 """Does upcycling pay at equal FLOPs? moma_4t4i from scratch against upcycled from moe_1t1i at 10 % and 20 % of the steps.
 
-    python scripts/study_upcycling.py                                  # nano, 240 steps, three seeds: the runs of docs/results/upcycling.md
+    python scripts/study_upcycling.py                  # nano, 240 steps, three seeds: docs/results/upcycling.md
     python scripts/study_upcycling.py --size micro --steps 20 --seeds 1 --out /tmp/study    # a quick try
 
 A seed run is moe_1t1i on the schedule of all steps, stopped at 20 % with checkpoints at 10 % and 20 %. An upcycled run makes

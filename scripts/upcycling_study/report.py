@@ -1,12 +1,13 @@
 """The page of the study from the metrics of its runs: held-out losses over FLOPs, means and deviations, what is gained.
 
 Losses are in nats, FLOPs those of reports/flops.py from the seed's first step on; a deviation is that of a sample (n - 1), 0
-for one seed. Gain: the FLOPs that the arm from scratch makes in all, divided by those after which an upcycled run reaches the last
-held-out loss of the run from scratch of the same seed; between two evaluations the loss is taken to fall in a line.
+for one seed. Gain: the FLOPs that the arm from scratch makes in all, divided by those after which an upcycled run reaches the
+last held-out loss of the run from scratch of the same seed; between two evaluations the loss is taken to fall in a line.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -90,7 +91,7 @@ def gain(curve: Sequence[Row], scratch: Sequence[Row], key: str) -> float | None
     points = [(float(row["flops"]), float(row[key])) for row in curve]
     if points[0][1] <= target:
         return total / points[0][0]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if y1 <= target < y0:
             return total / (x0 + (x1 - x0) * (y0 - target) / (y0 - y1))
     return None

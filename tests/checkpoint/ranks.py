@@ -1,6 +1,6 @@
 """What every rank of tests/checkpoint/test_layouts.py runs: save and load at one number of ranks, and say what was held.
 
-    torchrun --nproc-per-node N -m tests.checkpoint.ranks OUT.json MEMBER [load=FOLDER | save=FOLDER | full=FOLDER:RANK] ...
+    torchrun --nproc-per-node N -m tests.checkpoint.ranks OUT.json MEMBER [load= | upcycle= | save=FOLDER | full=FOLDER:RANK] ...
 
 OUT.json gets the digest of every parameter and optimizer state after each word. `full`: saved while the disk of one rank
 takes only small files.
@@ -21,7 +21,9 @@ from torch.optim import AdamW
 
 from momafuse.checkpoint import store
 from momafuse.checkpoint.saving import Keep, Saver
+from momafuse.checkpoint.upcycling import SeedTensors, upcycle
 from momafuse.config.compose import compose
+from momafuse.config.schema import UpcyclingConfig
 from momafuse.errors import UserError
 from momafuse.models.initialise import initialise
 from momafuse.parallel.sharding import fill, shard
@@ -29,6 +31,7 @@ from momafuse.training.optimizer import build_optimizer, freeze
 from momafuse.world import World, join
 from tests.members import member
 
+UPCYCLING = UpcyclingConfig(optimizer="tiled", weight_noise=0.1, redraw=0.25, capacity_steps=0)
 FROZEN_BUT = ("*.experts.*", "head.weight")
 
 
@@ -80,6 +83,11 @@ def main() -> None:
         for word in words:
             action, _, target = word.partition("=")
             folder, _, rank = target.partition(":")
+            if action == "upcycle":
+                model, optimizer = built(name, world, seed=0)
+                upcycle(model, optimizer, SeedTensors(store.find(Path(folder))), UPCYCLING, 0, fill)
+                results[word] = held(model, optimizer)
+                continue
             if action == "load":
                 model, optimizer = built(name, world, seed=7)
                 store.load(store.find(Path(folder)), model, optimizer, world)

@@ -12,10 +12,13 @@ import torch
 
 from momafuse.checkpoint import store
 from momafuse.checkpoint.saving import Keep, Saver
+from momafuse.checkpoint.upcycling import SeedTensors, upcycle
+from momafuse.parallel.sharding import fill
 from momafuse.world import World
-from tests.checkpoint.ranks import built, held
+from tests.checkpoint.ranks import UPCYCLING, built, held, learn
 
 ROOT = Path(__file__).parents[2]
+ALONE = World(0, 1, torch.device("cpu"), None, None)
 
 
 def at(ranks: int, out: Path, member: str, *words: str) -> dict[str, dict[str, str]]:
@@ -32,11 +35,10 @@ def test_saved_at_one_number_of_ranks_and_loaded_at_others(tmp_path, member):
     a, b, c = (tmp_path / name for name in "abc")
     two = at(2, tmp_path / "2.json", member, f"save={a}")
     four = at(4, tmp_path / "4.json", member, f"load={a}", f"save={b}")
-    alone = World(0, 1, torch.device("cpu"), None, None)
-    model, optimizer = built(member, alone, seed=7)
-    store.load(store.find(b), model, optimizer, alone)
+    model, optimizer = built(member, ALONE, seed=7)
+    store.load(store.find(b), model, optimizer, ALONE)
     one = held(model, optimizer)
-    with Saver(c, Keep(1), alone) as saver:
+    with Saver(c, Keep(1), ALONE) as saver:
         saver.save(1, model, optimizer, {}, "a: 1\n")
     again = at(2, tmp_path / "2.json", member, f"load={c}", f"load={b}", f"full={a}:1", f"load={a}")
 
@@ -55,3 +57,21 @@ def test_saved_at_one_number_of_ranks_and_loaded_at_others(tmp_path, member):
     assert again[f"load={a}"] == saved
     assert [f.name for f in a.iterdir() if f.name != "latest"] == ["step_00000001"]
     assert store.read_state(store.find(a)) == {"ranks": 2}
+
+
+def test_a_seed_of_any_number_of_ranks_is_upcycled_at_any_other(tmp_path):
+    """Weights, noise on copies, redrawn columns and moments: equal to the last bit."""
+    at(2, tmp_path / "out.json", "moe_1t1i", f"save={tmp_path / 'two'}")
+    seed, of_seed = built("moe_1t1i", ALONE, seed=0)
+    learn(seed, of_seed)
+    with Saver(tmp_path / "one", Keep(1), ALONE) as saver:
+        saver.save(1, seed, of_seed, {"ranks": 1}, "a: 1\n")
+    found = []
+    for folder in ("one", "two"):
+        model, optimizer = built("moma_4t4i", ALONE, seed=0)
+        upcycle(model, optimizer, SeedTensors(store.find(tmp_path / folder)), UPCYCLING, 0, fill)
+        found.append(held(model, optimizer))
+    words = [f"upcycle={tmp_path / folder}" for folder in ("one", "two")]
+    sharded = at(2, tmp_path / "out.json", "moma_4t4i", *words)
+    assert found[0] == found[1] == sharded[words[0]] == sharded[words[1]]
+    assert any(key.endswith("exp_avg") for key in found[0])
