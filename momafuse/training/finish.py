@@ -112,15 +112,17 @@ def summary(job: Job, path: Path, report: dict[str, float | str]) -> list[str]:
     other = "moma_4t4i" if job.config.model.name == "dense" else "dense"
     own = ("trainer.max_steps=", "trainer.max_tokens=", "run.name=", "run.seed=", "resume=")
     again = [w for w in job.overrides if not w.startswith(own)]
-    compared = [w for w in again if not w.lstrip("+").startswith(("experiment=", "model=", "model.", "optim.train="))]
-    seed = job.config.run.seed
+    own_model = ("experiment=", "model=", "model.", "optim.train=", "upcycl")
+    compared = [w for w in again if not w.lstrip("+").startswith(own_model)]
+    seeds = f"run.seed={job.config.run.seed + 1},{job.config.run.seed + 2}"
+    more_seeds = f"  python -m momafuse.train -m {_shell(again, seeds)}   # two more seeds"
     return [
         *lines,
         f"  {path / 'report.json'}, {', '.join(plots)}",
         "next:",
         f"  python -m momafuse.train {_shell(job.overrides, more(job.config, int(report['steps'])))}   # go on",
         f"  python -m momafuse.train {_shell([f'+experiment={other}', *compared])}   # compare",
-        f"  python -m momafuse.train -m {_shell(again, f'run.seed={seed + 1},{seed + 2}')}   # two more seeds",
+        *([] if job.config.upcycle else [more_seeds]),  # a seed run and what is made from it share run.seed
     ]
 
 

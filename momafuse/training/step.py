@@ -30,8 +30,9 @@ def backward(config: Config, setup: Setup, host_batch: Batch, meter: LossMeter, 
     Returns (3 M,) float64 on the device: rows of each modality chosen by 0, 1 and more experts, of all layers.
     """
     batch = host_batch.to(setup.world.device)
+    loss_of, drawn = objective(batch, meter, config.objective, valid), noise(config, setup, batch, step)
     with capacity_of(config, setup, step):
-        loss, decisions = setup.model(batch, objective(batch, meter, config.objective, valid), noise(config, setup, batch, step))
+        loss, decisions = setup.model(batch, loss_of, drawn)
         loss.total.backward()
     modalities = len(batch.budget)
     chosen = torch.zeros(3 * modalities, dtype=torch.float64, device=setup.world.device)

@@ -1,6 +1,7 @@
 """What every rank of tests/checkpoint/test_layouts.py runs: save and load at one number of ranks, and say what was held.
 
-    torchrun --nproc-per-node N -m tests.checkpoint.ranks OUT.json MEMBER [load= | upcycle= | save=FOLDER | full=FOLDER:RANK] ...
+    torchrun --nproc-per-node N -m tests.checkpoint.ranks OUT.json MEMBER [load=FOLDER | upcycle=FOLDER | save=FOLDER |
+        full=FOLDER:RANK] ...
 
 OUT.json gets the digest of every parameter and optimizer state after each word. `full`: saved while the disk of one rank
 takes only small files.

@@ -30,7 +30,7 @@ def test_data_go_on_where_the_seed_stopped_and_the_schedule_starts_again(run, se
 
     def watched(config, setup, batch, *rest):
         seen.extend(batch.sequence.tolist())
-        backward(config, setup, batch, *rest)
+        return backward(config, setup, batch, *rest)
 
     monkeypatch.setattr(loop, "backward", watched)
     folder = run("trainer.max_steps=2", "run.name=up", f"upcycle={seed}")
