@@ -60,6 +60,7 @@ def make_model(
     width_share: dict[str, float] | None = None,
     untie: tuple[str, ...] = (),
     depth: DepthConfig | None = None,
+    auxiliary: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Transformer:
@@ -80,7 +81,7 @@ def make_model(
         untie=list(untie),  # type: ignore[arg-type]
         depth=depth,
     )
-    router = RouterConfig(pool=pool, capacity_factor=capacity_factor, noise=False)
+    router = RouterConfig(pool=pool, capacity_factor=capacity_factor, noise=False, auxiliary=auxiliary)
     model = Transformer(
         config,
         router,

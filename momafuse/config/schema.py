@@ -90,6 +90,7 @@ class RouterConfig:
     pool: int  # consecutive global sequences that experts choose from together
     capacity_factor: float
     noise: bool | Literal["auto"]  # Gumbel-sigmoid noise in training, never in evaluation; auto: in upcycled runs
+    auxiliary: bool  # routers that choose causally; they learn after the model, by +experiment=aux_routers model_from=RUN
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ class Config:
     resume: str  # auto | none | the path of a run or a checkpoint
     upcycle: str | None  # the path of a run or a checkpoint that the run's weights are made from
     upcycling: UpcyclingConfig
+    model_from: str | None  # with router.auxiliary: the run (or checkpoint) whose model they learn from
     plugins: list[str]  # modules imported first: they may register sources
 
     @property

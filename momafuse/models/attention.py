@@ -55,7 +55,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (B, S, D) -> (B, S, D); a row sees the rows before it, of its own span where the context has spans."""
         c, (b, s, d) = context, x.shape
-        heads = self.qkv(x, c.by_modality).view(b, s, -1, d // self.heads).transpose(1, 2)
+        heads = self.qkv(x, c.by_modality).unflatten(-1, (-1, d // self.heads)).transpose(1, 2)
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         q, k = self._normed(self.q_norm, q, c), self._normed(self.k_norm, k, c)
         y = scaled_dot_product_attention(

@@ -20,6 +20,7 @@ from momafuse.models.attention import Attention
 from momafuse.models.context import Context
 from momafuse.models.experts import Experts
 from momafuse.models.norms import Norm, UntiedNorm
+from momafuse.routing.auxiliary import Lesson
 from momafuse.routing.depth import Kept
 from momafuse.routing.plan import Plan
 
@@ -29,6 +30,8 @@ class Decision(NamedTuple):
 
     experts: Plan | None  # None: one expert took every row
     kept: Kept | None  # None: the layer is not one of a mixture of depths
+    lesson: Lesson | None = None  # of the experts' auxiliary router, under `teaching`
+    depth_lesson: Lesson | None = None  # of the depth router's
 
 
 class Block(nn.Module):
@@ -52,11 +55,11 @@ class Block(nn.Module):
         c = context
         if self.placement == "swin":
             h = x + self._dropped(self.attention_norm(self.attention(x, c), c.one_hot))
-            y, plan = self.experts(h, c, noise)
-            return h + self._dropped(self.ffn_norm(y, c.one_hot)), Decision(plan, None)
+            y, plan, lesson = self.experts(h, c, noise)
+            return h + self._dropped(self.ffn_norm(y, c.one_hot)), Decision(plan, None, lesson)
         h = x + self._dropped(self.attention(self.attention_norm(x, c.one_hot), c))
-        y, plan = self.experts(self.ffn_norm(h, c.one_hot), c, noise)
-        return h + self._dropped(y), Decision(plan, None)
+        y, plan, lesson = self.experts(self.ffn_norm(h, c.one_hot), c, noise)
+        return h + self._dropped(y), Decision(plan, None, lesson)
 
     def _dropped(self, y: Tensor) -> Tensor:
         return dropout(y, self.dropout) if self.dropout and self.training else y

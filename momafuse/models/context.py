@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from momafuse.routing.auxiliary import Routing
 from momafuse.routing.depth import Kept
 from momafuse.routing.plan import Group, Plan, fixed_plan
 from momafuse.routing.rows import Rows
@@ -26,7 +27,9 @@ class Recipe:
     untied_projections: bool
     untied_norms: bool
 
-    def context(self, rows: Rows, table: Tensor, span: Tensor | None, dtype: torch.dtype) -> Context:
+    def context(
+        self, rows: Rows, table: Tensor, span: Tensor | None, dtype: torch.dtype, routing: Routing = "training"
+    ) -> Context:
         """`table` (2, B, 1, S, K / 2) of `rotary_table`; `span` (B, S): rows see rows of the same number; None: all before.
 
         `dtype` is that of the rows of the model.
@@ -41,7 +44,7 @@ class Recipe:
         if self.untied_norms:
             one_hot = rows.modality.unsqueeze(-1) == torch.arange(len(self.modalities), device=table.device)
         mask = None if span is None else visible(span, dtype)
-        return Context(rows, table, span, mask, by_modality, one_hot, fixed)
+        return Context(rows, table, span, mask, by_modality, one_hot, fixed, routing)
 
     def of_kept(self, context: Context, kept: Kept, dtype: torch.dtype) -> Context:
         """The context of the rows that a depth router kept."""
@@ -51,7 +54,7 @@ class Recipe:
         if kept.rows.shape[0] != sequences:  # a row of `kept` is a pool: what was apart by sequence stays apart by span
             sequence = kept.rows // length
             span = sequence if span is None else sequence * length + span
-        return self.context(kept, table, span, dtype)
+        return self.context(kept, table, span, dtype, context.routing)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Context:
     by_modality: Plan | None  # where projections are untied
     one_hot: Tensor | None  # (B, S, M) bool, where norms are untied
     fixed: Plan | None  # the plan of the experts where no group is routed
+    routing: Routing = "training"  # who chooses rows
 
 
 def recipe(groups: Sequence[Group], modality_names: Sequence[str], untie: Sequence[str]) -> Recipe:

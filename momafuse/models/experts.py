@@ -3,7 +3,7 @@
 `dense` is one group of one expert for all modalities; `moma_4t4i` two groups of four; the class is the same (docs/design.md,
 idea 2). Every group is computed on every step, with no rows if need be.
 
-State: `router.weight.GROUP (E_g, D)` where E_g > 1, `GROUP.gate (E_g, D, F)`, `GROUP.up (E_g, D, F)`,
+State: `router.weight.GROUP (E_g, D)` where E_g > 1, `auxiliary.*` (routing/auxiliary.py) if asked for, `GROUP.gate (E_g, D, F)`, `GROUP.up (E_g, D, F)`,
 `GROUP.down (E_g, F, D)` under `groups.`. Does not choose rows (routing/) and does not multiply (kernels/).
 """
 
@@ -18,8 +18,9 @@ from momafuse.config.schema import ModelConfig
 from momafuse.kernels.experts import Backend, apply_experts
 from momafuse.kernels.weights import GroupWeights
 from momafuse.models.context import Context
+from momafuse.routing.auxiliary import Auxiliary, Lesson, taken_by
 from momafuse.routing.names import ALL
-from momafuse.routing.plan import Group, Plan, groups_of
+from momafuse.routing.plan import Group, Plan, groups_of, served
 from momafuse.routing.routers import Router
 
 
@@ -56,19 +57,39 @@ class ExpertGroup(nn.Module):
 
 
 class Experts(nn.Module):
-    def __init__(self, groups: Sequence[Group], dim: int, router: Router | None, backend: Backend) -> None:
-        """`router` is None where no group has several experts."""
+    def __init__(
+        self, groups: Sequence[Group], dim: int, router: Router | None, backend: Backend, auxiliary: bool = False
+    ) -> None:
+        """`router` is None where no group has several experts; `auxiliary`: whether it has an auxiliary router."""
         super().__init__()
         self.router = router
+        self.auxiliary = Auxiliary({g.name: g.experts for g in router.routed}, dim) if router and auxiliary else None
         self.groups = nn.ModuleDict({g.name: ExpertGroup(g, dim) for g in groups})
         self.backend: Backend = backend
 
-    def forward(self, x: Tensor, context: Context, noise: Tensor | None) -> tuple[Tensor, Plan | None]:
-        """x (B, S, D), noise (T, E) or None -> y (B, S, D) and the plan it came from; None: one expert took every row."""
+    def forward(self, x: Tensor, context: Context, noise: Tensor | None) -> tuple[Tensor, Plan | None, Lesson | None]:
+        """x (B, S, D), noise (T, E) or None -> y (B, S, D), the plan it came from, and what the auxiliary router can learn.
+
+        No plan: one expert took every row. Lessons are given under `teaching` only.
+        """
         rows = x.flatten(0, 1)
-        if len(self.groups) == 1 and self.router is None:
-            plan = None
-        else:
-            plan = context.fixed if self.router is None else self.router(rows, context.rows, noise)
+        plan, lesson = None, None
+        if self.router is not None:
+            plan, lesson = self._routed(self.router, rows, context, noise)
+        elif len(self.groups) > 1:
+            plan = context.fixed
         y = apply_experts(rows, plan, [g(x.dtype) for g in self.groups.values()], self.backend)
-        return y.view_as(x), plan
+        return y.view_as(x), plan, lesson
+
+    def _routed(self, router: Router, rows: Tensor, c: Context, noise: Tensor | None) -> tuple[Plan, Lesson | None]:
+        if c.routing == "training":
+            return router(rows, c.rows, noise), None
+        assert self.auxiliary is not None, "this routing needs auxiliary routers"
+        if c.routing == "causal":
+            return router(rows, c.rows, None, self.auxiliary(rows)), None
+        plan: Plan = router(rows, c.rows, noise)
+        with torch.enable_grad():  # the model around it may run without
+            guessed = self.auxiliary(rows)
+        columns = [e for e, g in enumerate(g for g in router.groups for _ in range(g.experts)) if g.experts > 1]
+        taken = taken_by(plan, len(rows))[:, columns]
+        return plan, Lesson(guessed, taken, served(router.routed, c.rows).t(), c.rows.modality.flatten())

@@ -3,7 +3,7 @@
     embedding        N(0, 1) under swin, N(0, 0.02^2) under pre: with norms after the sub-layers each adds rows of RMS 1,
                      beside which a small embedding would be lost
     projections      N(0, 1 / fan_in); those that write to the stream (out, down) / sqrt(2 layers) under pre
-    head, routers    N(0, 0.02^2)
+    head, routers    N(0, 0.02^2); the first matrix of an auxiliary router N(0, 1 / fan_in)
     norms            1, their biases 0
 
 The full tensor is drawn on the CPU in fp32 from a generator seeded by (seed, path) and copied to wherever the parameter is.
@@ -26,7 +26,9 @@ def _std(path: str, p: Tensor, swin: bool, layers: int) -> float:
         return 1.0 if swin else 0.02
     if name == "head" or "router" in path:
         return 0.02
-    linear = ".qkv." in path or ".out." in path  # (out, in), where stacks are (E, in, out)
+    if "auxiliary.score." in path:
+        return 0.02
+    linear = any(part in path for part in (".qkv.", ".out.", "auxiliary.hidden."))  # (out, in), where stacks are (E, in, out)
     fan_in = p.shape[-1] if linear else p.shape[-2]
     writes = ".out." in path or name.endswith(".down")
     return float(fan_in**-0.5 * ((2 * layers) ** -0.5 if writes and not swin else 1))

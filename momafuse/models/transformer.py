@@ -23,6 +23,7 @@ from momafuse.models.context import recipe, rotary_table
 from momafuse.models.depth import DepthBlock
 from momafuse.models.experts import Experts, expert_groups, layer_groups
 from momafuse.models.norms import Norm
+from momafuse.routing.auxiliary import Routing
 from momafuse.routing.routers import Router
 
 T = TypeVar("T")
@@ -69,10 +70,10 @@ class Transformer(nn.Module):
         groups = layer_groups(c, names, layer)
         routed = any(g.experts > 1 for g in groups)
         router = Router(groups, c.dim, r.pool, r.capacity_factor) if routed else None
-        experts = Experts(groups, c.dim, router, backend)
+        experts = Experts(groups, c.dim, router, backend, r.auxiliary)
         if c.depth is None or not c.skips(layer):
             return Block(c, names, experts, backend)
-        return DepthBlock(c, names, experts, backend, depth=c.depth, pool=r.pool, recipe=self.recipe)
+        return DepthBlock(c, names, experts, backend, depth=c.depth, pool=r.pool, recipe=self.recipe, auxiliary=r.auxiliary)
 
     @property
     def n_experts(self) -> int:
@@ -88,12 +89,18 @@ class Transformer(nn.Module):
         """Whether a row may go to no, one or several of the experts of its group."""
         return any(g.experts > 1 for g in self.groups)
 
-    def forward(self, batch: Batch, objective: Objective[T], noise: Tensor | None = None) -> tuple[T, list[Decision]]:
-        """noise (layers, T, E) fp32 or None -> what the objective makes of the last hidden rows, and each layer's decision."""
+    def forward(
+        self, batch: Batch, objective: Objective[T], noise: Tensor | None = None, routing: Routing = "training"
+    ) -> tuple[T, list[Decision]]:
+        """noise (layers, T, E) fp32 or None -> what the objective makes of the last hidden rows, and each layer's decision.
+
+        `routing` says who chooses rows (routing/auxiliary.py); another one than `training` needs auxiliary routers where the
+        model has routers. No row depends on later ones under `causal`.
+        """
         x = self.embedding(batch.tokens)
         a = self.config.attention
         table = rotary_table(batch.position, self.config.dim // self.config.n_heads, a.rope_theta)
-        context = self.recipe.context(batch, table, batch.document if a.document_mask else None, x.dtype)
+        context = self.recipe.context(batch, table, batch.document if a.document_mask else None, x.dtype, routing)
         decisions = []
         for i, block in enumerate(self.blocks):
             x, decision = block(x, context, None if noise is None else noise[i])

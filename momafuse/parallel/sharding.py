@@ -1,7 +1,7 @@
 """FSDP2: every block, router, embedding and head is gathered where it is used and sharded again.
 
     block    its parameters in the precision of the run, gathered for its forward and again for its backward
-    router   in fp32 in a group of its own: its logits must not be rounded
+    router   main or auxiliary, in fp32 in a group of its own: its logits must not be rounded
     root     embedding, last norm and head
 
 Gradients are summed over ranks, not averaged: the loss is normalised by the valid targets of all ranks (training/losses.py).
@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils._pytree import register_dataclass
 
 from momafuse.models.transformer import Transformer
+from momafuse.routing.auxiliary import Auxiliary, Lesson
 from momafuse.routing.depth import DepthRouter, Kept
 from momafuse.routing.plan import Plan
 from momafuse.routing.routers import Router
@@ -30,7 +31,7 @@ from momafuse.routing.routers import Router
 # Blocks return views, which is safe as long as nobody writes into them in place; nothing in models/ does.
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
-for data in (Plan, Kept):  # FSDP looks for tensors with gradients in what a module returns
+for data in (Plan, Kept, Lesson):  # FSDP looks for tensors with gradients in what a module returns
     register_dataclass(data)
 
 
@@ -47,7 +48,7 @@ def shard(model: Transformer, mesh: DeviceMesh, dtype: torch.dtype, reduce_dtype
     exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     padded = [path for path, p in model.named_parameters() if p.shape[shard_dim(p, size)] % size]
     for block in model.blocks:
-        for router in (m for m in block.modules() if isinstance(m, Router | DepthRouter)):
+        for router in (m for m in block.modules() if isinstance(m, Router | DepthRouter | Auxiliary)):
             fully_shard(router, mesh=mesh, mp_policy=exact, shard_placement_fn=place, reshard_after_forward=size > 1)
         fully_shard(block, mesh=mesh, mp_policy=products, shard_placement_fn=place, reshard_after_forward=size > 1)
     fully_shard(model, mesh=mesh, mp_policy=products, shard_placement_fn=place)

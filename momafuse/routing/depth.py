@@ -47,10 +47,14 @@ class DepthRouter(nn.Module):
         self.per_modality = per_modality
         self.pool = pool
 
-    def forward(self, x: Tensor, rows: Rows) -> Kept:
-        """x (T, D). Raises ValueError if sequences fill no whole pools, where the choice is over pools."""
+    def forward(self, x: Tensor, rows: Rows, auxiliary: Tensor | None = None) -> Kept:
+        """x (T, D). With logits `auxiliary` (T, 1) the rows above 0 are kept, each by itself (auxiliary.py), as one stretch.
+
+        Waits for the device to know how many. Without: raises ValueError if sequences fill no whole pools, where the choice is over pools."""
         z = logits(x, self.weight).squeeze(1)
         sequences, length = rows.modality.shape
+        if auxiliary is not None:
+            return self._kept(z, (auxiliary.flatten() > 0).nonzero().view(1, -1), z.numel(), rows, None)
         if self.per_modality:
             assert rows.budget is not None, "mixture of depths within mixture of depths"
             counts = tuple(kept_count(n, self.capacity) for n in rows.budget)

@@ -66,11 +66,17 @@ class Router(nn.Module):
         self.columns, self.n_slots = slot_columns(groups)
         self.weight = nn.ParameterDict({g.name: nn.Parameter(torch.empty(g.experts, dim)) for g in self.routed})
 
-    def forward(self, x: Tensor, rows: Rows, noise: Tensor | None) -> Plan:
+    def forward(self, x: Tensor, rows: Rows, noise: Tensor | None, auxiliary: Tensor | None = None) -> Plan:
         """x (T, D), noise (T, E) fp32 or None -> the plan.
 
-        Rows whose counts only the device knows come one pool a sequence. Raises ValueError if sequences fill no whole pools.
+        With logits `auxiliary` (T, E) of the routed groups an expert takes the rows above 0 that it serves, each by itself
+        (auxiliary.py). Else rows whose counts only the device knows come one pool a sequence. Raises ValueError if sequences fill no whole pools.
         """
+        if auxiliary is not None:
+            assert noise is None, "no noise outside of training"
+            taken = (auxiliary > 0).t() & served(self.routed, rows)
+            z = logits(x, torch.cat([self.weight[g.name] for g in self.routed]))
+            return self._chosen(taken, torch.sigmoid(z).t(), rows, x.shape[0] * self.n_slots)
         sequences = rows.modality.shape[0]
         pool = self.pool if rows.budget is not None else 1
         if sequences % pool:
@@ -114,6 +120,11 @@ class Router(nn.Module):
         count = torch.minimum(present, torch.floor(present * share + CEILING))
         chosen = (rank < count.unsqueeze(2)).transpose(0, 1).reshape(-1, pools * s)
         gate = torch.sigmoid(z).transpose(0, 1).reshape(-1, pools * s)
+        overlap = sum(1 for g in self.groups if g.name == SHARED)
+        return self._chosen(chosen, gate, rows, math.ceil(pools * s * (max(1.0, self.capacity_factor) + overlap)))
+
+    def _chosen(self, chosen: Tensor, gate: Tensor, rows: Rows, bound: int) -> Plan:
+        """chosen and gate (E, T) of the routed groups -> the plan of all groups, of `bound` places."""
         fixed = served(self.groups, rows)
         taken, gates, e, at = [], [], 0, 0
         for g in self.groups:
@@ -121,6 +132,4 @@ class Router(nn.Module):
             taken.append(fixed[at : at + 1] if one else chosen[e : e + g.experts])
             gates.append(torch.ones_like(gate[:1]) if one else gate[e : e + g.experts])
             e, at = e + (0 if one else g.experts), at + g.experts
-        overlap = sum(1 for g in self.groups if g.name == SHARED)
-        bound = math.ceil(pools * s * (max(1.0, self.capacity_factor) + overlap))
         return plan_of_choices(torch.cat(taken), torch.cat(gates), self.groups, bound)

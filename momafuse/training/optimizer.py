@@ -19,7 +19,7 @@ from momafuse.errors import UserError
 
 def decays(path: str) -> bool:
     """Whether the parameter at this path gets weight decay."""
-    return not any(part in path for part in ("norm", "embedding", "head", "router"))
+    return not any(part in path for part in ("norm", "embedding", "head", "router", "auxiliary"))
 
 
 def freeze(model: nn.Module, train: Sequence[str]) -> None:

@@ -45,13 +45,13 @@ def composed(experiment: str) -> Config:
     return compose([f"+experiment={experiment}", *words]).config
 
 
-def build(name: str, placement: str = "swin", masked: bool = False, pool: int = 2) -> tuple[Transformer, Spec]:
+def build(name: str, placement: str = "swin", masked: bool = False, pool: int = 2, auxiliary: bool = False) -> tuple[Transformer, Spec]:
     """The float64 model of a member of `ZOO`, 8 wide, with noise on its weights, and what it should be."""
     experiment, _, of_pool = name.partition(" ")
     config = composed(experiment)
     attention = replace(config.model.attention, document_mask=masked)
     depth = replace(config.model.depth, per_modality=False) if of_pool and config.model.depth else config.model.depth
     shape = replace(config.model, placement=placement, attention=attention, depth=depth)
-    router = replace(config.router, pool=pool)
+    router = replace(config.router, pool=pool, auxiliary=auxiliary)
     model = Transformer(shape, router, vocabulary_size=VOCABULARY, modality_names=("text", "image")).double()
     return shaken(model), replace(ZOO[name], placement=placement, masked=masked, pool=pool)
