@@ -62,6 +62,8 @@ def description(job: Job[DescribeConfig]) -> dict[str, object]:
     from momafuse.vision.tokenizer import ImageTokenizer
 
     config, t = job.config, job.config.trainer
+    if config.router.auxiliary:
+        raise UserError("router.auxiliary=true: describe counts a pretraining step; the report of that stage has its FLOPs")
     names = config.tokenizer
     v = Encoder(TextTokenizer.load(names.text), ImageTokenizer.load(names.image)).vocabulary
     budget = check_vocabulary(config, v)

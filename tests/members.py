@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from momafuse.config.compose import compose, group_options
+from momafuse.config.compose import compose, members
 from momafuse.data.batch import Batch
 from momafuse.models.block import Decision
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
 
-MEMBERS = tuple(group_options()["experiment"])
+MEMBERS = tuple(members())
 
 
 def member(experiment: str, *overrides: str, vocabulary: int = 64, dtype: torch.dtype = torch.float32) -> Transformer:

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.optim import Optimizer
 
@@ -90,17 +91,25 @@ def verify(checkpoint: Path) -> None:
             raise UserError(f"checkpoint {checkpoint}: {name} is corrupt, its SHA-256 differs{remedy}")
 
 
-def load(checkpoint: Path, model: nn.Module, optimizer: Optimizer | None, world: World) -> None:
-    """Read weights, and the optimizer's state if one is given, into existing objects of the same structure, on every rank."""
+def load(
+    checkpoint: Path, model: nn.Module, optimizer: Optimizer | None, world: World, without: Callable[[str], bool] | None = None
+) -> None:
+    """Read weights, and the optimizer's state if one is given, into existing objects of the same structure, on every rank.
+
+    Parameters whose path is `without` keep their values: the checkpoint need not have them.
+    """
     optimizers = [] if optimizer is None else [optimizer]
     model_state, optimizer_state = get_state_dict(model, optimizers)
+    if without is not None:
+        model_state = {path: value for path, value in model_state.items() if not without(path)}
     state = {"model": model_state} | ({"optimizer": optimizer_state} if optimizer else {})
     try:
         alone = world.mesh is None
         dcp_load(state, checkpoint_id=checkpoint, no_dist=alone, process_group=world.waiting)
     except (OSError, CheckpointException) as error:
         raise UserError(f"checkpoint {checkpoint}: cannot be read ({reason(error)})") from error
-    set_state_dict(model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state)
+    options = StateDictOptions(strict=without is None)
+    set_state_dict(model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state, options=options)
 
 
 def reason(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 import momafuse
 from momafuse.config.convert import convert, field_types
+from momafuse.config.inherit import config_file, inherit, with_later_keys
 from momafuse.config.nearest import did_you_mean
 from momafuse.config.overrides import Override, for_hydra, parse, quote, refuse_two_files, sweep
 from momafuse.config.results import run_name
@@ -34,6 +35,7 @@ from momafuse.errors import UserError
 C = TypeVar("C", default=Config)
 
 Check = Callable[[Any], None]
+STAGES = ("aux_routers",)  # experiments that go on with a trained model; all others are members of the zoo
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ def group_options(user_dir: Path | None = None) -> dict[str, list[str]]:
         for group in sorted(p for p in folder.iterdir() if p.is_dir()):
             found.setdefault(group.name, set()).update(p.stem for p in group.glob("*.yaml"))
     return {group: sorted(options) for group, options in sorted(found.items()) if options}
+
+
+def members() -> list[str]:
+    """The experiments that are architectures."""
+    return [name for name in group_options()["experiment"] if name not in STAGES]
 
 
 def compose(overrides: Sequence[str] = (), primary: str = "train", *, user_dir: Path | None = None) -> Job:
@@ -102,7 +109,7 @@ def load_config(path: Path | str) -> Config:
     if not isinstance(raw, Mapping):
         raise UserError(f"{path}: holds no config; use a run folder's config.yaml")
     try:
-        return convert(Config, raw)
+        return convert(Config, with_later_keys({str(k): v for k, v in raw.items()}))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -129,10 +136,16 @@ def _compose_one(
     import_plugins(_plugins(raw))
     _refuse_other_tokenizer(schema, raw, choices)
     experiment = choices.get("experiment")
+    source = load_config(config_file(raw["model_from"])) if raw.get("model_from") else None
+    if source is not None:
+        raw = inherit(raw, asdict(source), overrides)
     if "run" in field_types(schema) and isinstance(raw.get("run"), dict) and raw["run"].get("name") is None:
         base_group = "experiment" if experiment else "model" if "model" in choices else "tokenizer"
         named = [o for o in overrides if not (o.is_group and o.key == base_group)]
-        raw["run"]["name"] = run_name(choices.get(base_group, primary), named)
+        base = choices.get(base_group, primary)
+        if source is not None:
+            base = f"{source.run.name}-{base}"
+        raw["run"]["name"] = run_name(base, named)
     config = convert(schema, raw)
     if isinstance(config, Config):
         validate(config)

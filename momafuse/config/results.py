@@ -34,6 +34,7 @@ RESULT_NEUTRAL = (
     "checkpoint.*",
     "logger.*",
     "resume",
+    "model_from",  # the state of the run says which checkpoint it was
     "hydra.*",
 )
 # Groups whose choice stays out of run names; what more a user's own file sets is caught by config_differences.

@@ -25,6 +25,7 @@ def validate(config: Config) -> None:
     _experts(config.model)
     _layers(config.model)
     _router(config)
+    _auxiliary(config)
     _depth(config)
     _data(config)
     _objective(config)
@@ -194,6 +195,21 @@ def _router(config: Config) -> None:
         nearest = " or ".join(str(n) for n in (below, above) if n)
         problem = f"must be a multiple of router.pool={pool}, e.g. {nearest}"
         _fail("trainer.micro_batch", batch, problem)
+
+
+def _auxiliary(config: Config) -> None:
+    source, depth = config.model_from, config.model.depth
+    if not config.router.auxiliary:
+        if source is not None:
+            _fail("model_from", source, "goes with +experiment=aux_routers; to go on training write resume=...")
+        return
+    if source is None:
+        _fail("router.auxiliary", "true", "these learn from a trained model: +experiment=aux_routers model_from=RUN")
+    if depth is None and all(n == 1 for name, n in config.model.groups(MODALITIES).items() if name != SHARED):
+        problem = f"{config.model.name} has no router that chooses rows; it is causal as it is"
+        _fail("model_from", source, problem)
+    if config.trainer.compile:
+        _fail("trainer.compile", "true", "is not for the stage of auxiliary routers; write false")
 
 
 def _data(config: Config) -> None:

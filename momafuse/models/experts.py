@@ -3,7 +3,8 @@
 `dense` is one group of one expert for all modalities; `moma_4t4i` two groups of four; the class is the same (docs/design.md,
 idea 2). Every group is computed on every step, with no rows if need be.
 
-State: `router.weight.GROUP (E_g, D)` where E_g > 1, `auxiliary.*` (routing/auxiliary.py) if asked for, `GROUP.gate (E_g, D, F)`, `GROUP.up (E_g, D, F)`,
+State: `router.weight.GROUP (E_g, D)` where E_g > 1, `auxiliary.*` (routing/auxiliary.py) if asked for,
+`GROUP.gate (E_g, D, F)`, `GROUP.up (E_g, D, F)`,
 `GROUP.down (E_g, F, D)` under `groups.`. Does not choose rows (routing/) and does not multiply (kernels/).
 """
 

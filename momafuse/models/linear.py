@@ -40,4 +40,4 @@ class UntiedLinear(nn.Module):
         """x (B, S, D) and the plan of its rows -> (B, S, N)."""
         assert by_modality is not None, "an untied layer needs the by-modality plan"
         weights = [w.to(x.dtype) for w in (self.weight[name] for name in self.names)]
-        return apply_linear(x.flatten(0, 1), by_modality, weights, self.backend).unflatten(0, x.shape[:2])
+        return apply_linear(x.flatten(0, 1), by_modality, weights, self.backend).view(*x.shape[:2], weights[0].shape[0])

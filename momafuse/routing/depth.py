@@ -50,7 +50,9 @@ class DepthRouter(nn.Module):
     def forward(self, x: Tensor, rows: Rows, auxiliary: Tensor | None = None) -> Kept:
         """x (T, D). With logits `auxiliary` (T, 1) the rows above 0 are kept, each by itself (auxiliary.py), as one stretch.
 
-        Waits for the device to know how many. Without: raises ValueError if sequences fill no whole pools, where the choice is over pools."""
+        Waits for the device to know how many. Without: raises ValueError if sequences fill no whole pools, where the choice is
+        over pools.
+        """
         z = logits(x, self.weight).squeeze(1)
         sequences, length = rows.modality.shape
         if auxiliary is not None:

@@ -70,7 +70,8 @@ class Router(nn.Module):
         """x (T, D), noise (T, E) fp32 or None -> the plan.
 
         With logits `auxiliary` (T, E) of the routed groups an expert takes the rows above 0 that it serves, each by itself
-        (auxiliary.py). Else rows whose counts only the device knows come one pool a sequence. Raises ValueError if sequences fill no whole pools.
+        (auxiliary.py). Else rows whose counts only the device knows come one pool a sequence. Raises ValueError if sequences
+        fill no whole pools.
         """
         if auxiliary is not None:
             assert noise is None, "no noise outside of training"

@@ -13,19 +13,18 @@ import torch
 
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
-from momafuse.training.losses import LossMeter
 from momafuse.training.setup import Setup
-from momafuse.training.step import backward
+from momafuse.training.stage import Stage
 
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")
 NO_COMPILER = ("InvalidCxxCompiler", "No working C++ compiler", "CppCompileError", "Failed to find C compiler")
 
 
-def dry_step(config: Config, setup: Setup, meter: LossMeter) -> None:
+def dry_step(config: Config, setup: Setup, stage: Stage) -> None:
     """One micro-batch forth and back; all ranks must call it. Raises UserError as `explained` does."""
     gpus = [setup.world.device] if setup.world.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
-        backward(config, setup, setup.train.batch(range(config.trainer.micro_batch)), meter, valid=1, step=0)
+        stage.backward(setup.train.batch(range(config.trainer.micro_batch)), stage.meter(), valid=1, step=0)
     setup.optimizer.zero_grad(set_to_none=True)
 
 

@@ -7,6 +7,7 @@ reported with `eval/routing = training`. Models without routers report `causal`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,8 +33,11 @@ def held_out_batch(config: Config, setup: Setup, first: int) -> Batch:
 
 
 @torch.no_grad()
-def evaluate(config: Config, setup: Setup, corpus: Corpus) -> HeldOut:
-    """The same on every rank; the micro-batches are dealt to the ranks, and all make as many forwards."""
+def evaluate(config: Config, setup: Setup, corpus: Corpus, routing: Literal["training", "causal"] = "training") -> HeldOut:
+    """The loss when `routing` chooses rows, the same on every rank.
+
+    The micro-batches are dealt to the ranks, and all make as many forwards.
+    """
     setup.model.eval()
     world = setup.world
     meter, uncounted = (LossMeter(corpus.vocabulary, world.device) for _ in range(2))
@@ -43,13 +47,14 @@ def evaluate(config: Config, setup: Setup, corpus: Corpus) -> HeldOut:
         mine = first + world.rank
         batch = held_out_batch(config, setup, firsts[min(mine, len(firsts) - 1)]).to(world.device)
         counted = mine < len(firsts)  # a rank that is left over goes along, since gathering weights takes all
-        _, decisions = setup.model(batch, objective(batch, meter if counted else uncounted, config.objective, 1))
+        loss = objective(batch, meter if counted else uncounted, config.objective, 1)
+        _, decisions = setup.model(batch, loss, None, routing)
         new = [count_plan(d.experts, d.kept or batch, len(batch.budget)) for d in decisions if d.experts is not None]
         new = new if counted else [c.nothing() for c in new]
         counts = [a + b for a, b in zip(counts, new, strict=True)] if counts else new
     setup.model.train()
-    routing = "training" if setup.model.routes else "causal"
-    return HeldOut(meter.means("eval/", world), routing, sum_counts(counts, world.sum))
+    named = routing if setup.model.routes else "causal"
+    return HeldOut(meter.means("eval/", world), named, sum_counts(counts, world.sum))
 
 
 def unigram(config: Config, setup: Setup, corpus: Corpus) -> dict[str, float]:

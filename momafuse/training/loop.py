@@ -30,17 +30,19 @@ from momafuse.files import only_writer
 from momafuse.parallel.precision import resolve_device
 from momafuse.reports.logger import Logger, RunLogger, Silence
 from momafuse.routing.statistics import chosen_shares
+from momafuse.training.auxiliary import Auxiliaries, check_teacher, taught_by
 from momafuse.training.dry import dry_step, explained
-from momafuse.training.finish import finish, report_evaluation
+from momafuse.training.finish import report_evaluation
 from momafuse.training.folder import RunFolder, make_folder, open_run, start_run
 from momafuse.training.guard import Guard, gradient_norm
-from momafuse.training.held_out import HeldOut, evaluate
-from momafuse.training.losses import LossMeter, count_targets
+from momafuse.training.held_out import HeldOut
+from momafuse.training.losses import count_targets
 from momafuse.training.optimizer import set_learning_rate
 from momafuse.training.schedule import learning_rate, more, total_steps
 from momafuse.training.seed import describe, take_over
 from momafuse.training.setup import Setup, build, check_vocabulary
-from momafuse.training.step import backward, collecting, step_flops
+from momafuse.training.stage import Pretraining, Stage
+from momafuse.training.step import collecting
 from momafuse.world import World, join
 
 STEPS, SEEDS = 1 << 32, 1 << 20  # before the draws of one seed, or one rank, could meet those of the next
@@ -64,6 +66,7 @@ def train_in(world: World, job: Job, say: Callable[[str], None]) -> None:
     corpus = world.main_first(lambda: open_or_prepare(config))
     setup = build(config, corpus, world)
     state = start_state(config, setup, corpus, folder, total)
+    stage: Stage = (Auxiliaries if config.router.auxiliary else Pretraining)(config, setup, corpus)
     with ExitStack() as held_open:
         loggers: list[RunLogger] = []
         world.on_main(lambda: loggers.append(open_writing(job, folder, state, total, held_open)))
@@ -74,13 +77,13 @@ def train_in(world: World, job: Job, say: Callable[[str], None]) -> None:
         held_open.enter_context(explained(config, setup))
         introduce(config, setup, folder, state, logger)
         if config.trainer.dry_step:
-            dry_step(config, setup, LossMeter(corpus.vocabulary, world.device))
+            dry_step(config, setup, stage)
         if folder.seed is not None:
-            report_evaluation(evaluate(config, setup, corpus), state, logger)  # what the change of the model does to it
-        held_out = run_steps(config, job.yaml, setup, corpus, folder, state, logger, saver, total, collect)
-        held_out = held_out or evaluate(config, setup, corpus)
+            report_evaluation(stage.evaluate(), state, logger)  # what the change of the model does to it
+        held_out = run_steps(config, job.yaml, setup, stage, folder, state, logger, saver, total, collect)
+        held_out = held_out or stage.evaluate()
         saver.wait()
-        world.on_main(lambda: finish(job, setup, corpus, folder.path, state, held_out, logger))
+        world.on_main(lambda: stage.finish(job, folder.path, state, held_out, logger))
 
 
 def open_writing(job: Job, folder: RunFolder, state: dict[str, Any], total: int, held_open: ExitStack) -> RunLogger:
@@ -116,9 +119,12 @@ def start_state(config: Config, setup: Setup, corpus: Corpus, folder: RunFolder,
         counts = {"sequences": 0, "tokens": 0, "tokens_of": dict.fromkeys(corpus.vocabulary.names, 0), "flops": 0.0}
         counts = counts | {"upcycled": None} if folder.seed is None else take_over(folder.seed, config, setup, corpus)
         counts |= {"step": 0, "origin_sequence": counts["sequences"], "seconds": 0.0}
+        counts |= taught_by(config, setup, corpus.train.fingerprint) if config.router.auxiliary else {}
         return counts | {"schedule_steps": config.optim.schedule_steps or total} | facts | here
     if folder.state["corpus"] != facts["corpus"]:
         raise UserError(f"{folder.checkpoint}: was trained on another corpus than {corpus.path} holds now; bring it back")
+    if config.router.auxiliary:
+        check_teacher(config, folder.state)
     store.load(folder.checkpoint, setup.model, setup.optimizer, setup.world)
     return folder.state | here
 
@@ -133,7 +139,7 @@ def run_steps(
     config: Config,
     yaml: str,
     setup: Setup,
-    corpus: Corpus,
+    stage: Stage,
     folder: RunFolder,
     state: dict[str, Any],
     logger: Logger,
@@ -158,8 +164,8 @@ def run_steps(
         torch.manual_seed((world.rank * SEEDS + config.run.seed) * STEPS + step)  # for dropout
         ranks = world.gather(count_targets(micro_batches), time.perf_counter() - together)
         together = time.perf_counter()
-        meter, valid = LossMeter(corpus.vocabulary, world.device), int(sum(targets for targets, _ in ranks))
-        chosen = torch.stack([backward(config, setup, batch, meter, valid, step) for batch in micro_batches]).sum(0)
+        meter, valid = stage.meter(), int(sum(targets for targets, _ in ranks))
+        chosen = torch.stack([stage.backward(batch, meter, valid, step) for batch in micro_batches]).sum(0)
         routers = [p for path, p in setup.model.named_parameters() if "router" in path]
         norms = torch.stack([gradient_norm(p, world.device) for p in (routers, setup.model.parameters())])
         summed = world.sum(torch.cat([meter.sums.flatten(), chosen]))  # of losses and of all layers' routers in one piece
@@ -177,7 +183,7 @@ def run_steps(
         tokens = t.global_batch * config.data.sequence_length
         of = {m: state["tokens_of"][m] + t.global_batch * n for m, n in zip(state["tokens_of"], setup.plan.budget, strict=True)}
         state.update(step=step, sequences=state["sequences"] + t.global_batch, tokens=state["tokens"] + tokens, tokens_of=of)
-        state.update(flops=state["flops"] + step_flops(config, setup, step))
+        state.update(flops=state["flops"] + stage.flops(step))
         state.update(seconds=state["seconds"] + seconds, guard=guard.state())
         row = {"step": step, "tokens": state["tokens"], "flops": state["flops"]} | losses
         row |= {"train/grad_norm": norm, "train/lr": lr, "train/skipped": int(objection is not None)}
@@ -190,7 +196,7 @@ def run_steps(
         if saves or step == first:
             guard.check_parameters(step, setup.model)
         if step == total or (t.eval_every and step % t.eval_every == 0):
-            held_out = evaluate(config, setup, corpus)
+            held_out = stage.evaluate()
             report_evaluation(held_out, state, logger)
         if saves:
             saver.save(step, setup.model, setup.optimizer, state, yaml)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
-from momafuse.reports.flops import TRAINING, forward_flops
+from momafuse.models.block import Decision
+from momafuse.reports.flops import forward_flops
 from momafuse.reports.work import model_work
 from momafuse.routing.noise import logistic_noise
 from momafuse.routing.routers import Router
@@ -27,13 +28,18 @@ COLLECT_EVERY = 100  # steps
 def backward(config: Config, setup: Setup, host_batch: Batch, meter: LossMeter, valid: int, step: int) -> Tensor:
     """Add the gradients of a micro-batch: its loss over the `valid` targets of the whole step. `meter` adds it up.
 
-    Returns (3 M,) float64 on the device: rows of each modality chosen by 0, 1 and more experts, of all layers.
+    Returns `chosen_rows`.
     """
     batch = host_batch.to(setup.world.device)
     loss_of, drawn = objective(batch, meter, config.objective, valid), noise(config, setup, batch, step)
     with capacity_of(config, setup, step):
         loss, decisions = setup.model(batch, loss_of, drawn)
         loss.total.backward()
+    return chosen_rows(setup, batch, decisions)
+
+
+def chosen_rows(setup: Setup, batch: Batch, decisions: Sequence[Decision]) -> Tensor:
+    """(3 M,) float64 on the device: rows of each modality chosen by 0, 1 and more experts, of all layers."""
     modalities = len(batch.budget)
     chosen = torch.zeros(3 * modalities, dtype=torch.float64, device=setup.world.device)
     for d in decisions if setup.model.chooses_experts else ():
@@ -68,12 +74,13 @@ def factor_of(config: Config, setup: Setup, step: int) -> float:
     return capacity_factor(config, step, max(g.experts for g in setup.model.groups))
 
 
-def step_flops(config: Config, setup: Setup, step: int) -> float:
-    """What a step costs, forward and backward, by reports/flops.py; recomputation is not counted."""
+def step_flops(config: Config, setup: Setup, step: int) -> dict[str, float]:
+    """What the forward of a step costs on all ranks, by part (reports/flops.py); recomputation is not counted."""
     router = replace(config.router, capacity_factor=factor_of(config, setup, step))
     work = model_work(config.model, router, setup.model.modality_names, setup.plan.budget)
-    forward = sum(forward_flops(config.model, work, setup.model.embedding.num_embeddings).values())
-    return TRAINING * forward * config.trainer.global_batch * config.data.sequence_length
+    tokens = config.trainer.global_batch * config.data.sequence_length
+    parts = forward_flops(config.model, work, setup.model.embedding.num_embeddings)
+    return {name: tokens * flops for name, flops in parts.items()}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from momafuse.config.compose import compose, compose_jobs, group_options
+from momafuse.config.compose import compose, compose_jobs, members
 from momafuse.config.describe import DescribeConfig
 from momafuse.describe import description
 
@@ -53,7 +53,7 @@ def described(experiment: str, size: str) -> dict[str, Any]:
 def member_table() -> str:
     """A line for each member."""
     anchors = {name: section for section, names in SECTIONS.items() for name in names}
-    names = list(anchors) + [name for name in group_options()["experiment"] if name not in anchors]
+    names = list(anchors) + [name for name in members() if name not in anchors]
     lines = [
         "| `+experiment=` | what it is | parameters | active | FLOPs / dense | causal training |",
         "|---|---|---|---|---|---|",

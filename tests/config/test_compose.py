@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from momafuse.config.compose import compose, config_dir, group_options, load_config
+from momafuse.config.compose import compose, config_dir, group_options, load_config, members
 from momafuse.config.convert import convert
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
@@ -49,7 +49,7 @@ def test_the_tree_holds_what_is_promised() -> None:
 
 
 @pytest.mark.parametrize("size", group_options()["size"])
-@pytest.mark.parametrize("experiment", group_options()["experiment"])
+@pytest.mark.parametrize("experiment", members())
 def test_every_experiment_composes_at_every_size(experiment: str, size: str) -> None:
     job = compose([f"+experiment={experiment}", f"size={size}"])
     assert job.experiment == experiment

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from momafuse.config.compose import group_options
+from momafuse.config.compose import members
 from tests.models.loops import assert_agrees, distinct_batch
 from tests.models.zoo import EXPERIMENTS, ZOO, build
 
 
 def test_the_table_has_every_experiment():
-    assert set(EXPERIMENTS) == set(group_options()["experiment"])
+    assert set(EXPERIMENTS) == set(members())
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all_before", "own_document"])

@@ -45,7 +45,9 @@ def composed(experiment: str) -> Config:
     return compose([f"+experiment={experiment}", *words]).config
 
 
-def build(name: str, placement: str = "swin", masked: bool = False, pool: int = 2, auxiliary: bool = False) -> tuple[Transformer, Spec]:
+def build(
+    name: str, placement: str = "swin", masked: bool = False, pool: int = 2, auxiliary: bool = False
+) -> tuple[Transformer, Spec]:
     """The float64 model of a member of `ZOO`, 8 wide, with noise on its weights, and what it should be."""
     experiment, _, of_pool = name.partition(" ")
     config = composed(experiment)

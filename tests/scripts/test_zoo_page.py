@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from momafuse.config.compose import compose, group_options
+from momafuse.config.compose import compose, members
 from tests.members import member
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,16 +49,16 @@ def overrides() -> list[tuple[str, str]]:
 
 
 def test_every_member_has_a_line_and_a_command():
-    assert sorted(re.findall(r"^\| \[?`(\w+)`", table("members"), re.M)) == sorted(group_options()["experiment"])
+    assert sorted(re.findall(r"^\| \[?`(\w+)`", table("members"), re.M)) == sorted(members())
     named = " ".join(re.findall(r"^(?:    python .*|`m.*)$", PAGE, re.M))
-    assert [name for name in group_options()["experiment"] if not re.search(rf"\b{name}\b", named)] == []
+    assert [name for name in members() if not re.search(rf"\b{name}\b", named)] == []
 
 
 def test_a_line_is_the_first_sentence_of_the_members_file():
     from zoo_page.table import sentence
 
     lines = dict(re.findall(r"^\| \[?`(\w+)`[^|]*\| ([^|]*) \|", table("members"), re.M))
-    assert lines == {name: sentence(name) for name in group_options()["experiment"]}
+    assert lines == {name: sentence(name) for name in members()}
 
 
 def test_there_is_something_to_test():

@@ -1,0 +1,49 @@
+"""What a stage after pretraining takes over from a run: `model_from=RUN` brings architecture, data, tokenizers and seed.
+
+What is learnt and how (optim, trainer, checkpoint, logger) comes from the command line's own files. Reads no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from momafuse.config.overrides import Override
+from momafuse.errors import UserError
+
+SECTIONS = ("model", "router", "data", "tokenizer", "objective", "size")
+MAY_DIFFER = ("data.path",)  # a corpus may have moved; its fingerprint is compared
+LATER: Mapping[str, Mapping[str, Any]] = {"": {"model_from": None}, "router": {"auxiliary": False}}  # keys older runs lack
+
+
+def with_later_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a run with the keys that came after it, at the values that it had without them."""
+    filled = {**LATER[""], **raw}
+    for section, keys in LATER.items():
+        if section and isinstance(filled.get(section), Mapping):
+            filled[section] = {**keys, **filled[section]}
+    return filled
+
+
+def config_file(run: str, key: str = "model_from") -> Path:
+    """The config.yaml of a run folder or of one of its checkpoints. Raises UserError where there is none."""
+    file = Path(run).expanduser() / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{key}={run}: no run there (config.yaml is missing); give a run folder or one of its checkpoints")
+    return file
+
+
+def inherit(raw: Mapping[str, Any], source: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    """`raw` with the sections of the run `source`. Raises UserError for an override that contradicts them."""
+    for o in overrides:
+        section = o.key.partition(".")[0]
+        if (section in SECTIONS or o.key == "run.seed") and o.key not in MAY_DIFFER:
+            raise UserError(f"{o}: model_from={raw['model_from']} brings {section} with it; leave {o.key} out")
+    own = {o.key for o in overrides}
+    merged = dict(raw) | {name: source[name] for name in SECTIONS if name in source}
+    merged["router"] = {**source["router"], "auxiliary": raw["router"]["auxiliary"], "noise": False}
+    if "data.path" in own:
+        merged["data"] = {**source["data"], "path": raw["data"]["path"]}
+    merged["run"] = {**raw["run"], "seed": source["run"]["seed"]}
+    return merged

@@ -1,0 +1,159 @@
+"""The stage that trains auxiliary routers: the model stays as it is, they learn which rows its routers take.
+
+    loss = mean over routers of the mean over decisions of BCE(sigmoid(s), taken)       (MoMa, arXiv 2407.21770, Table 6)
+
+A decision is a row and an expert that serves it (or a depth router); rows that an expert does not serve are none. The main
+model runs without gradients, noise and loss head, so a step costs about a forward. Data goes on where the run of
+`model_from` stopped, so that routers learn from what the model has not seen; tokens and FLOPs are those of this stage.
+A mean is over the rows of a micro-batch; micro-batches and ranks weigh the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from momafuse.checkpoint import store
+from momafuse.config.compose import Job
+from momafuse.config.schema import Config
+from momafuse.data.batch import Batch
+from momafuse.data.corpus import Corpus
+from momafuse.errors import UserError
+from momafuse.files import write_aside
+from momafuse.models.block import Decision
+from momafuse.reports.logger import Logger
+from momafuse.routing.auxiliary import Lesson
+from momafuse.training.held_out import HeldOut, evaluate, unigram
+from momafuse.training.setup import Setup
+from momafuse.training.step import chosen_rows, step_flops
+
+KINDS = ("experts", "depth")
+
+
+def taught_by(config: Config, setup: Setup, corpus: str) -> dict[str, Any]:
+    """Load the model of `model_from`; what the state keeps of it: where it is from, and where the data begin.
+
+    Raises UserError where it was trained on another corpus, whose places would mean nothing here.
+    """
+    assert config.model_from is not None
+    checkpoint = store.find(Path(config.model_from).expanduser())
+    state = setup.world.on_main(lambda: store.read_state(checkpoint))
+    if state["corpus"] != corpus:
+        raise UserError(f"model_from={config.model_from}: was trained on another corpus; bring it back or set data.path")
+    store.load(checkpoint, setup.model, None, setup.world, without=lambda path: "auxiliary" in path)
+    return {"origin_sequence": state["sequences"], "teacher": str(checkpoint.resolve())}
+
+
+def check_teacher(config: Config, state: dict[str, Any]) -> None:
+    """Raises UserError where the run of `model_from` has gone on since these routers began to learn from it."""
+    assert config.model_from is not None
+    newest = str(store.find(Path(config.model_from).expanduser()).resolve())
+    if newest != state["teacher"]:
+        raise UserError(
+            f"model_from={config.model_from}: is at {Path(newest).name} now, and these routers learn from "
+            f"{state['teacher']}; choose another run.name"
+        )
+
+
+class BCEMeter:
+    """Sums by kind of router: loss, decisions, rightly taken, said to be taken, taken."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(len(KINDS), 5, dtype=torch.float64, device=device)
+
+    def add(self, kind: str, lesson: Lesson, loss: Tensor) -> None:
+        said, taken = (lesson.logits.detach() > 0) & lesson.served, lesson.taken & lesson.served
+        counts = [loss.detach() * lesson.served.sum(), lesson.served.sum(), (said & taken).sum(), said.sum(), taken.sum()]
+        self.sums[KINDS.index(kind)] += torch.stack([c.double() for c in counts])
+
+    def named(self, prefix: str, sums: Sequence[float]) -> dict[str, float]:
+        """`PREFIXloss`, `PREFIXprecision`, `PREFIXrecall`, and the three of each kind of router that there is."""
+        rows = [list(sums[i : i + 5]) for i in range(0, len(sums), 5)]
+        found = _scores(prefix, "", [sum(column) for column in zip(*rows, strict=True)])
+        for kind, row in zip(KINDS, rows, strict=True):
+            found |= _scores(prefix, f"_{kind}", row) if row[1] else {}
+        return found
+
+
+def _scores(prefix: str, suffix: str, row: Sequence[float]) -> dict[str, float]:
+    loss, decisions, right, said, taken = row
+    values = {"loss": loss / max(1.0, decisions), "precision": right / max(1.0, said), "recall": right / max(1.0, taken)}
+    return {f"{prefix}{name}{suffix}": value for name, value in values.items()}
+
+
+def lessons(decisions: Sequence[Decision]) -> list[tuple[int, str, Lesson]]:
+    """Layer, kind and lesson of every auxiliary router that saw rows."""
+    found = []
+    for layer, d in enumerate(decisions):
+        found += [(layer, kind, x) for kind, x in zip(KINDS, (d.lesson, d.depth_lesson), strict=True) if x is not None]
+    return found
+
+
+def bce(lesson: Lesson) -> Tensor:
+    """The mean binary cross-entropy over the decisions that count, in nats; 0 where there is none."""
+    every = binary_cross_entropy_with_logits(lesson.logits, lesson.taken.to(lesson.logits.dtype), reduction="none")
+    return (every * lesson.served).sum() / lesson.served.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Auxiliaries:
+    config: Config
+    setup: Setup
+    corpus: Corpus
+
+    def meter(self) -> BCEMeter:
+        return BCEMeter(self.setup.world.device)
+
+    def backward(self, host_batch: Batch, meter: BCEMeter, valid: int, step: int) -> Tensor:
+        t = self.config.trainer
+        total = torch.zeros((), device=self.setup.world.device)
+        batch = host_batch.to(self.setup.world.device)
+        decisions = self._decisions(batch)
+        found = lessons(decisions)
+        for _, kind, lesson in found:
+            loss = bce(lesson)
+            meter.add(kind, lesson, loss)
+            total = total + loss / (max(1, len(found)) * (t.global_batch // t.micro_batch))
+        total.backward()  # type: ignore[no-untyped-call]
+        return chosen_rows(self.setup, batch, decisions)
+
+    def flops(self, step: int) -> float:
+        """A forward without the head; the routers' own backward is small beside it and is not counted."""
+        return sum(flops for part, flops in step_flops(self.config, self.setup, step).items() if part != "head")
+
+    def evaluate(self) -> HeldOut:
+        """The loss of the next token when the auxiliary routers choose."""
+        return evaluate(self.config, self.setup, self.corpus, "causal")
+
+    def finish(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None:
+        """report.json: the held-out loss under causal routing, and the shares of experts' rows."""
+        report: dict[str, Any] = {**held_out.losses, "eval/routing": held_out.routing}
+        report |= unigram(job.config, self.setup, self.corpus)
+        report |= {"steps": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"], 3)}
+        report["auxiliary"] = self._causal_counts(held_out)
+        write_aside(path / "report.json", json.dumps(report, indent=1) + "\n")
+        logger.message(f"run folder: {path}; report.json holds the held-out loss under causal routing, and rows by layer")
+
+    def _decisions(self, batch: Batch) -> list[Decision]:
+        self.setup.model.eval()  # no dropout: routers learn from what is chosen at inference
+        with torch.no_grad():
+            decisions: list[Decision] = self.setup.model(batch, lambda hidden, head: None, None, "teaching")[1]
+        return decisions
+
+    def _causal_counts(self, held_out: HeldOut) -> list[dict[str, Any]]:
+        """Per layer and modality under causal routing: experts per row, and the share of rows that none took."""
+        names, found = self.corpus.vocabulary.names, []
+        for layer, c in enumerate(held_out.counts):
+            for m, name in enumerate(names):
+                rows = int(c.chosen[m].sum())
+                if rows:
+                    per_row, none = int(c.load[:, m].sum()) / rows, int(c.chosen[m, 0]) / rows
+                    found.append({"layer": layer, "modality": name, "experts_per_row": per_row, "chosen_by_none": none})
+        return found

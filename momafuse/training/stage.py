@@ -1,0 +1,54 @@
+"""What the loop does with batches and reports: pretraining here, auxiliary routers in auxiliary.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from momafuse.config.compose import Job
+from momafuse.config.schema import Config
+from momafuse.data.batch import Batch
+from momafuse.data.corpus import Corpus
+from momafuse.reports.flops import TRAINING
+from momafuse.reports.logger import Logger
+from momafuse.training.finish import finish
+from momafuse.training.held_out import HeldOut, evaluate
+from momafuse.training.losses import LossMeter
+from momafuse.training.setup import Setup
+from momafuse.training.step import backward, step_flops
+
+
+class Stage(Protocol):
+    def meter(self) -> Any: ...
+    def backward(self, batch: Batch, meter: Any, valid: int, step: int) -> Tensor: ...  # as step.py's
+    def flops(self, step: int) -> float: ...
+    def evaluate(self) -> HeldOut: ...
+    def finish(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None: ...
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """All of the model learns the next token."""
+
+    config: Config
+    setup: Setup
+    corpus: Corpus
+
+    def meter(self) -> LossMeter:
+        return LossMeter(self.corpus.vocabulary, self.setup.world.device)
+
+    def backward(self, batch: Batch, meter: LossMeter, valid: int, step: int) -> Tensor:
+        return backward(self.config, self.setup, batch, meter, valid, step)
+
+    def flops(self, step: int) -> float:
+        """Of all ranks, forward and backward."""
+        return TRAINING * sum(step_flops(self.config, self.setup, step).values())
+
+    def evaluate(self) -> HeldOut:
+        return evaluate(self.config, self.setup, self.corpus)
+
+    def finish(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None:
+        finish(job, self.setup, self.corpus, path, state, held_out, logger)
