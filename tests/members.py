@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -15,11 +17,15 @@ from momafuse.objectives.next_token import next_token
 MEMBERS = tuple(members())
 
 
-def member(experiment: str, *overrides: str, vocabulary: int = 64, dtype: torch.dtype = torch.float32) -> Transformer:
+def member(
+    experiment: str, *overrides: str, vocabulary: int = 64, dtype: torch.dtype = torch.float32, auxiliary: bool = False
+) -> Transformer:
     """One experiment at size micro with these overrides, initialised from seed 0."""
     config = compose([f"+experiment={experiment}", "size=micro", "data.image_share=0.5", *overrides]).config
     names = ("text", "image")
-    model = Transformer(config.model, config.router, vocabulary_size=vocabulary, modality_names=names)
+    model = Transformer(
+        config.model, replace(config.router, auxiliary=auxiliary), vocabulary_size=vocabulary, modality_names=names
+    )
     initialise(model, 0)
     return model.to(dtype)
 

@@ -26,6 +26,8 @@ from momafuse.objectives.next_token import next_token
 from momafuse.parallel.precision import apply_precision
 from momafuse.parallel.sharding import fill, shard
 from momafuse.routing import depth, routers
+from momafuse.training.auxiliary import bce, lessons
+from momafuse.training.optimizer import freeze
 from momafuse.world import World, join
 from tests.batches import make_batch
 from tests.members import member
@@ -34,8 +36,8 @@ STEPS, SEQUENCES, BUDGET = 20, 16, (40, 24)
 CPU = torch.device("cpu")
 
 
-def sharded(name: str, world: World, dtype: torch.dtype = torch.float32) -> Transformer:
-    model = member(name)
+def sharded(name: str, world: World, dtype: torch.dtype = torch.float32, auxiliary: bool = False) -> Transformer:
+    model = member(name, auxiliary=auxiliary)
     apply_precision(model, dtype)
     shard(model, world.mesh, dtype, torch.float32)
     model.to_empty(device=CPU)
@@ -192,6 +194,35 @@ def dtypes(world: World) -> dict[str, str]:
     return seen | {"hidden": str(hidden.dtype)}
 
 
+def auxiliary(name: str, world: World) -> dict[str, object]:
+    """A lesson and a causal forward, sharded and alone; only auxiliary routers learn."""
+    batch = make_batch(SEQUENCES, BUDGET)
+    alone, many = member(name, auxiliary=True), sharded(name, world, auxiliary=True)
+    losses = []
+    for model, mine, share in ((alone, batch, 1), (many, part(batch, world), world.size)):
+        freeze(model, ["*auxiliary*"])
+        with torch.no_grad():
+            decisions = model(mine, lambda hidden, head: None, None, "teaching")[1]
+        loss = sum(bce(lesson) for _, _, lesson in lessons(decisions)) / share
+        loss.backward()
+        losses.append(loss.detach())
+    dtype = sorted({str(p.dtype) for path, p in many.named_parameters() if "auxiliary" in path})
+    with torch.no_grad():
+        expected = model_hidden(alone, part(batch, world))
+        got = model_hidden(many, part(batch, world))
+    return {
+        "loss": abs(float(world.sum(losses[1])) - float(losses[0])),
+        "gradient": worst(many, alone),
+        "causal": float((got - expected).abs().max()),
+        "sharded": all(isinstance(p, DTensor) for path, p in many.named_parameters() if "auxiliary" in path),
+        "dtype": dtype,
+    }
+
+
+def model_hidden(model: Transformer, batch: Batch) -> Tensor:
+    return model(batch, lambda hidden, head: hidden, None, "causal")[0]
+
+
 def main() -> None:
     torch.set_num_threads(1)
     with join(CPU, timeout=120, replicas=int(sys.argv[2])) as world:
@@ -199,6 +230,7 @@ def main() -> None:
         results: dict[str, object] = {name: compare(name, world) for name in names}
         results |= {f"{name} lacking": lacking(name, world) for name in names}
         results["dtypes"] = dtypes(world)
+        results |= {f"{name} auxiliary": auxiliary(name, world) for name in ("moma_4t4i", "mod_moma_4t4i")}
         if world.main:
             Path(sys.argv[1]).write_text(json.dumps(results, indent=1))
 

@@ -59,6 +59,16 @@ def test_routers_compute_in_fp32_and_noise_arrives_in_fp32(two):
     assert two["dtypes"] == wanted
 
 
+@pytest.mark.parametrize("name", ["moma_4t4i", "mod_moma_4t4i"])
+def test_auxiliary_routers_are_sharded_learn_and_choose_as_in_one_process(two, name):
+    r = two[f"{name} auxiliary"]
+    assert r["sharded"]
+    assert r["dtype"] == ["torch.float32"]
+    assert r["loss"] < 1e-6
+    assert r["gradient"][0] < 1e-6
+    assert r["causal"] < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("ranks", [1, 2, 4])

@@ -37,7 +37,7 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("experiment", ["moma_4t4i", "mod_moma_4t4i"])
 def test_the_routers_learn_and_the_model_stays(run, run_root, experiment):
     source = run("trainer.max_steps=3", experiment=experiment)
-    folder = stage(run_root, source, "trainer.max_steps=12")
+    folder = stage(run_root, source, "trainer.max_steps=12", "optim.lr=3e-2")
     assert folder.name.startswith(f"{source.name}-aux_routers")
     rows = [r for r in read_metrics(folder / "metrics.jsonl") if "train/precision" in r]
     assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
