@@ -20,7 +20,6 @@ import json
 import os
 import shutil
 import threading
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,8 +43,6 @@ from momafuse.files import write_aside
 from momafuse.world import World
 
 LENIENCE = 10  # niceness of the thread that writes: a tenth of a core where all are busy
-
-warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is what we want then
 
 
 @dataclass(frozen=True)

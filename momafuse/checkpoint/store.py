@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from torch.optim import Optimizer
 
 from momafuse.errors import UserError
 from momafuse.world import World
+
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is what we want then
 
 FORMAT = 1
 MARKER = "complete.json"

@@ -39,6 +39,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
         {"params": [p for name, p in parameters if decays(name)], "weight_decay": config.weight_decay},
         {"params": [p for name, p in parameters if not decays(name)], "weight_decay": 0.0},
     ]
+    groups = [g for g in groups if g["params"]]  # an empty one comes back from a checkpoint without its settings
     fused = all(p.device.type in ("cpu", "cuda") for _, p in parameters)
     return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused)
 
