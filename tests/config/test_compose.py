@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from momafuse.config.compose import compose, config_dir, group_options, load_config, members
+from momafuse.config.compose import STAGES, compose, config_dir, group_options, load_config, members
 from momafuse.config.convert import convert
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
@@ -90,7 +90,8 @@ def test_an_experiment_opens_with_its_command_and_sets_no_size(file: str) -> Non
     path = config_dir() / "experiment" / f"{file}.yaml"
     package, command = path.read_text().splitlines()[:2]
     assert package == "# @package _global_"
-    assert command == f"# python -m momafuse.train +experiment={file}"
+    more = " model_from=runs/moma_4t4i" if file in STAGES else ""
+    assert command == f"# python -m momafuse.train +experiment={file}{more}"
     model = OmegaConf.load(path).get("model", {})
     assert not set(model) & {"dim", "n_layers", "n_heads", "ffn"}
     assert len(path.read_text().splitlines()) <= 40, "an architecture is a page that is read beside the paper"
