@@ -18,8 +18,8 @@ setup:
 	@bash scripts/setup.sh
 
 demo: setup ## pretrain moma_4t4i on the embedded pictures and text (minutes on a laptop), then its auxiliary routers
-	$(PYTHON_IN_VENV) -m momafuse.train +experiment=moma_4t4i run.name=demo $(ARGS)
-	$(PYTHON_IN_VENV) -m momafuse.train +experiment=aux_routers model_from=runs/demo
+	$(PYTHON_IN_VENV) -m momafuse.train +experiment=moma_4t4i $(ARGS)
+	$(if $(ARGS),,$(PYTHON_IN_VENV) -m momafuse.train +experiment=aux_routers model_from=runs/moma_4t4i)
 
 test: setup ## the tests (under 10 minutes on two cores)
 	$(PYTHON_IN_VENV) -m pytest -n $(JOBS) $(ARGS)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,10 @@ from momafuse.files import write_aside
 from momafuse.models.block import Decision
 from momafuse.reports.logger import Logger
 from momafuse.routing.auxiliary import Lesson
+from momafuse.training.auxiliary_scores import KINDS, causal_costs, lessons, scores
 from momafuse.training.held_out import HeldOut, evaluate, unigram
 from momafuse.training.setup import Setup
 from momafuse.training.step import chosen_rows, step_flops
-
-KINDS = ("experts", "depth")
 
 
 def taught_by(config: Config, setup: Setup, corpus: str) -> dict[str, Any]:
@@ -88,14 +87,6 @@ def _scores(prefix: str, suffix: str, row: Sequence[float]) -> dict[str, float]:
     return {f"{prefix}{name}{suffix}": value for name, value in values.items()}
 
 
-def lessons(decisions: Sequence[Decision]) -> list[tuple[int, str, Lesson]]:
-    """Layer, kind and lesson of every auxiliary router that saw rows."""
-    found = []
-    for layer, d in enumerate(decisions):
-        found += [(layer, kind, x) for kind, x in zip(KINDS, (d.lesson, d.depth_lesson), strict=True) if x is not None]
-    return found
-
-
 def bce(lesson: Lesson) -> Tensor:
     """The mean binary cross-entropy over the decisions that count, in nats; 0 where there is none."""
     every = binary_cross_entropy_with_logits(lesson.logits, lesson.taken.to(lesson.logits.dtype), reduction="none")
@@ -129,31 +120,21 @@ class Auxiliaries:
         return sum(flops for part, flops in step_flops(self.config, self.setup, step).items() if part != "head")
 
     def evaluate(self) -> HeldOut:
-        """The loss of the next token when the auxiliary routers choose."""
-        return evaluate(self.config, self.setup, self.corpus, "causal")
+        """The loss of the next token when the auxiliary routers choose, and how well they guess."""
+        found = evaluate(self.config, self.setup, self.corpus, "causal")
+        return replace(found, scores=scores(self.config, self.setup))
 
     def finish(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None:
-        """report.json: the held-out loss under causal routing, and the shares of experts' rows."""
+        """report.json: the held-out loss under causal routing, precision and recall, and what the experts then cost."""
         report: dict[str, Any] = {**held_out.losses, "eval/routing": held_out.routing}
         report |= unigram(job.config, self.setup, self.corpus)
         report |= {"steps": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"], 3)}
-        report["auxiliary"] = self._causal_counts(held_out)
+        report |= {"auxiliary": held_out.scores, "causal": causal_costs(self.config, self.setup, held_out.counts)}
         write_aside(path / "report.json", json.dumps(report, indent=1) + "\n")
-        logger.message(f"run folder: {path}; report.json holds the held-out loss under causal routing, and rows by layer")
+        logger.message(f"run folder: {path}; report.json holds the held-out loss under causal routing, and scores by layer")
 
     def _decisions(self, batch: Batch) -> list[Decision]:
         self.setup.model.eval()  # no dropout: routers learn from what is chosen at inference
         with torch.no_grad():
             decisions: list[Decision] = self.setup.model(batch, lambda hidden, head: None, None, "teaching")[1]
         return decisions
-
-    def _causal_counts(self, held_out: HeldOut) -> list[dict[str, Any]]:
-        """Per layer and modality under causal routing: experts per row, and the share of rows that none took."""
-        names, found = self.corpus.vocabulary.names, []
-        for layer, c in enumerate(held_out.counts):
-            for m, name in enumerate(names):
-                rows = int(c.chosen[m].sum())
-                if rows:
-                    per_row, none = int(c.load[:, m].sum()) / rows, int(c.chosen[m, 0]) / rows
-                    found.append({"layer": layer, "modality": name, "experts_per_row": per_row, "chosen_by_none": none})
-        return found

@@ -6,8 +6,9 @@ reported with `eval/routing = training`. Models without routers report `causal`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,11 +26,22 @@ class HeldOut:
     losses: dict[str, float]  # eval/loss, eval/loss_text, eval/loss_image
     routing: str  # training: sees the future | causal
     counts: list[RoutingCounts]  # one a layer; empty where nothing is routed
+    scores: list[dict[str, Any]] = field(default_factory=list)  # of auxiliary routers (auxiliary_scores.py)
 
 
 def held_out_batch(config: Config, setup: Setup, first: int) -> Batch:
     """The micro-batch of held-out sequences that begins with `first`; the last one may be smaller, of whole pools."""
     return setup.held_out.batch(range(first, min(first + config.trainer.micro_batch, setup.held_out_sequences)))
+
+
+def dealt(config: Config, setup: Setup) -> Iterator[tuple[Batch, bool]]:
+    """This rank's micro-batches of the held-out sequences on its device, and whether they count: a rank that is left over goes
+    along, since gathering weights takes all."""
+    world = setup.world
+    firsts = range(0, setup.held_out_sequences, config.trainer.micro_batch)
+    for first in range(0, len(firsts), world.size):
+        mine = first + world.rank
+        yield held_out_batch(config, setup, firsts[min(mine, len(firsts) - 1)]).to(world.device), mine < len(firsts)
 
 
 @torch.no_grad()
@@ -42,11 +54,7 @@ def evaluate(config: Config, setup: Setup, corpus: Corpus, routing: Literal["tra
     world = setup.world
     meter, uncounted = (LossMeter(corpus.vocabulary, world.device) for _ in range(2))
     counts: list[RoutingCounts] = []
-    firsts = range(0, setup.held_out_sequences, config.trainer.micro_batch)
-    for first in range(0, len(firsts), world.size):
-        mine = first + world.rank
-        batch = held_out_batch(config, setup, firsts[min(mine, len(firsts) - 1)]).to(world.device)
-        counted = mine < len(firsts)  # a rank that is left over goes along, since gathering weights takes all
+    for batch, counted in dealt(config, setup):
         loss = objective(batch, meter if counted else uncounted, config.objective, 1)
         _, decisions = setup.model(batch, loss, None, routing)
         new = [count_plan(d.experts, d.kept or batch, len(batch.budget)) for d in decisions if d.experts is not None]

@@ -48,6 +48,11 @@ def test_the_routers_learn_and_the_model_stays(run, run_root, experiment):
     report = json.loads((folder / "report.json").read_text())
     assert report["eval/routing"] == "causal"
     assert {c["modality"] for c in report["auxiliary"]} == {"text", "image"}
+    for entry in report["auxiliary"]:
+        assert entry["precision"] > 0.5 > entry["per_row"] if entry["kind"] == "depth" else entry["per_row"] == 1.0, entry
+    for entry in report["causal"]:
+        each = 6 * 32 * 48  # three products of an expert, 2 FLOPs each, at size micro
+        assert entry["flops"] == pytest.approx(each * entry["experts_per_row"], abs=1)
     state = store.read_state(store.find(folder))
     seed = store.read_state(store.find(source))
     assert state["origin_sequence"] == seed["sequences"]
