@@ -4,6 +4,7 @@
     momafuse: error (rank 3): KEY=VALUE: ...     on rank 3 alone; exit code 2
     [rank 3] Traceback ...                       a bug; exit code 1
     momafuse: rank 1: lost another rank (...)    a neighbour is gone or does not answer; exit code 1
+    momafuse: asked to leave: ...                what is new is saved (preemption.py); exit code 75 on all ranks
 
 Ranks compare what they have to say through the store of their rendezvous, which torchrun keeps while they end. Before they
 have joined, what is said by one process is not said again on the same host. torchrun gets the cause too
@@ -27,12 +28,14 @@ from threading import Thread
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from momafuse.errors import RankError, mendable
+from momafuse.preemption import Preempted
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130  # exit codes; 128 + SIGINT, as shells have it
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 GO_ON = "the same command goes on from what is saved"
 STOPPED = f"momafuse: interrupted; {GO_ON}"
 GRACE = 3.0  # seconds: ranks do not fail at the same moment with the same mistake
@@ -45,6 +48,8 @@ def ending(error: BaseException, store: Store | None, rank: int, size: int, *, s
     """What this rank ends with after `error`, compared with the others; `shared`: all ranks are known to have it."""
     if isinstance(error, KeyboardInterrupt):
         return RankError("" if rank else STOPPED, INTERRUPTED)
+    if isinstance(error, Preempted):
+        return RankError("" if rank else f"momafuse: {error}", TRY_AGAIN)
     if (reason := lost(error)) is not None:
         return RankError(
             f"momafuse: rank {rank}: lost another rank ({_asked(lambda: _first(store), '') or reason}); {GO_ON}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from momafuse.config.compose import Job
 from momafuse.config.entry import entry_point
 from momafuse.config.validate import check_run_root
+from momafuse.preemption import listen
 
 
 @entry_point(
@@ -20,4 +21,5 @@ def main(job: Job) -> None:
 
 
 if __name__ == "__main__":
+    listen()
     main()

@@ -27,6 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from momafuse.ending import ending
 from momafuse.errors import UserError
+from momafuse.preemption import Preempted, warned
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # preparing a corpus takes as long as it takes
@@ -62,6 +63,11 @@ class World:
         found = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(found, mine)
         return [numbers.tolist() for numbers in found]
+
+    def leave_if_warned(self) -> None:
+        """Raises Preempted on all ranks if one of them was asked to leave. Every rank must call it."""
+        if any(asked for (asked,) in self.gather(warned())):
+            raise Preempted
 
     def on_main(self, action: Callable[[], T]) -> T:
         """What the main process's `action` returns (it is pickled), or the error that it raises, on every rank."""
@@ -136,6 +142,8 @@ def join(device: torch.device, *, timeout: float, replicas: int = 1) -> Iterator
         shared = world.shared
         yield world
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, Preempted):  # on all ranks: who leaves first would take connections away from the others
+            dist.barrier(waiting)
         raise ending(error, store, rank, size, shared=any(error is s for s in shared)) from error
     dist.barrier(waiting)  # who leaves first would take connections away from the others
     dist.destroy_process_group()

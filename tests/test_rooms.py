@@ -9,8 +9,8 @@ import momafuse
 
 PACKAGE = Path(momafuse.__file__).parent
 ROOMS = (
-    "evaluation", "training", "parallel", "checkpoint", "objectives", "reports", "models", "data", "config", "tokens", "vision",
-    "routing", "kernels", "world", "ending", "files", "errors",
+    "launch", "evaluation", "training", "parallel", "checkpoint", "objectives", "reports", "models", "data", "config", "tokens",
+    "vision", "routing", "kernels", "world", "ending", "files", "preemption", "errors",
 )  # fmt: skip
 ENTRY_POINTS = {"train", "prepare", "train_tokenizer", "describe", "evaluate"}
 

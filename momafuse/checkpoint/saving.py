@@ -68,6 +68,7 @@ class Saver:
         self._copies: list[Any] = []
         self._thread = ThreadPoolExecutor(1, "momafuse-saver", initializer=_stand_back)
         self._pending: Future[None] | None = None
+        self.last: int | None = None  # the step of the newest save that was begun
 
     def save(self, step: int, model: nn.Module, optimizer: Optimizer, state: dict[str, Any], config: str) -> None:
         """Begin `root/step_STEP`. `state` must be JSON.
@@ -75,6 +76,7 @@ class Saver:
         Raises UserError if the save before this one failed: the disk did not take it; older checkpoints are untouched.
         """
         self.wait()
+        self.last = step
         model_state, optimizer_state = get_state_dict(model, optimizer)
         tensors, copied = self._copy({"model": model_state, "optimizer": optimizer_state})
         words = json.dumps(state, indent=1)

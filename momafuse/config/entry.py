@@ -4,9 +4,9 @@
     def main(job: Job) -> None: ...
 
 A UserError ends as one line on stderr and exit code 2, also where Hydra complains; so does a disk that is full or may
-not be written. Ctrl-C ends as one line and exit code 130. Anything else is a bug and shows its traceback. One of many
-processes under torchrun ends as ending.py says: a mistake is one line, not one a rank. Hydra's own
-runner is not used: it makes folders, configures logging and prints its complaints itself.
+not be written. Ctrl-C ends as one line and exit code 130, being asked to leave (preemption.py) with 75. Anything else is a
+bug and shows its traceback. One of many processes under torchrun ends as ending.py says: a mistake is one line, not one a
+rank. Hydra's own runner is not used: it makes folders, configures logging and prints its complaints itself.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from omegaconf import OmegaConf
 
 from momafuse.config.compose import Check, Job, compose_jobs, config_dir, group_options
 from momafuse.config.schema import Config
-from momafuse.ending import BUG, INTERRUPTED, STOPPED, USER_ERROR, first_to_say, leave, tagged
+from momafuse.ending import BUG, INTERRUPTED, STOPPED, TRY_AGAIN, USER_ERROR, first_to_say, leave, tagged
 from momafuse.errors import RankError, UserError, mendable
+from momafuse.preemption import Preempted
 
 _KEYS = """  run.name run.root run.seed           the run's folder ROOT/NAME, and its random numbers
   trainer.max_steps trainer.max_tokens how long; the same command again goes on
@@ -36,15 +37,16 @@ _KEYS = """  run.name run.root run.seed           the run's folder ROOT/NAME, an
 
 
 def entry_point(
-    primary: str, help: str, *, schema: Any = Config, check: Check | None = None
-) -> Callable[[Callable[[Job[Any]], None]], Callable[..., None]]:
+    primary: str, help: str, *, schema: Any = Config, check: Check | None = None, together: bool = False
+) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
     """Turns `main(job)` into a program that composes `configs/PRIMARY.yaml` into `schema` and calls it for every job.
+    With `together` it is called once, with the list of all jobs.
 
     The program reads sys.argv (or the words it is called with) and leaves by SystemExit only when it fails. `check` is
     called with every config before the first job runs and may raise UserError.
     """
 
-    def decorate(job_main: Callable[[Job[Any]], None]) -> Callable[..., None]:
+    def decorate(job_main: Callable[[Any], None]) -> Callable[..., None]:
         def program(argv: Sequence[str] | None = None) -> None:
             try:
                 args = _parser(primary, help).parse_intermixed_args(argv)
@@ -54,12 +56,17 @@ def entry_point(
                 jobs = compose_jobs(
                     args.overrides, primary, schema, user_dir=args.config_dir, multirun=args.multirun, check=check
                 )
+                if together and args.cfg is None:
+                    job_main(jobs)
+                    return
                 for number, job in enumerate(jobs):
                     _run(job, number, len(jobs), job_main, show=args.cfg is not None)
             except RankError as end:
                 leave(end)
             except KeyboardInterrupt:
                 _end(STOPPED, INTERRUPTED)
+            except Preempted as end:
+                _end(f"momafuse: {end}", TRY_AGAIN)
             except Exception as error:
                 if (line := mendable(error)) is not None:
                     _end(f"momafuse: error: {line}", USER_ERROR)
@@ -157,6 +164,11 @@ def _examples(primary: str, experiments: bool) -> list[str]:
         return ["data=starter", "data=captioned_folder data.sources.pictures.path=PICTURES '~data.sources.texts'"]
     if primary == "describe":
         return ["+experiment=moma_4t4i size=1_4b", "-m +experiment=mod_dense,mod_moma_4t4i size=90m_mod format=json"]
+    if primary == "launch":
+        return [
+            "+experiment=moma_4t4i size=1_4b launch.nodes=8 launch.gpus_per_node=8 launch.time=24:00:00",
+            "-m +experiment=dense,moma_4t4i size=90m cluster=example launch.dry=true",
+        ]
     return [
         "+experiment=moma_4t4i",
         "+experiment=dense size=micro trainer=cpu",

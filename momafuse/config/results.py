@@ -33,12 +33,14 @@ RESULT_NEUTRAL = (
     "trainer.log_every",
     "checkpoint.*",
     "logger.*",
+    "launch.*",
+    "cluster.*",
     "resume",
     "model_from",  # the state of the run says which checkpoint it was
     "hydra.*",
 )
 # Groups whose choice stays out of run names; what more a user's own file sets is caught by config_differences.
-NEUTRAL_GROUPS = ("trainer", "logger")
+NEUTRAL_GROUPS = ("trainer", "logger", "cluster")
 
 MAX_NAME = 200  # bytes; file systems allow 255, and names of files within grow from it
 

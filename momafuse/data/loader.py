@@ -33,6 +33,15 @@ STEPS_AHEAD = 4  # steps that the background thread keeps ready
 POLL_SECONDS = 0.1  # how soon the background thread sees that nobody listens any more
 
 
+def check_shares(global_batch: int, micro_batch: int, ranks: int) -> None:
+    """Raises UserError where a step cannot be dealt to the ranks in whole micro-batches."""
+    if global_batch % (ranks * micro_batch):
+        raise UserError(
+            f"trainer.global_batch={global_batch}: {ranks} ranks with trainer.micro_batch={micro_batch} need a "
+            f"multiple of {ranks * micro_batch}"
+        )
+
+
 class Loader:
     """Reads batches of one split."""
 
@@ -101,11 +110,7 @@ class Loader:
         A background thread keeps `STEPS_AHEAD` steps ready; it ends when the iterator is closed or dropped, and what it
         raises is raised here.
         """
-        if global_batch % world or (global_batch // world) % micro_batch:
-            raise UserError(
-                f"trainer.global_batch={global_batch}: {world} ranks with trainer.micro_batch={micro_batch} need a "
-                f"multiple of {world * micro_batch}"
-            )
+        check_shares(global_batch, micro_batch, world)
         share = global_batch // world
 
         def steps() -> Iterator[list[Batch]]:

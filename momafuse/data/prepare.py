@@ -26,6 +26,7 @@ from momafuse.data.progress import Progress
 from momafuse.data.sources import Item, Source, open_source
 from momafuse.data.writer import Part, assemble, part_path, part_paths, write_json, write_lines
 from momafuse.errors import UserError
+from momafuse.preemption import leave_if_warned
 
 CHUNK_DOCUMENTS = 4096
 CHUNK_PICTURES = 1024  # variants counted; a chunk ends earlier where it has many pictures
@@ -121,6 +122,7 @@ def _prepare_source(
         rejects += part.rejects
         done += part.items
         progress.advance(part.items)
+        leave_if_warned()
     if done == 0:
         raise UserError(f"data.sources.{name}.path={config.path}: the source holds no documents; set it to data or take it out")
     listed = [{"source": name, "key": key, "reason": reason} for key, reason in rejects]

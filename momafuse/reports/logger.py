@@ -12,6 +12,7 @@ from typing import Protocol
 from rich.console import Console
 
 from momafuse.config.schema import LoggerConfig
+from momafuse.preemption import Preempted
 from momafuse.reports.console import ConsoleReport
 from momafuse.reports.metrics import MetricsFile, Row
 from momafuse.reports.wandb_run import WandbRun
@@ -87,4 +88,4 @@ class RunLogger:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close(exit_code=0 if error is None else 1)
+        self.close(exit_code=0 if error is None or isinstance(error, Preempted) else 1)

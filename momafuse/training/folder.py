@@ -24,6 +24,7 @@ from momafuse.errors import UserError
 from momafuse.files import write_aside
 from momafuse.training.seed import Seed, find_seed
 
+REVISION = "revision.txt"  # in a run folder; and beside a copy of the package (launch/folder.py)
 SAME_MODEL = ("model.", "router.", "data.", "tokenizer.", "run.seed", "upcycl")  # what a checkpoint of another run must share
 
 
@@ -93,12 +94,14 @@ def start_run(folder: RunFolder, yaml: str) -> None:
     """Write what a run starts with: the resolved config and the revision of the code. An older report goes."""
     (folder.path / "report.json").unlink(missing_ok=True)
     write_aside(folder.path / "config.yaml", yaml)
-    write_aside(folder.path / "revision.txt", revision() + "\n")
+    write_aside(folder.path / REVISION, revision() + "\n")
 
 
 def revision() -> str:
-    """The version, and in a checkout the commit, with `+changes` if files differ from it."""
+    """The version, and in a checkout the commit, with `+changes` if files differ from it; of a copy, that of the original."""
     root = Path(momafuse.__file__).resolve().parent.parent
+    if (root / REVISION).is_file():
+        return (root / REVISION).read_text().strip()
     try:
         git = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
         commit = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -36,10 +36,11 @@ def held_out_batch(config: Config, setup: Setup, first: int) -> Batch:
 
 def dealt(config: Config, setup: Setup) -> Iterator[tuple[Batch, bool]]:
     """This rank's micro-batches of the held-out sequences on its device, and whether they count: a rank that is left over goes
-    along, since gathering weights takes all."""
+    along, since gathering weights takes all. Raises Preempted, on every rank, if one was asked to leave."""
     world = setup.world
     firsts = range(0, setup.held_out_sequences, config.trainer.micro_batch)
     for first in range(0, len(firsts), world.size):
+        world.leave_if_warned()
         mine = first + world.rank
         yield held_out_batch(config, setup, firsts[min(mine, len(firsts) - 1)]).to(world.device), mine < len(firsts)
 

@@ -5,7 +5,7 @@ out among the ranks; the loss is normalised by the valid targets of the whole st
 step): a run that was killed and goes on from its last checkpoint makes the same losses to the last digit at the same layout
 (ranks, micro-batch), and sees the same sequences at any. Saved state: step, sequences, FLOPs and tokens so far, the latter also
 by modality, the sequence that step 1 began with, seconds, seed, layout, the length of the schedule, what the guard counts
-(guard.py), and of an upcycled run what it took over (seed.py).
+(guard.py), of an upcycled run what it took over (seed.py), and whether an evaluation is due.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from momafuse.data.prepare import open_or_prepare
 from momafuse.errors import UserError
 from momafuse.files import only_writer
 from momafuse.parallel.precision import resolve_device
+from momafuse.preemption import Preempted, warned
 from momafuse.reports.logger import Logger, RunLogger, Silence
 from momafuse.routing.statistics import chosen_shares
 from momafuse.training.auxiliary import Auxiliaries, check_teacher, taught_by
@@ -36,6 +37,7 @@ from momafuse.training.finish import report_evaluation
 from momafuse.training.folder import RunFolder, make_folder, open_run, start_run
 from momafuse.training.guard import Guard, gradient_norm
 from momafuse.training.held_out import HeldOut
+from momafuse.training.leaving import saved_before_leaving
 from momafuse.training.losses import count_targets
 from momafuse.training.optimizer import set_learning_rate
 from momafuse.training.schedule import learning_rate, more, total_steps
@@ -62,6 +64,7 @@ def train_in(world: World, job: Job, say: Callable[[str], None]) -> None:
         if world.main:
             say(f"{folder.path} is complete: {total} steps. For more: {more(config, total)}")
         return
+    world.leave_if_warned()
     check_vocabulary(config, Encoder.load(config.tokenizer).vocabulary)  # before a long prepare
     corpus = world.main_first(lambda: open_or_prepare(config))
     setup = build(config, corpus, world)
@@ -76,12 +79,16 @@ def train_in(world: World, job: Job, say: Callable[[str], None]) -> None:
         collect = held_open.enter_context(collecting())
         held_open.enter_context(explained(config, setup))
         introduce(config, setup, folder, state, logger)
+        world.leave_if_warned()
         if config.trainer.dry_step:
             dry_step(config, setup, stage)
-        if folder.seed is not None:
-            report_evaluation(stage.evaluate(), state, logger)  # what the change of the model does to it
-        held_out = run_steps(config, job.yaml, setup, stage, folder, state, logger, saver, total, collect)
-        held_out = held_out or stage.evaluate()
+        with saved_before_leaving(
+            saver, state, lambda: saver.save(state["step"], setup.model, setup.optimizer, state, job.yaml)
+        ):
+            if folder.seed is not None:
+                report_evaluation(stage.evaluate(), state, logger)  # what the change of the model does to it
+            held_out = run_steps(config, job.yaml, setup, stage, folder, state, logger, saver, total, collect)
+            held_out = held_out or stage.evaluate()
         saver.wait()
         world.on_main(lambda: stage.finish(job, folder.path, state, held_out, logger))
 
@@ -152,6 +159,16 @@ def run_steps(
     shape = {"global_batch": t.global_batch, "micro_batch": t.micro_batch, "rank": world.rank, "world": world.size}
     stream = setup.train.stream(state["step"], **shape, origin=state["origin_sequence"])
     guard = Guard(config, world, folder.checkpoints, state.get("guard"), saver.wait)
+
+    def evaluated() -> HeldOut:
+        found = stage.evaluate()
+        report_evaluation(found, state, logger)
+        state["evaluation_due"] = False
+        return found
+
+    if state.get("evaluation_due"):  # it was left in the midst of one
+        held_out = evaluated()
+
     first, together = state["step"] + 1, time.perf_counter()
     for step in range(first, total + 1):
         begin = time.perf_counter()
@@ -162,9 +179,11 @@ def run_steps(
         )
         set_learning_rate(setup.optimizer, lr)
         torch.manual_seed((world.rank * SEEDS + config.run.seed) * STEPS + step)  # for dropout
-        ranks = world.gather(count_targets(micro_batches), time.perf_counter() - together)
+        ranks = world.gather(count_targets(micro_batches), time.perf_counter() - together, warned())
+        if any(asked for *_, asked in ranks):
+            raise Preempted
         together = time.perf_counter()
-        meter, valid = stage.meter(), int(sum(targets for targets, _ in ranks))
+        meter, valid = stage.meter(), int(sum(targets for targets, *_ in ranks))
         chosen = torch.stack([stage.backward(batch, meter, valid, step) for batch in micro_batches]).sum(0)
         routers = [p for path, p in setup.model.named_parameters() if "router" in path]
         norms = torch.stack([gradient_norm(p, world.device) for p in (routers, setup.model.parameters())])
@@ -183,21 +202,21 @@ def run_steps(
         tokens = t.global_batch * config.data.sequence_length
         of = {m: state["tokens_of"][m] + t.global_batch * n for m, n in zip(state["tokens_of"], setup.plan.budget, strict=True)}
         state.update(step=step, sequences=state["sequences"] + t.global_batch, tokens=state["tokens"] + tokens, tokens_of=of)
-        state.update(flops=state["flops"] + stage.flops(step))
+        due = step == total or bool(t.eval_every and step % t.eval_every == 0)
+        state.update(flops=state["flops"] + stage.flops(step), evaluation_due=due)
         state.update(seconds=state["seconds"] + seconds, guard=guard.state())
         row = {"step": step, "tokens": state["tokens"], "flops": state["flops"]} | losses
         row |= {"train/grad_norm": norm, "train/lr": lr, "train/skipped": int(objection is not None)}
         row |= {"train/router_grad_norm": router_norm} if setup.model.routes else {}
         row |= chosen_shares(sums[meter.sums.numel() :], setup.model.modality_names)
         row |= {"perf/tokens_per_second": tokens / seconds, "perf/data_wait": waited}
-        row |= {"perf/straggler": straggler([own for _, own in ranks])} if world.mesh is not None else {}
+        row |= {"perf/straggler": straggler([own for _, own, _ in ranks])} if world.mesh is not None else {}
         logger.step(row)
         saves = step == total or (config.checkpoint.every and step % config.checkpoint.every == 0)
         if saves or step == first:
             guard.check_parameters(step, setup.model)
-        if step == total or (t.eval_every and step % t.eval_every == 0):
-            held_out = stage.evaluate()
-            report_evaluation(held_out, state, logger)
+        if due:
+            held_out = evaluated()
         if saves:
             saver.save(step, setup.model, setup.optimizer, state, yaml)
         collect(step)

@@ -43,7 +43,7 @@ def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_ships_configs_assets_and_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for folder in ("configs", "momafuse/assets"):
+    for folder in ("configs", "slurm", "momafuse/assets"):
         command = ["git", "ls-files", folder]
         tracked = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.split()
         assert tracked
