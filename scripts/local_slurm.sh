@@ -40,7 +40,7 @@ SlurmctldPort=$(free_port)
 SlurmUser=root
 AuthType=auth/munge
 # requeued jobs wait for the end of the old credential: seconds, not the usual two minutes
-AuthInfo=socket=$1/munge.socket,cred_expire=3
+AuthInfo=socket=$1/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation=$1/state
 SlurmdSpoolDir=$1/%n

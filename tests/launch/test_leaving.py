@@ -1,0 +1,143 @@
+"""A warning at each phase of a run: what is on disk then, the exit code, and that the run goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from momafuse import preemption
+from momafuse.checkpoint import store
+from momafuse.data import prepare
+from momafuse.data.corpus import unfinished
+from momafuse.data.writer import part_paths
+from momafuse.preemption import Preempted
+from momafuse.reports.metrics import read_metrics
+from momafuse.training import held_out
+from tests.launch import phases
+from tests.small_corpus import make_small_corpus
+from tests.training.conftest import Train, run, small_corpus, words  # noqa: F401 (fixtures)
+
+RUN = ("trainer.max_steps=6", "checkpoint.every=2", "trainer.eval_every=3")
+TOP = Path(__file__).parents[2]
+# phase: the step that is saved when the run has left
+SAVED = {"start": None, "dry_step": None, "training": 2, "evaluation": 3, "saving": 2}
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
+    yield
+    preemption._received.clear()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    """All metrics but times."""
+    return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def report(folder: Path) -> dict[str, object]:
+    return {k: v for k, v in json.loads((folder / "report.json").read_text()).items() if k != "seconds"}
+
+
+@pytest.fixture(scope="module")
+def alone(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """The run that was left alone."""
+    root = tmp_path_factory.mktemp("alone")
+    train_again(small_corpus, root)
+    return root / "a"
+
+
+def train_again(corpus: Path, root: Path, warn: str | None = None, ranks: int = 1, rank: str | None = None) -> int:
+    """The run in processes of its own; returns their exit code (of many, the lowest that is not 0)."""
+    more = ["+experiment=moma_4t4i", "run.name=a", "trainer=cpu", "trainer.global_batch=8", *RUN]
+    command = ["-m", "momafuse.train", *more, *words(corpus, root), *RUN, "plugins=[tests.launch.phases]"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    environment = os.environ | ({"WARN": warn} if warn else {}) | ({"WARN_RANK": rank} if rank else {})
+    done = subprocess.run([sys.executable, *launcher, *command], cwd=TOP, env=environment, capture_output=True, text=True)
+    if ranks > 1 and done.returncode:
+        codes = {int(word.split(":")[1]) for word in done.stderr.splitlines() if word.strip().startswith("exitcode")} - {-15}
+        assert len(codes) == 1, done.stderr
+        return codes.pop()
+    return done.returncode
+
+
+@pytest.mark.parametrize("phase", SAVED)
+def test_one_process_leaves_with_what_is_new_saved_and_goes_on(phase, run: Train, run_root, alone, monkeypatch):  # noqa: F811
+    preemption.listen()
+    words = (*RUN, "run.name=a", "trainer.global_batch=8", "trainer.dry_step=true", "trainer=cpu")
+    with monkeypatch.context() as patch:
+        phases.at(phase, patch.setattr)
+        with pytest.raises(Preempted) as left:
+            run(*words)
+    newest = store.latest(run_root / "a" / "checkpoints")
+    assert (None if newest is None else store.read_state(newest)["step"]) == SAVED[phase]
+    assert not list(run_root.glob("a/checkpoints/.step*"))
+    said = "nothing new to save" if SAVED[phase] is None else f"step {SAVED[phase]} is saved"
+    assert str(left.value) == f"asked to leave: {said}; the same command goes on"
+
+    preemption._received.clear()
+    run(*words)
+    assert rows(run_root / "a") == rows(alone)
+    assert report(run_root / "a") == report(alone)
+
+
+def test_a_warning_at_the_last_evaluation_does_not_lose_it(run: Train, run_root, alone, monkeypatch):  # noqa: F811
+    preemption.listen()
+    words = (*RUN, "run.name=a", "trainer.global_batch=8", "trainer=cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(held_out, "held_out_batch", phases.nth(held_out.held_out_batch, 3))
+        with pytest.raises(Preempted, match="step 6 is saved"):
+            run(*words)
+    preemption._received.clear()
+    run(*words)
+    assert rows(run_root / "a") == rows(alone)
+
+
+def test_who_is_asked_while_the_report_is_written_is_complete(run: Train, run_root, monkeypatch):  # noqa: F811
+    preemption.listen()
+    with monkeypatch.context() as patch:
+        phases.at("finish", patch.setattr)
+        run("trainer.max_steps=2", "run.name=a")
+    assert preemption.warned()
+    assert (run_root / "a" / "report.json").is_file()
+
+
+def test_preparing_leaves_after_a_part_and_goes_on(small_corpus, tmp_path, monkeypatch):  # noqa: F811
+    preemption.listen()
+    monkeypatch.setattr(prepare, "CHUNK_DOCUMENTS", 300)
+    path = tmp_path / "corpus"
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "part_path", phases.nth(prepare.part_path, 2))
+        with pytest.raises(Preempted):
+            make_small_corpus(path, patch)
+    assert not path.exists()
+    assert part_paths(unfinished(path), 1)
+    preemption._received.clear()
+    make_small_corpus(path, monkeypatch)
+    splits = [json.loads((p / "manifest.json").read_text())["splits"] for p in (path, small_corpus)]
+    assert splits[0] == splits[1]
+
+
+def test_a_process_of_its_own_leaves_with_the_documented_code(small_corpus, run_root):  # noqa: F811
+    assert train_again(small_corpus, run_root, warn="training") == 75
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", SAVED)
+@pytest.mark.parametrize("rank", [None, "1"])
+def test_two_ranks_leave_together_even_if_one_alone_was_asked(phase, rank, small_corpus, run_root, tmp_path):  # noqa: F811
+    assert train_again(small_corpus, run_root, warn=phase, ranks=2, rank=rank if phase != "start" else None) == 75
+    newest = store.latest(run_root / "a" / "checkpoints")
+    assert (None if newest is None else store.read_state(newest)["step"]) == SAVED[phase]
+    assert train_again(small_corpus, run_root, ranks=2) == 0
+    assert train_again(small_corpus, tmp_path / "alone", ranks=2) == 0
+    assert rows(run_root / "a") == rows(tmp_path / "alone" / "a")
