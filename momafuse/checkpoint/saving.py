@@ -20,6 +20,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "momafuse-saver", initializer=_stand_back)
         self._pending: Future[None] | None = None
         self.last: int | None = None  # the step of the newest save that was begun
+        self.waited = 0.0  # seconds that the run was held up in all
 
     def save(self, step: int, model: nn.Module, optimizer: Optimizer, state: dict[str, Any], config: str) -> None:
         """Begin `root/step_STEP`. `state` must be JSON.
@@ -76,17 +78,20 @@ class Saver:
         Raises UserError if the save before this one failed: the disk did not take it; older checkpoints are untouched.
         """
         self.wait()
-        self.last = step
+        self.last, begin = step, time.perf_counter()
         model_state, optimizer_state = get_state_dict(model, optimizer)
         tensors, copied = self._copy({"model": model_state, "optimizer": optimizer_state})
         words = json.dumps(state, indent=1)
         self._pending = self._thread.submit(self._write, step, tensors, copied, words, config)
+        self.waited += time.perf_counter() - begin
 
     def wait(self) -> None:
         """Return when nothing is being written. Raises UserError as `save` does."""
         pending, self._pending = self._pending, None
+        begin = time.perf_counter()
         if pending is not None:
             pending.result()
+        self.waited += time.perf_counter() - begin
 
     def __enter__(self) -> Saver:
         return self

@@ -28,6 +28,8 @@ RESULT_NEUTRAL = (
     "trainer.timeout",
     "trainer.dry_step",
     "trainer.max_skipped",
+    "trainer.probe",
+    "trainer.profile",
     "trainer.eval_every",
     "trainer.eval_sequences",
     "trainer.log_every",

@@ -154,6 +154,8 @@ class TrainerConfig:
     dry_step: bool  # a forward and backward before the first step: what does not fit or compile fails at once
     max_skipped: int  # updates in a row that may be skipped since loss or gradient are not finite; 0: stop at the first
     skip_spikes: float | None  # skip updates whose gradient norm is above this times the median of the last 100; None: never
+    probe: int  # steps between rows with norms of activations, weights and updates by layer; 0: never
+    profile: str | None  # FIRST:LAST: steps of which a trace is written
     max_steps: int
     max_tokens: int | None
     global_batch: int
@@ -161,6 +163,15 @@ class TrainerConfig:
     eval_every: int  # steps; 0: only at the end
     eval_sequences: int
     log_every: int  # steps between console lines where the output is no terminal
+
+    def profiled(self) -> tuple[int, int] | None:
+        """First and last step of the trace. Raises ValueError for what is not FIRST:LAST."""
+        if self.profile is None:
+            return None
+        first, last = map(int, self.profile.split(":"))
+        if not 0 < first <= last:
+            raise ValueError
+        return first, last
 
 
 @dataclass(frozen=True)

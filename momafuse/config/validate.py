@@ -84,6 +84,7 @@ def _signs(config: Config) -> None:
         "optim.weight_decay": o.weight_decay,
         "trainer.eval_every": t.eval_every,
         "trainer.max_skipped": t.max_skipped,
+        "trainer.probe": t.probe,
         "checkpoint.every": config.checkpoint.every,
         "upcycling.weight_noise": config.upcycling.weight_noise,
         "upcycling.capacity_steps": config.upcycling.capacity_steps,
@@ -259,6 +260,10 @@ def _trainer(trainer: TrainerConfig, config: Config) -> None:
         nearest = " or ".join(str(n) for n in (below, above) if n)
         _fail("trainer.global_batch", batch, f"must be a multiple of trainer.micro_batch={micro}, e.g. {nearest}")
     tokens = batch * config.data.sequence_length
+    try:
+        trainer.profiled()
+    except ValueError:
+        _fail("trainer.profile", trainer.profile, "must be FIRST:LAST, e.g. 10:13, or null")
     if trainer.skip_spikes is not None and trainer.skip_spikes <= 1:
         _fail("trainer.skip_spikes", trainer.skip_spikes, "must be above 1, e.g. 10, or null")
     if trainer.max_tokens is not None and trainer.max_tokens < tokens:

@@ -28,6 +28,7 @@ from momafuse.routing.routers import Router
 
 T = TypeVar("T")
 Objective = Callable[[Tensor, Tensor], T]  # hidden (T, D), head weight (V, D) -> anything
+Observe = Callable[[int, Tensor], None]  # number of a layer, its output (B, S, D)
 
 
 class Head(nn.Module):
@@ -90,12 +91,17 @@ class Transformer(nn.Module):
         return any(g.experts > 1 for g in self.groups)
 
     def forward(
-        self, batch: Batch, objective: Objective[T], noise: Tensor | None = None, routing: Routing = "training"
+        self,
+        batch: Batch,
+        objective: Objective[T],
+        noise: Tensor | None = None,
+        routing: Routing = "training",
+        observe: Observe | None = None,
     ) -> tuple[T, list[Decision]]:
         """noise (layers, T, E) fp32 or None -> what the objective makes of the last hidden rows, and each layer's decision.
 
         `routing` says who chooses rows (routing/auxiliary.py); another one than `training` needs auxiliary routers where the
-        model has routers. No row depends on later ones under `causal`.
+        model has routers. No row depends on later ones under `causal`. `observe` gets the output of every layer.
         """
         x = self.embedding(batch.tokens)
         a = self.config.attention
@@ -105,4 +111,6 @@ class Transformer(nn.Module):
         for i, block in enumerate(self.blocks):
             x, decision = block(x, context, None if noise is None else noise[i])
             decisions.append(decision)
+            if observe is not None:
+                observe(i, x)
         return self.head(self.norm(x).flatten(0, 1), objective), decisions

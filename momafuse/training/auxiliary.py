@@ -28,6 +28,7 @@ from momafuse.data.corpus import Corpus
 from momafuse.errors import UserError
 from momafuse.files import write_aside
 from momafuse.models.block import Decision
+from momafuse.models.transformer import Observe
 from momafuse.reports.logger import Logger
 from momafuse.routing.auxiliary import Lesson
 from momafuse.training.auxiliary_scores import KINDS, causal_costs, lessons, scores
@@ -102,11 +103,11 @@ class Auxiliaries:
     def meter(self) -> BCEMeter:
         return BCEMeter(self.setup.world.device)
 
-    def backward(self, host_batch: Batch, meter: BCEMeter, valid: int, step: int) -> Tensor:
+    def backward(self, host_batch: Batch, meter: BCEMeter, valid: int, step: int, observe: Observe | None = None) -> Tensor:
         t = self.config.trainer
         total = torch.zeros((), device=self.setup.world.device)
         batch = host_batch.to(self.setup.world.device)
-        decisions = self._decisions(batch)
+        decisions = self._decisions(batch, observe)
         found = lessons(decisions)
         for _, kind, lesson in found:
             loss = bce(lesson)
@@ -133,8 +134,8 @@ class Auxiliaries:
         write_aside(path / "report.json", json.dumps(report, indent=1) + "\n")
         logger.message(f"run folder: {path}; report.json holds the held-out loss under causal routing, and scores by layer")
 
-    def _decisions(self, batch: Batch) -> list[Decision]:
+    def _decisions(self, batch: Batch, observe: Observe | None) -> list[Decision]:
         self.setup.model.eval()  # no dropout: routers learn from what is chosen at inference
         with torch.no_grad():
-            decisions: list[Decision] = self.setup.model(batch, lambda hidden, head: None, None, "teaching")[1]
+            decisions: list[Decision] = self.setup.model(batch, lambda hidden, head: None, None, "teaching", observe)[1]
         return decisions

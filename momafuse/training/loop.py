@@ -40,9 +40,12 @@ from momafuse.training.held_out import HeldOut
 from momafuse.training.leaving import saved_before_leaving
 from momafuse.training.losses import count_targets
 from momafuse.training.optimizer import set_learning_rate
+from momafuse.training.probe import Probe
+from momafuse.training.profile import Profile
 from momafuse.training.schedule import learning_rate, more, total_steps
 from momafuse.training.seed import describe, take_over
 from momafuse.training.setup import Setup, build, check_vocabulary
+from momafuse.training.speed import Speed
 from momafuse.training.stage import Pretraining, Stage
 from momafuse.training.step import collecting
 from momafuse.world import World, join
@@ -168,9 +171,11 @@ def run_steps(
 
     if state.get("evaluation_due"):  # it was left in the midst of one
         held_out = evaluated()
-
+    speed, probe = Speed(config, setup, saver), Probe(t.probe, setup, t.replicas)
+    profile = Profile(t, folder.path, world, logger.message)
     first, together = state["step"] + 1, time.perf_counter()
     for step in range(first, total + 1):
+        profile.begin(step)
         begin = time.perf_counter()
         micro_batches = next(stream)
         waited = time.perf_counter() - begin
@@ -184,13 +189,15 @@ def run_steps(
             raise Preempted
         together = time.perf_counter()
         meter, valid = stage.meter(), int(sum(targets for targets, *_ in ranks))
-        chosen = torch.stack([stage.backward(batch, meter, valid, step) for batch in micro_batches]).sum(0)
+        observe = probe.begin(step)
+        chosen = torch.stack([stage.backward(batch, meter, valid, step, observe) for batch in micro_batches]).sum(0)
         routers = [p for path, p in setup.model.named_parameters() if "router" in path]
         norms = torch.stack([gradient_norm(p, world.device) for p in (routers, setup.model.parameters())])
         summed = world.sum(torch.cat([meter.sums.flatten(), chosen]))  # of losses and of all layers' routers in one piece
         *sums, router_norm, norm = torch.cat([summed, norms.double()]).tolist()  # waits for the device
         losses = meter.named("train/", sums[: meter.sums.numel()])
         objection = guard.objection(step, losses["train/loss"], norm)
+        probe.before_update()
         if objection is None:
             clip_grads_with_norm_(setup.model.parameters(), o.grad_clip, norms[1])
             setup.optimizer.step()
@@ -199,9 +206,9 @@ def run_steps(
         setup.optimizer.zero_grad(set_to_none=True)
 
         seconds = time.perf_counter() - begin
-        tokens = t.global_batch * config.data.sequence_length
         of = {m: state["tokens_of"][m] + t.global_batch * n for m, n in zip(state["tokens_of"], setup.plan.budget, strict=True)}
-        state.update(step=step, sequences=state["sequences"] + t.global_batch, tokens=state["tokens"] + tokens, tokens_of=of)
+        state.update(step=step, sequences=state["sequences"] + t.global_batch, tokens=state["tokens"] + speed.tokens)
+        state.update(tokens_of=of)
         due = step == total or bool(t.eval_every and step % t.eval_every == 0)
         state.update(flops=state["flops"] + stage.flops(step), evaluation_due=due)
         state.update(seconds=state["seconds"] + seconds, guard=guard.state())
@@ -209,9 +216,8 @@ def run_steps(
         row |= {"train/grad_norm": norm, "train/lr": lr, "train/skipped": int(objection is not None)}
         row |= {"train/router_grad_norm": router_norm} if setup.model.routes else {}
         row |= chosen_shares(sums[meter.sums.numel() :], setup.model.modality_names)
-        row |= {"perf/tokens_per_second": tokens / seconds, "perf/data_wait": waited}
-        row |= {"perf/straggler": straggler([own for _, own, _ in ranks])} if world.mesh is not None else {}
-        logger.step(row)
+        logger.step(row | speed.row(seconds, waited, [own for _, own, _ in ranks]) | probe.row())
+        profile.end(step)
         saves = step == total or (config.checkpoint.every and step % config.checkpoint.every == 0)
         if saves or step == first:
             guard.check_parameters(step, setup.model)
@@ -245,8 +251,3 @@ def introduce(config: Config, setup: Setup, folder: RunFolder, state: dict[str, 
         logger.message(describe(state))
     for share in setup.plan.shares():
         logger.message(str(share))
-
-
-def straggler(seconds: list[float]) -> float:
-    """How much longer than the mean the slowest rank worked before it met the others."""
-    return max(seconds) * len(seconds) / sum(seconds) - 1

@@ -12,6 +12,7 @@ from momafuse.config.compose import Job
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.data.corpus import Corpus
+from momafuse.models.transformer import Observe
 from momafuse.reports.flops import TRAINING
 from momafuse.reports.logger import Logger
 from momafuse.training.finish import finish
@@ -23,7 +24,7 @@ from momafuse.training.step import backward, step_flops
 
 class Stage(Protocol):
     def meter(self) -> Any: ...
-    def backward(self, batch: Batch, meter: Any, valid: int, step: int) -> Tensor: ...  # as step.py's
+    def backward(self, batch: Batch, meter: Any, valid: int, step: int, observe: Observe | None = None) -> Tensor: ...
     def flops(self, step: int) -> float: ...
     def evaluate(self) -> HeldOut: ...
     def finish(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None: ...
@@ -40,8 +41,8 @@ class Pretraining:
     def meter(self) -> LossMeter:
         return LossMeter(self.corpus.vocabulary, self.setup.world.device)
 
-    def backward(self, batch: Batch, meter: LossMeter, valid: int, step: int) -> Tensor:
-        return backward(self.config, self.setup, batch, meter, valid, step)
+    def backward(self, batch: Batch, meter: LossMeter, valid: int, step: int, observe: Observe | None = None) -> Tensor:
+        return backward(self.config, self.setup, batch, meter, valid, step, observe)
 
     def flops(self, step: int) -> float:
         """Of all ranks, forward and backward."""

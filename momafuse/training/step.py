@@ -13,6 +13,7 @@ from torch import Tensor
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.models.block import Decision
+from momafuse.models.transformer import Observe
 from momafuse.reports.flops import forward_flops
 from momafuse.reports.work import model_work
 from momafuse.routing.noise import logistic_noise
@@ -25,15 +26,17 @@ from momafuse.training.setup import Setup
 COLLECT_EVERY = 100  # steps
 
 
-def backward(config: Config, setup: Setup, host_batch: Batch, meter: LossMeter, valid: int, step: int) -> Tensor:
+def backward(
+    config: Config, setup: Setup, host_batch: Batch, meter: LossMeter, valid: int, step: int, observe: Observe | None = None
+) -> Tensor:
     """Add the gradients of a micro-batch: its loss over the `valid` targets of the whole step. `meter` adds it up.
 
-    Returns `chosen_rows`.
+    `observe` gets the output of every layer. Returns `chosen_rows`.
     """
     batch = host_batch.to(setup.world.device)
     loss_of, drawn = objective(batch, meter, config.objective, valid), noise(config, setup, batch, step)
     with capacity_of(config, setup, step):
-        loss, decisions = setup.model(batch, loss_of, drawn)
+        loss, decisions = setup.model(batch, loss_of, drawn, observe=observe)
         loss.total.backward()
     return chosen_rows(setup, batch, decisions)
 

@@ -228,8 +228,3 @@ def test_the_collector_runs_on_fixed_steps_and_is_restored(monkeypatch):
             collect(number)
     assert gc.isenabled()
     assert ran == [step.COLLECT_EVERY, 2 * step.COLLECT_EVERY]
-
-
-def test_the_straggler_is_the_slowest_against_the_mean():
-    assert loop.straggler([1.0, 1.0, 1.0, 3.0]) == pytest.approx(1.0)
-    assert loop.straggler([2.0, 2.0]) == 0.0
