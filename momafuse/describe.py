@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from momafuse.config.compose import Job, compose_jobs, group_options
 from momafuse.config.describe import DescribeConfig
 from momafuse.config.entry import entry_point, write
+from momafuse.config.nearest import did_you_mean
 from momafuse.errors import UserError
+
+if TYPE_CHECKING:
+    from momafuse.reports.gpus import Gpu
+    from momafuse.reports.memory import Memory
 
 # The dense model of the same shape: these overrides after the user's own. Its FLOPs know no image share.
 DENSE = (
@@ -54,6 +60,7 @@ def description(job: Job[DescribeConfig]) -> dict[str, object]:
 
     from momafuse.data.encoding import Encoder
     from momafuse.parallel.precision import resolve_device, resolve_precision
+    from momafuse.parallel.scaling import Cluster, scaling
     from momafuse.reports.description import Subject, describe
     from momafuse.reports.memory import measure
     from momafuse.tokens.text import TextTokenizer
@@ -64,22 +71,58 @@ def description(job: Job[DescribeConfig]) -> dict[str, object]:
     config, t = job.config, job.config.trainer
     if config.router.auxiliary:
         raise UserError("router.auxiliary=true: describe counts a pretraining step; the report of that stage has its FLOPs")
+    gpu, nodes = gpu_of(config), config.launch.nodes
+    cluster = None if nodes is None else Cluster(nodes, config.launch.gpus_per_node, t.replicas)
+    if cluster is not None:
+        check_cluster(config, cluster.ranks)
     names = config.tokenizer
     v = Encoder(TextTokenizer.load(names.text), ImageTokenizer.load(names.image)).vocabulary
     budget = check_vocabulary(config, v)
-    device = torch.device("cuda") if t.device == "cuda" else resolve_device(t.device)  # a GPU may be asked about from anywhere
+    device = (
+        torch.device("cuda") if t.device == "cuda" or gpu is not None else resolve_device(t.device)
+    )  # a GPU may be asked about from anywhere
     dtype = resolve_precision(t.precision, device)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = fake_model(config, v, dtype)
-        memory = measure(
-            model,
-            lambda m: fake_forward(config, v, budget, m),
-            accumulates=t.global_batch > t.micro_batch,
-            fused_norms=device.type == "cuda",
-        )
+
+        def measured(*, accumulates: bool) -> Memory:
+            on_gpu = device.type == "cuda"
+            return measure(model, lambda m: fake_forward(config, v, budget, m), accumulates=accumulates, fused_norms=on_gpu)
+
+        memory = measured(accumulates=t.global_batch > t.micro_batch)
+        plan = None
+        if cluster is not None:
+            efficiency = config.describe.efficiency
+            plan = scaling(config, model, budget, measured(accumulates=True), dtype, cluster, gpu, efficiency)
     size, precision = job.choices.get("size", ""), str(dtype).removeprefix("torch.")
     dense_size, dense = dense_of(job)
-    return describe(Subject(config, size, model, budget, memory, device.type, precision, dense, dense_size))
+    values = describe(Subject(config, size, model, budget, memory, device.type, precision, dense, dense_size))
+    if plan is None:
+        return values
+    return values | {"scaling": {"gpu": config.describe.gpu, "efficiency": config.describe.efficiency} | plan}
+
+
+def gpu_of(config: DescribeConfig) -> Gpu | None:
+    """Raises UserError for a name that the table has not."""
+    from momafuse.reports.gpus import GPUS
+
+    name = config.describe.gpu
+    if name is not None and name not in GPUS:
+        raise UserError(f"describe.gpu={name}: no such GPU{did_you_mean(name, GPUS)} ({', '.join(GPUS)})")
+    return None if name is None else GPUS[name]
+
+
+def check_cluster(config: DescribeConfig, ranks: int) -> None:
+    """Raises UserError where train could not share the step out."""
+    from momafuse.data.loader import check_shares
+
+    if ranks < 1:
+        raise UserError(f"launch.nodes={config.launch.nodes}: there must be at least one GPU in all")
+    if ranks % config.trainer.replicas:
+        raise UserError(f"trainer.replicas={config.trainer.replicas}: must divide the {ranks} ranks")
+    if not 0 < config.describe.efficiency <= 1:
+        raise UserError(f"describe.efficiency={config.describe.efficiency}: must be above 0 and at most 1, e.g. 0.5")
+    check_shares(config.trainer.global_batch, config.trainer.micro_batch, ranks)
 
 
 def dense_of(job: Job[DescribeConfig]) -> tuple[str, DescribeConfig | None]:

@@ -36,6 +36,7 @@ RESULT_NEUTRAL = (
     "checkpoint.*",
     "logger.*",
     "launch.*",
+    "describe.*",
     "cluster.*",
     "resume",
     "model_from",  # the state of the run says which checkpoint it was

@@ -41,7 +41,10 @@ def description_table(d: Values) -> RenderableType:
     tables = Columns([_parts(d), _memory(d)], padding=(0, 3))  # below one another where the terminal is narrow
     m = d["model"]
     title = f"{d['name']}, size={d['size']}: {m['layers']} layers of width {m['dim']:,}, {m['vocabulary']:,} ids, "
-    return Group(Text(title + f"norms {'after' if m['placement'] == 'swin' else 'before'} the sub-layers"), facts, tables)
+    plan = [_scaling(d["scaling"])] if "scaling" in d else []
+    return Group(
+        Text(title + f"norms {'after' if m['placement'] == 'swin' else 'before'} the sub-layers"), facts, tables, *plan
+    )
 
 
 def _architecture(d: Values) -> list[tuple[str, str]]:
@@ -125,6 +128,32 @@ def _memory(d: Values) -> Table:
     table.add_section()
     table.add_row("peak of a step, all together", _gib(m["peak"]))
     return table
+
+
+def _scaling(s: Values) -> RenderableType:
+    """The plan for many GPUs, as lines."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold")
+    facts.add_column()
+    shared = f"sharded over {s['shards']:,}" + (f", {s['replicas']:,} replicas" if s["replicas"] > 1 else "")
+    title = (
+        f"computed, not measured: {s['nodes']:,} nodes, {s['ranks']:,} ranks, {shared}; {s['micro_batches']:,} micro-batches"
+    )
+    parts = {part: n for part, n in s["memory"].items() if part != "total"}
+    known = ", ".join(f"{_name(part)} {'?' if n is None else _gib(n)}" for part, n in parts.items())
+    total = s["memory"]["total"]
+    facts.add_row("a rank's memory", f"{'?' if total is None else _gib(total)} GiB: {known}")
+    for collective, sizes in s["bytes_received"].items():
+        for dtype, n in sizes.items():
+            facts.add_row(_name(collective), f"{_gib(n)} GiB a step received by a rank, and sent, in {dtype}")
+    if "seconds" in s:
+        t = s["seconds"]
+        about = f"{s['gpu']} at {s['efficiency']:.0%} of its peak where nothing is waited for"
+        facts.add_row(
+            "a step", f"{t['step']:.3g} s: compute {t['compute']:.3g}, communication {t['communication']:.3g} ({about})"
+        )
+        facts.add_row("", f"MFU {t['mfu']:.1%}, {t['tokens_per_second_per_gpu']:,.0f} tokens/s a GPU")
+    return Group(Text(title), facts)
 
 
 def _name(part: str) -> str:

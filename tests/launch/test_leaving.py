@@ -21,6 +21,8 @@ from momafuse.preemption import Preempted
 from momafuse.reports.metrics import read_metrics
 from momafuse.training import held_out
 from tests.launch import phases
+from tests.reports.test_logger import history, kinds, segments
+from tests.reports.wandb_file import records
 from tests.small_corpus import make_small_corpus
 from tests.training.conftest import Train, run, small_corpus, words  # noqa: F401 (fixtures)
 
@@ -100,6 +102,28 @@ def test_a_warning_at_the_last_evaluation_does_not_lose_it(run: Train, run_root,
     preemption._received.clear()
     run(*words)
     assert rows(run_root / "a") == rows(alone)
+
+
+def test_a_run_that_left_twice_is_one_offline_wandb_run(run: Train, run_root, monkeypatch):  # noqa: F811
+    """Three segments of one id, with every step once and in order; evaluations under the step that they are of."""
+    preemption.listen()
+    words = (*RUN, "run.name=a", "trainer.eval_every=2", "logger.wandb=offline")
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            phases.at("training", patch.setattr)
+            with pytest.raises(Preempted):
+                run(*words)
+        preemption._received.clear()
+    run(*words)
+    parts = sorted(segments(run_root / "a"))
+    assert [kinds(part).count("exit") for part in parts] == [1, 1, 1]
+    ids = {record.run.run_id for part in parts for record in records(part) if record.WhichOneof("record_type") == "run"}
+    assert ids == {(run_root / "a" / "wandb_id").read_text().strip()}
+    rows = [history(part) for part in parts]
+    assert [[row["step"] for row in part] for part in rows] == [[1, 2], [3, 4], [5, 6]]
+    assert [row["step"] for part in rows for row in part if "eval/loss" in row] == [2, 4, 6]
+    codes = [r.exit.exit_code for part in parts for r in records(part) if r.WhichOneof("record_type") == "exit"]
+    assert codes == [0, 0, 0]
 
 
 def test_who_is_asked_while_the_report_is_written_is_complete(run: Train, run_root, monkeypatch):  # noqa: F811
