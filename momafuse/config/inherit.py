@@ -14,7 +14,12 @@ from momafuse.errors import UserError
 
 SECTIONS = ("model", "router", "data", "tokenizer", "objective", "size")
 MAY_DIFFER = ("data.path",)  # a corpus may have moved; its fingerprint is compared
-LATER: Mapping[str, Mapping[str, Any]] = {"": {"model_from": None}, "router": {"auxiliary": False}}  # keys older runs lack
+UPCYCLING = {"optimizer": "fresh", "weight_noise": 0.0, "redraw": 0.0, "capacity_steps": 0}
+LATER: Mapping[str, Mapping[str, Any]] = {  # keys that older runs lack
+    "": {"model_from": None, "upcycle": None, "upcycling": UPCYCLING},
+    "router": {"auxiliary": False},
+    "trainer": {"profile": None, "probe": 0},
+}
 
 
 def with_later_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
