@@ -40,7 +40,7 @@ GO_ON = "the same command goes on from what is saved"
 STOPPED = f"momafuse: interrupted; {GO_ON}"
 GRACE = 3.0  # seconds: ranks do not fail at the same moment with the same mistake
 POLL = 0.02  # seconds
-POLITE = 1.0  # seconds that who lost a rank lives on, so that torchrun finds that rank first and names it as the cause
+POLITE = 1.0  # seconds that who lost a rank lives on, so that torchrun finds that rank first; and who keeps the store
 GLOO = "gloo/transport/"  # in the text of what gloo raises, which has no class of its own
 
 
@@ -59,12 +59,13 @@ def ending(error: BaseException, store: Store | None, rank: int, size: int, *, s
     mistake = mendable(error)
     code = BUG if mistake is None else USER_ERROR
     line = mistake or traceback.format_exception_only(error)[-1].strip()
+    delay = POLITE if _keeps_store(rank) else 0.0
     everywhere = shared or _asked(lambda: _everywhere(line, store, rank, size), False)
     if everywhere and rank:
         return RankError("", code)
     if mistake is not None:
-        return RankError(f"momafuse: error{'' if everywhere else f' (rank {rank})'}: {line}", code, line)
-    return RankError(tagged(error, rank) + ("\nthe same on all ranks" if everywhere else ""), code, line)
+        return RankError(f"momafuse: error{'' if everywhere else f' (rank {rank})'}: {line}", code, line, delay)
+    return RankError(tagged(error, rank) + ("\nthe same on all ranks" if everywhere else ""), code, line, delay)
 
 
 def lost(error: BaseException) -> str | None:
@@ -110,6 +111,11 @@ def leave(end: RankError) -> NoReturn:
         sys.stderr.flush()
     time.sleep(end.delay)
     os._exit(end.code)
+
+
+def _keeps_store(rank: int) -> bool:
+    """Whether the others ask this process: without torchrun, whose agent keeps the store, it is gone with rank 0."""
+    return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
 
 
 def _asked(question: Callable[[], T], silence: T) -> T:

@@ -76,10 +76,15 @@ start() { # FOLDER NODES
     local dir node
     need
     dir=${1:-$(mktemp -d "${TMPDIR:-/tmp}/slurm.XXXXXX")}
-    mkdir -p "$dir/state"
+    mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
     chmod 755 "$dir"
-    trap 'echo "local_slurm: did not start; its logs are in '"$dir"'" >&2' ERR
+    [ -z "$(ls -A "$dir")" ] || {
+        echo "local_slurm: $dir is not empty; name a new folder" >&2
+        exit 2
+    }
+    mkdir "$dir/state"
+    trap 'echo "local_slurm: did not start; its logs are in $dir" >&2; end_daemons "$dir"' ERR
     dd if=/dev/urandom of="$dir/munge.key" bs=128 count=1 status=none
     chmod 600 "$dir/munge.key"
     munged --force --socket="$dir/munge.socket" --key-file="$dir/munge.key" --pid-file="$dir/munge.pid" \
@@ -91,7 +96,7 @@ start() { # FOLDER NODES
         mkdir -p "$dir/node$node"
         slurmd -N "node$node"
     done
-    for _ in $(seq 150); do
+    for _ in $(seq 300); do
         [ "$(sinfo -h -N -p debug -t idle -o %N 2>/dev/null | wc -l)" = "${2:-2}" ] && break
         sleep 0.2
     done
@@ -99,8 +104,21 @@ start() { # FOLDER NODES
     echo "export SLURM_CONF=$dir/slurm.conf"
 }
 
+end_daemons() { # FOLDER
+    local file pid
+    for file in "$1"/node*.pid "$1/slurmctld.pid" "$1/munge.pid"; do
+        [ -f "$file" ] || continue
+        pid=$(cat "$file")
+        kill "$pid" 2>/dev/null || true
+        for _ in $(seq 100); do
+            kill -0 "$pid" 2>/dev/null || break
+            sleep 0.1
+        done
+    done
+}
+
 stop() { # FOLDER
-    local dir=$1 pid
+    local dir=$1
     [ -f "$dir/slurm.conf" ] || {
         echo "local_slurm: $dir has no slurm.conf; give the folder that start printed" >&2
         exit 2
@@ -111,15 +129,7 @@ stop() { # FOLDER
         [ -z "$(squeue -h 2>/dev/null)" ] && break
         sleep 0.2
     done
-    for file in "$dir"/node*.pid "$dir/slurmctld.pid" "$dir/munge.pid"; do
-        [ -f "$file" ] || continue
-        pid=$(cat "$file")
-        kill "$pid" 2>/dev/null || true
-        for _ in $(seq 100); do
-            kill -0 "$pid" 2>/dev/null || break
-            sleep 0.1
-        done
-    done
+    end_daemons "$dir"
     rm -rf "$dir"
 }
 
