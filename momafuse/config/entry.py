@@ -36,6 +36,11 @@ _KEYS = """  run.name run.root run.seed           the run's folder ROOT/NAME, an
   logger.wandb=offline|online|disabled"""
 
 
+_LAUNCH_KEYS = """  launch.nodes launch.gpus_per_node     how large a job; one rank a GPU
+  launch.time launch.warning           its time, and the seconds at its end in which ranks save and leave
+  launch.dry=true                      print the script, submit nothing"""
+
+
 def entry_point(
     primary: str, help: str, *, schema: Any = Config, check: Check | None = None, together: bool = False
 ) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
@@ -91,7 +96,7 @@ def help_text(primary: str, about: str, user_dir: Path | None = None) -> str:
         lines.append(f"  {group + '=':<13} {'  '.join(options)}")
     added = [g for g in ("experiment", "debug") if g in groups] if "model" in chosen else []
     lines += [f"  {'+' + group + '=':<13} {'  '.join(groups[group])}" for group in added]
-    lines += ["", "keys used most:", _KEYS] if "model" in chosen else []
+    lines += ["", "keys used most:", *([_LAUNCH_KEYS] if primary == "launch" else []), _KEYS] if "model" in chosen else []
     lines += [
         "",
         "flags:",

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from momafuse.config.compose import STAGES, compose, config_dir, group_options, load_config, members
+from momafuse.config.compose import STAGES, compose, compose_jobs, config_dir, group_options, load_config, members
 from momafuse.config.convert import convert
+from momafuse.config.launch import LaunchConfig
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
 
@@ -61,12 +62,23 @@ def test_every_experiment_composes_at_every_size(experiment: str, size: str) -> 
 
 @pytest.mark.parametrize(
     ("group", "option"),
-    [(g, o) for g, options in group_options().items() for o in options if g not in ("experiment", "size", "tokenizer")],
+    [
+        (g, o)
+        for g, options in group_options().items()
+        for o in options
+        if g not in ("experiment", "size", "tokenizer", "cluster")
+    ],
 )
 def test_every_other_file_composes(group: str, option: str) -> None:
     word = f"{'+' if group == 'debug' else ''}{group}={option}"
     paths = ["data.sources.pictures.path=a", "data.sources.texts.path=b"] if option == "captioned_folder" else []
     assert compose([word, *paths]).choices[group] == option
+
+
+@pytest.mark.parametrize("option", group_options()["cluster"])
+def test_every_cluster_composes(option: str) -> None:
+    (job,) = compose_jobs([f"cluster={option}"], "launch", LaunchConfig)
+    assert job.config.run.name == "moma"
 
 
 @pytest.mark.parametrize("size", SIZES)

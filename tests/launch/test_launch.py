@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from momafuse.config.entry import help_text
 from momafuse.launch import __main__ as launch
 from momafuse.launch.script import template
 
@@ -84,6 +85,12 @@ def test_mistakes_are_found_before_the_queue(capsys):
     assert error(capsys, "launch.nodes=3").startswith("trainer.global_batch=16: 24 ranks with trainer.micro_batch=16 need")
     assert error(capsys, *LARGE, "trainer.replicas=3") == "trainer.replicas=3: must divide the 16 ranks of this job"
     assert error(capsys, *LARGE[:2], "-m", "launch.nodes=1,2", "run.name=a").startswith("-m: ")
+
+
+def test_the_examples_of_the_help_make_scripts(capsys):
+    for line in help_text("launch", "").split("examples:")[1].strip().splitlines():
+        launch.main([*line.split("momafuse.launch")[1].split(), "launch.dry=true"])
+        assert "#SBATCH --signal=B:USR1@300" in capsys.readouterr().out
 
 
 def test_no_slurm_is_one_line_and_leaves_no_folder(capsys, tmp_path, monkeypatch):
