@@ -49,6 +49,9 @@ def test_the_tree_holds_what_is_promised() -> None:
     assert {"one_step", "overfit"} <= set(options["debug"])
 
 
+SWEPT = ("experiment", "size")  # by the test of every experiment at every size
+
+
 @pytest.mark.parametrize("size", group_options()["size"])
 @pytest.mark.parametrize("experiment", members())
 def test_every_experiment_composes_at_every_size(experiment: str, size: str) -> None:
