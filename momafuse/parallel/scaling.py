@@ -1,8 +1,9 @@
 """What a step costs on many GPUs: memory of each, bytes between them, seconds of a simple model. Computed, not measured.
 
 Memory of a rank, bytes. Shards: weights, gradients, optimizer, cut as sharding.py cuts them. Gathered: embedding, head and last
-norm for the whole of forward and backward, two blocks (the next comes while one is computed), and their gradients before they
-are summed. Working: what one micro-batch takes on one device (reports/memory.py), without copies of weights.
+norm for the whole of forward and backward, and two blocks (the next comes while one is computed). Gradients before they are
+summed: those of the root, and a block's on their way. Working: what one micro-batch takes on one device (reports/memory.py),
+a block's new gradients among it, without copies of weights. Their sum is a bound: not all peak at once.
 
 Bytes that a rank receives in a step, and sends as many (rings; n ranks share the shards, R replicas, m micro-batches):
 
@@ -131,8 +132,7 @@ def rank_memory(blocks: list[list[Unit]], root: Unit, shards: int, memory: Memor
         "gradients": learning,
         "optimizer": OPTIMIZER * learning,
         "gathered": root.gathered + 2 * sum(u.gathered for u in largest),
-        "gradients_before_they_are_summed": root.learning * root.gather
-        + sum(u.learning * u.gather + u.reduced for u in largest),
+        "gradients_before_they_are_summed": root.learning * root.gather + sum(u.reduced for u in largest),
         "working": None,
     }
     if memory.peak is None or memory.activations is None:
