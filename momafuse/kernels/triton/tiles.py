@@ -29,7 +29,7 @@ class Tile(NamedTuple):
     per_sm: int
 
 
-INTERPRETED = Tile(16, 16, 16, 2, 1, 1, 3)  # the smallest there is: even little tests see several tiles
+INTERPRETED = Tile(32, 32, 32, 2, 1, 1, 2)  # small: little tests see several tiles, and few, for the interpreter is slow
 
 
 def tile_for(kernel: Kernel, capability: int, bits: int, places: int, experts: int) -> Tile:

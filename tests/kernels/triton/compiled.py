@@ -1,6 +1,8 @@
 """Compiles every kernel to machine code for an architecture, without a GPU, and says what became of it.
 
-    python -m tests.kernels.triton.compiled 80 bfloat16 1024 2816       capability, dtype, D, F: one JSON line a kernel
+    python -m tests.kernels.triton.compiled 80 bfloat16 8192 1024 2816       capability, dtype, R, D, F of each group
+
+One JSON line a kernel.
 
 The launch code is the real one: only the driver, which names the device, and the start itself are put in its place. So what is
 compiled has the tiles, constants, alignments and masks of a step. A process of its own, for the tests' is the interpreter's.
@@ -82,7 +84,7 @@ class Compiled:
         return Instead()
 
 
-def every_kernel(dtype: torch.dtype, d: int, widths: list[int], *, places: int = 8192, experts: int = 4) -> None:
+def every_kernel(dtype: torch.dtype, d: int, widths: list[int], places: int, experts: int = 4) -> None:
     """All launches of the two ops, for groups of `experts` experts; nothing is computed."""
 
     def empty(*shape):
@@ -111,9 +113,9 @@ def every_kernel(dtype: torch.dtype, d: int, widths: list[int], *, places: int =
 
 
 def main() -> None:
-    capability, dtype, d, *widths = sys.argv[1:]
+    capability, dtype, places, d, *widths = sys.argv[1:]
     compiled = Compiled(int(capability))
-    every_kernel(getattr(torch, dtype), int(d), [int(w) for w in widths])
+    every_kernel(getattr(torch, dtype), int(d), [int(w) for w in widths], int(places))
     for kernel in compiled.kernels.values():
         print(json.dumps(kernel))
 
