@@ -2,6 +2,7 @@
 
     reference   the loop that judges the others; serves plans whose sizes only the device knows, too, and waits for them
     bmm         batched products of torch, on any device, where the host knows the sizes
+    grouped_mm  torch's grouped products instead, where experts of a group have unequal sizes that the host knows
     triton      kernels of ours for GPUs from compute capability 8.0: sizes stay on the device
 
 `auto` is triton on such a GPU, else bmm, or the reference where only the device knows the sizes. One expert that takes every
@@ -22,7 +23,7 @@ from momafuse.kernels.reference import experts_reference, swiglu_reference
 from momafuse.kernels.triton.experts import experts_triton
 from momafuse.kernels.weights import GroupWeights
 
-Backend = Literal["auto", "reference", "bmm", "triton"]
+Backend = Literal["auto", "reference", "bmm", "grouped_mm", "triton"]
 
 
 class ExpertPlan(Protocol):
@@ -54,9 +55,10 @@ def apply_experts(x: Tensor, plan: ExpertPlan | None, groups: list[GroupWeights]
         return experts_triton(x, plan.rows, plan.offsets, plan.weights, plan.slots, plan.sizes, groups)
     if plan.sizes is None:
         raise ValueError(
-            "trainer.backend=bmm: only the device knows the sizes of this router's experts; use trainer.backend=auto"
+            f"trainer.backend={chosen}: only the device knows the sizes of this router's experts; use trainer.backend=auto"
         )
-    return experts_bmm(x, plan.rows, plan.slots, plan.weights, plan.sizes, groups)
+    offsets = plan.offsets if chosen == "grouped_mm" else None
+    return experts_bmm(x, plan.rows, plan.slots, plan.weights, plan.sizes, groups, offsets)
 
 
 def choose(backend: Backend, x: Tensor, plan: ExpertPlan) -> Backend:
