@@ -19,7 +19,8 @@ def member(experiment: str, *overrides: str, vocabulary: int = 64, dtype: torch.
     """One experiment at size micro with these overrides, initialised from seed 0."""
     config = compose([f"+experiment={experiment}", "size=micro", "data.image_share=0.5", *overrides]).config
     names = ("text", "image")
-    model = Transformer(config.model, config.router, vocabulary_size=vocabulary, modality_names=names)
+    backend = config.trainer.backend
+    model = Transformer(config.model, config.router, vocabulary_size=vocabulary, modality_names=names, backend=backend)
     initialise(model, 0)
     return model.to(dtype)
 

@@ -170,9 +170,9 @@ def _depth(config: Config) -> None:
     if not 0 < depth.capacity <= 1:
         _fail("model.depth.capacity", depth.capacity, "must be above 0 and at most 1, e.g. 0.25")
     ragged = len(config.model.groups(MODALITIES)) > 1 or any(n > 1 for n in config.model.experts.values()) or config.model.untie
-    if not depth.per_modality and ragged and config.trainer.backend == "bmm":
+    if not depth.per_modality and ragged and config.trainer.backend in ("bmm", "grouped_mm"):
         problem = "only the device knows the counts of model.depth.per_modality=false; write trainer.backend=auto"
-        _fail("trainer.backend", "bmm", problem)
+        _fail("trainer.backend", config.trainer.backend, problem)
 
 
 def _router(config: Config) -> None:

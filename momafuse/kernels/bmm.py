@@ -112,7 +112,8 @@ def _experts(
     xs = x if rows is None else x.index_select(0, rows)
     ys = torch.empty_like(xs, memory_format=torch.contiguous_format)
     kept = []
-    for g, (xg, yg, ends) in enumerate(zip(torch.split(xs, counts), torch.split(ys, counts), _ends(offsets, stacks), strict=True)):
+    parts = (torch.split(t, counts) for t in (xs, ys))
+    for g, (xg, yg, ends) in enumerate(zip(*parts, _ends(offsets, stacks), strict=True)):
         gate, up, down = stacks[3 * g : 3 * g + 3]
         a, b = _times(xg, gate, ends), _times(xg, up, ends)
         _times(silu(a) * b, down, ends, yg)

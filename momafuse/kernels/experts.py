@@ -11,6 +11,7 @@ row is no sparse product: bmm computes it for triton, too. What is said here of 
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib.util import find_spec
 from typing import Literal, Protocol
@@ -18,6 +19,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from momafuse.errors import UserError
 from momafuse.kernels.bmm import experts_bmm, swiglu_bmm
 from momafuse.kernels.reference import experts_reference, swiglu_reference
 from momafuse.kernels.triton.experts import experts_triton
@@ -65,7 +67,7 @@ def choose(backend: Backend, x: Tensor, plan: ExpertPlan) -> Backend:
     """What `auto` stands for; others stand for themselves."""
     if backend != "auto":
         return backend
-    if x.is_cuda and x.dtype != torch.float64 and has_triton(x.device):
+    if x.dtype != torch.float64 and x.is_cuda and has_triton(x.device):
         return "triton"
     return "reference" if plan.sizes is None else "bmm"
 
@@ -73,5 +75,21 @@ def choose(backend: Backend, x: Tensor, plan: ExpertPlan) -> Backend:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @cache
 def has_triton(device: torch.device) -> bool:
-    """Whether our kernels run on this GPU."""
-    return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+    """Whether our kernels run there: on a GPU from compute capability 8.0, or on a CPU in the interpreter."""
+    if find_spec("triton") is None:
+        return False
+    if device.type != "cuda":
+        return os.environ.get("TRITON_INTERPRET") == "1"
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def leaves_sizes(backend: Backend, device: torch.device) -> bool:
+    """Whether products on `device` leave sizes there that only the device knows."""
+    return backend == "triton" or (backend == "auto" and device.type == "cuda" and has_triton(device))
+
+
+def check_backend(backend: Backend, device: torch.device) -> None:
+    """Raises UserError where the device cannot do what the backend needs."""
+    if backend == "triton" and not has_triton(device):
+        needs = "needs triton and a GPU of compute capability 8.0 or above"
+        raise UserError(f"trainer.backend=triton: {needs}, and this is {device}; write trainer.backend=auto")

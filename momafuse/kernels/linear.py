@@ -3,8 +3,9 @@
     y[t] = W_m(t) x[t]                 (MoT, arXiv 2411.04996, Algorithm 1: the modality-specific projections)
 
 The plan is the by-modality plan: one "expert" for each modality, every row in exactly one place. Backends as for the expert op
-(experts.py): `reference` reads offsets on the host, `bmm` needs sizes that the host knows, and leaves a plan without them to the
-reference; it gathers rows by modality once, multiplies stretches and gathers back, so that gradients of gathers are gathers.
+(experts.py): `reference` reads offsets on the host; `bmm` and `grouped_mm` are the same here and need sizes that the host
+knows, a plan without them is the reference's. They gather rows by modality once, multiply stretches and gather back, so that
+gradients of gathers are gathers.
 
 Shape legend: T rows, D width of x, N width of y, M modalities.
 """

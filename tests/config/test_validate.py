@@ -56,6 +56,7 @@ BROKEN = {
     DEPTH.format(2, 9, 0.25, "true"): "model.depth.start=9: must name one of the 6 layers, 0 to 5",
     DEPTH.format(2, 0, 1.5, "true"): "model.depth.capacity=1.5: must be above 0 and at most 1, e.g. 0.25",
     DEPTH.format(2, 0, 0.25, "false") + "  trainer.backend=bmm": "trainer.backend=bmm: only the device knows the counts of",
+    DEPTH.format(2, 0, 0.25, "false") + "  trainer.backend=grouped_mm": "trainer.backend=grouped_mm: only the device knows",
     DEPTH.format(2, 0, 0.25, "false") + "  trainer.micro_batch=2  model.experts={all: 1}": "a multiple of router.pool=4",
     "optim.train=[]": "optim.train=[]: no parameter would learn; write ['*'] for all",
     "router.capacity_factor=0": "router.capacity_factor=0.0: must be greater than 0",
@@ -84,6 +85,7 @@ SOUND = (
     DEPTH.format(1, 0, 1, "true"),
     # what one network computes has constant sizes, whichever rows are kept
     DEPTH.format(2, 0, 0.25, "false") + "  model.experts={all: 1}  trainer.backend=bmm",
+    DEPTH.format(2, 0, 0.25, "false") + "  trainer.backend=triton",  # its kernels read counts on the device
     # kept rows are chosen within a sequence: no pool to respect
     DEPTH.format(2, 0, 0.25, "true") + "  model.experts={all: 1}  trainer.micro_batch=2",
     "model.n_heads=128",

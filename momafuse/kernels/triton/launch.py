@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from momafuse.kernels.triton import products
 from momafuse.kernels.triton.tiles import Kernel, Tile, tile_for
@@ -63,7 +64,7 @@ def usable(x: Tensor, matrices: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]
 def up(
     x: Tensor, rows: Tensor, layout: Layout, gates: Sequence[Tensor], ups: Sequence[Tensor], *, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x (T, D), stacks (E_g, D, F_g) -> a, b (R, F) or empty, silu(a) * b (R, F); F is the widest, narrow experts use a part."""
+    """x (T, D), stacks (E_g, D, F_g) -> a, b (R, F) or empty, silu(a) * b (R, F); F is the widest, others use a part."""
     widths = tuple(w.shape[2] for w in gates)
     tile = layout.tile("up", x)
     h = x.new_empty(layout.places, max(widths))
@@ -123,7 +124,7 @@ def weights_of(
         return out
     tile = layout.tile("weights", x)
     shapes = [tuple(w.shape) for w in like]
-    count = sum(e * triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n) for (e, m, n), need in zip(shapes, needed, strict=True) if need)
+    count = sum(e * triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n) for e, m, n in (tuple(o.shape) for o in out if o.numel()))
     _start(
         products.weights_kernel, _programs(count, tile, x.device), tile,
         x, y, rows, layout.offsets, tuple(out), x.stride(0), y.stride(0),
@@ -139,7 +140,7 @@ def combine(ys: Tensor, slots: Tensor, weights: Tensor | None) -> Tensor:
     t, d = slots.shape[0], ys.shape[1]
     y = ys.new_empty(t, d)
     block = (4, 128) if capability(ys.device) else (16, 16)
-    if y.numel():
+    if y.numel() and not isinstance(y, FakeTensor):
         grid = (triton.cdiv(t, block[0]), triton.cdiv(d, block[1]))
         products.combine_kernel[grid](
             ys, slots, weights, y, t, d, slots.shape[1], WEIGHTED=weights is not None, BLOCK_M=block[0], BLOCK_N=block[1],
@@ -161,7 +162,7 @@ def _even(tile: Tile, depths: Sequence[int], widths: Sequence[int]) -> dict[str,
 
 
 def _start(kernel: Callable[..., Any], grid: tuple[int], tile: Tile, *args: Any, **constants: Any) -> None:
-    if not grid[0]:
+    if not grid[0] or isinstance(args[0], FakeTensor):  # fake ones ask what is allocated (reports/memory.py)
         return
     precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
     kernel[grid](  # type: ignore[index]

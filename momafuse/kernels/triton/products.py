@@ -178,7 +178,8 @@ def rows_kernel(
                 right = _tile_of_matrix(matrix, k, columns, depth, width, TRANSPOSED, EVEN_K, EVEN_N)
                 total = tl.dot(_tile_of_rows(x2 + start, k, depth, EVEN_K), right, total, PRECISION)
         to = (tl.load(rows + read) if SCATTER else place).to(tl.int64) * LDY
-        tl.store(y + to[:, None] + columns[None, :], total.to(y.dtype.element_ty), mask=mine[:, None] & (columns < width)[None, :])
+        inside = mine[:, None] & (columns < width)[None, :]
+        tl.store(y + to[:, None] + columns[None, :], total.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit

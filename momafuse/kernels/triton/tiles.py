@@ -1,8 +1,9 @@
 """Which tile a kernel uses: looked up in a small table that ships with the code, never tuned at run time.
 
 Tuning at run time is done by each process alone, so that ranks of one run could pick other tiles, and other roundings.
-`tiles.json`, written by scripts/tune_kernels.py: architecture -> kernel -> bits of a number -> bucket -> tile. A bucket says how
-many places an expert has on average, which the host knows from R and E. An architecture without an entry takes the next lower one.
+`tiles.json`, written by scripts/tune_kernels.py: architecture -> kernel -> bits of a number -> bucket -> tile. A bucket says
+how many places an expert has on average, which the host knows from R and E. An architecture without an entry takes the next
+lower one.
 """
 
 from __future__ import annotations

@@ -92,7 +92,8 @@ def every_kernel(dtype: torch.dtype, d: int, widths: list[int], places: int, exp
 
     e = experts * len(widths)
     layout = launch.Layout(torch.zeros(e + 1, dtype=torch.int64), (experts,) * len(widths), places)
-    rows, slots, weights = torch.zeros(places, dtype=torch.int64), torch.zeros(places, 4, dtype=torch.int64), torch.zeros(places)
+    rows, slots = torch.zeros(places, dtype=torch.int64), torch.zeros(places, 4, dtype=torch.int64)
+    weights = torch.zeros(places)
     x = empty(places, d)
     gates, ups = ([empty(experts, d, f) for f in widths] for _ in range(2))
     downs = [empty(experts, f, d) for f in widths]
