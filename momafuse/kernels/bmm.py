@@ -116,7 +116,7 @@ def _experts(
     for g, (xg, yg, ends) in enumerate(zip(*parts, _ends(offsets, stacks), strict=True)):
         gate, up, down = stacks[3 * g : 3 * g + 3]
         a, b = _times(xg, gate, ends), _times(xg, up, ends)
-        _times(silu(a) * b, down, ends, yg)
+        _times(silu(a).mul_(b), down, ends, yg)
         kept += [a, b]
     if by_row is None:
         return ys, kept
@@ -169,11 +169,12 @@ def _experts_backward(
         a, b = ab[2 * g : 2 * g + 2]
         sa = silu(a)
         dh = _times(dyg, down.transpose(1, 2), ends)
-        da = torch.ops.aten.silu_backward(dh * b, a)
         db = dh * sa
+        h, dh = sa.mul_(b), dh.mul_(b)  # in place: memory that is fresh costs as much as the arithmetic
+        da = torch.ops.aten.silu_backward.grad_input(dh, a, grad_input=dh)
         _times(da, gate.transpose(1, 2), ends, dxg)
         _times(db, up.transpose(1, 2), ends, dxg, add=True)
-        pairs = ((xg, da), (xg, db), (sa * b, dyg))
+        pairs = ((xg, da), (xg, db), (h, dyg))
         for pair, need in zip(pairs, needed[3 * g : 3 * g + 3], strict=True):
             dstacks.append(_transposed_times(*pair, ends, gate.shape[0]) if need else dy.new_empty(0))
     dx = dxs if by_row is None else sum_places(dxs, by_row, starts, None)
