@@ -161,11 +161,12 @@ def _even(tile: Tile, depths: Sequence[int], widths: Sequence[int]) -> dict[str,
     return {"EVEN_K": not any(d % tile.k for d in depths), "EVEN_N": not any(w % tile.n for w in widths)}
 
 
-def _start(kernel: Callable[..., Any], grid: tuple[int], tile: Tile, *args: Any, **constants: Any) -> None:
+def _start(kernel: Callable[..., Any], grid: tuple[int], tile: Tile, *args: Any, **constants: Any) -> Any:
+    """Returns what triton compiled, None if there was nothing to start."""
     if not grid[0] or isinstance(args[0], FakeTensor):  # fake ones ask what is allocated (reports/memory.py)
-        return
+        return None
     precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-    kernel[grid](  # type: ignore[index]
+    return kernel[grid](  # type: ignore[index]
         *args, **constants, PRECISION=precision, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, GROUP_M=tile.band,
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip

@@ -2,8 +2,8 @@
 
 Tuning at run time is done by each process alone, so that ranks of one run could pick other tiles, and other roundings.
 `tiles.json`, written by scripts/tune_kernels.py: architecture -> kernel -> bits of a number -> bucket -> tile. A bucket says
-how many places an expert has on average, which the host knows from R and E. An architecture without an entry takes the next
-lower one.
+how many places an expert has on average, which the host knows from R and E. An architecture without an entry takes that of
+its first minor version, else that of 8.0, whose tiles are small enough for the shared memory of any later one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 Kernel = Literal["up", "slope", "rows", "weights"]
 BUCKETS = {"few": 0, "many": 512}  # the least number of places an expert
+OLDEST = 80
 TABLE = Path(__file__).with_name("tiles.json")
 
 
@@ -44,10 +45,9 @@ def tile_for(kernel: Kernel, capability: int, bits: int, places: int, experts: i
 @cache
 def _table(capability: int) -> dict[tuple[str, int, str], Tile]:
     table = json.loads(TABLE.read_text())
-    known = [arch for arch in map(int, table) if arch <= capability]
-    if not known:
-        raise RuntimeError(f"compute capability {capability / 10} is below {min(map(int, table)) / 10}")
-    kernels = table[str(max(known))]
+    if capability < OLDEST:
+        raise RuntimeError(f"compute capability {capability / 10} is below {OLDEST / 10}")
+    kernels = next(table[str(arch)] for arch in (capability, capability // 10 * 10, OLDEST) if str(arch) in table)
     return {
         (kernel, int(bits), bucket): Tile(**tile)
         for kernel, of_kernel in kernels.items()
