@@ -7,8 +7,9 @@ Two groups (text, image) share the rows half and half, each row goes through one
 network. `--skew s` takes the share s of the rows of every other expert of a group and gives them to the first; bmm serves only
 0. A round runs every member in turn, each round beginning with another one; ratios are medians over the rounds of the ratio to
 the dense network within a round. `dense` is the FFN of the dense models (the same products without a plan), `dense torch` the
-plain formula under autograd, `triton by group` a launch for each group instead of one for all. `layer_ratio_to_dense` adds the
-router (logits, choice, plan; forward and backward). The row of bmm says what the parts of its forward take.
+plain formula under autograd, `triton by group` a launch for each group instead of one for all, `liger` (where liger-kernel is
+installed, on a GPU) its fused experts of equal sizes, which sort the rows themselves. `layer_ratio_to_dense` adds the router
+(logits, choice, plan; forward and backward). The row of bmm says what the parts of its forward take.
 
 Prints a table, and JSON {"rows": [...], "device", "torch", ...} or writes it to --out; a row has `backend dim ffn rows groups
 experts skew dtype forward_ms backward_ms ratio_to_dense layer_ratio_to_dense forward_tflops backward_tflops`, and bmm's
@@ -24,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,22 @@ def weights(case: Case, generator: torch.Generator) -> list[GroupWeights]:
     return [GroupWeights(randn(e, d, f), randn(e, d, f), randn(e, f, d)) for _ in range(MODALITIES)]
 
 
+def liger(case: Case, x: Tensor, generator: torch.Generator) -> Member:
+    """Token choice of one expert a row, the same number of rows each; tuned by the library when it first runs."""
+    from liger_kernel.ops.fused_moe import LigerFusedMoEFunction
+
+    e = MODALITIES * case.experts
+
+    def randn(*shape: int) -> Tensor:
+        w = torch.randn(*shape, generator=generator, device=case.device) / shape[-1] ** 0.5
+        return w.to(case.dtype).requires_grad_()
+
+    gate_up, down = randn(e, 2 * case.ffn, case.dim), randn(e, case.dim, case.ffn)
+    choice = (torch.randperm(case.rows, generator=generator, device=case.device) % e).int().unsqueeze(1)
+    gates = torch.rand(case.rows, 1, generator=generator, device=case.device).requires_grad_()
+    return Member(lambda: LigerFusedMoEFunction.apply(x, gate_up, down, choice, gates), [x, gate_up, down, gates], [], [])
+
+
 def members_of(case: Case, backends: list[str]) -> dict[str, Member]:
     generator = torch.Generator(case.device).manual_seed(0)
     x = torch.randn(case.rows, case.dim, generator=generator, device=case.device).to(case.dtype).requires_grad_()
@@ -151,6 +169,8 @@ def members_of(case: Case, backends: list[str]) -> dict[str, Member]:
         "dense": Member(lambda: apply_experts(x, None, dense, "bmm"), [x, *dense[0]], [], []),
         "dense torch": Member(lambda: (silu(x @ gate) * (x @ up)) @ down, [x, *dense[0]], [], []),
     }
+    if case.device.type == "cuda" and not case.skew and find_spec("liger_kernel") is not None:
+        found["liger"] = liger(case, x, generator)
     if "triton" in backends:
         apart = [part_of(plan, case.experts, m) for m in range(MODALITIES)]
 

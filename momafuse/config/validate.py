@@ -236,6 +236,10 @@ def _trainer(trainer: TrainerConfig, config: Config) -> None:
         below, above = batch // micro * micro, (batch // micro + 1) * micro
         nearest = " or ".join(str(n) for n in (below, above) if n)
         _fail("trainer.global_batch", batch, f"must be a multiple of trainer.micro_batch={micro}, e.g. {nearest}")
+    dim, multiple = config.model.dim, config.model.ffn_multiple_of
+    if trainer.backend == "grouped_mm" and (dim % 8 or multiple % 8):
+        problem = f"wants model.dim={dim} and model.ffn_multiple_of={multiple} to be multiples of 8; write trainer.backend=auto"
+        _fail("trainer.backend", "grouped_mm", problem)
     tokens = batch * config.data.sequence_length
     if trainer.skip_spikes is not None and trainer.skip_spikes <= 1:
         _fail("trainer.skip_spikes", trainer.skip_spikes, "must be above 1, e.g. 10, or null")

@@ -73,9 +73,13 @@ def choose(backend: Backend, x: Tensor, plan: ExpertPlan) -> Backend:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@cache
 def has_triton(device: torch.device) -> bool:
     """Whether our kernels run there: on a GPU from compute capability 8.0, or on a CPU in the interpreter."""
+    return _found_triton(device)
+
+
+@cache
+def _found_triton(device: torch.device) -> bool:
     if find_spec("triton") is None:
         return False
     if device.type != "cuda":

@@ -65,6 +65,7 @@ BROKEN = {
     "trainer.micro_batch=2": "trainer.micro_batch=2: must be a multiple of router.pool=4, e.g. 4",
     "trainer.micro_batch=12": "trainer.global_batch=16: must be a multiple of trainer.micro_batch=12, e.g. 12 or 24",
     "trainer.global_batch=8": "trainer.global_batch=8: must be a multiple of trainer.micro_batch=16, e.g. 16",
+    "trainer.backend=grouped_mm  model.ffn_multiple_of=4": "trainer.backend=grouped_mm: wants model.dim=256 and",
     "trainer.max_tokens=100": "trainer.max_tokens=100: is less than one step; at least 4096",
     "objective.weight.imgae=1": "objective.weight.imgae=1.0: no such modality; did you mean image?",
     "objective.weight.image=-1": "objective.weight.image=-1.0: must not be negative",
@@ -94,6 +95,7 @@ SOUND = (
     "trainer.micro_batch=6  trainer.global_batch=12  model.experts={all: 1}",
     "trainer.micro_batch=1  model.experts={text: 1, image: 1}",
     "trainer.max_tokens=4096",
+    "trainer.backend=grouped_mm  model.ffn_multiple_of=8",
     "trainer.max_steps=1",  # shorter than the warm-up: a try, and the same command with more steps goes on
     "trainer.eval_every=0  checkpoint.every=0",
     "checkpoint.every=50  checkpoint.keep_every=150",

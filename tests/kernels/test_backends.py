@@ -58,11 +58,20 @@ def test_auto_goes_by_what_the_device_can(monkeypatch):
     assert not leaves_sizes("bmm", GPU)
 
 
+def test_what_the_device_can_is_a_constant_to_the_compiler(recwarn):
+    @torch.compile(fullgraph=True, backend="eager")
+    def function(x):
+        return x + experts.has_triton(x.device)
+
+    assert function(torch.zeros(1)) == 1
+    assert not [w for w in recwarn if "Dynamo" in str(w.message)]
+
+
 def test_kernels_without_a_gpu_are_one_line(monkeypatch):
     check_backend("triton", CPU)  # tests run them in the interpreter
-    experts.has_triton.cache_clear()
+    experts._found_triton.cache_clear()
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(UserError, match=r"trainer\.backend=triton: needs triton and a GPU .* this is cpu; write"):
         check_backend("triton", CPU)
     check_backend("auto", CPU)
-    experts.has_triton.cache_clear()
+    experts._found_triton.cache_clear()
