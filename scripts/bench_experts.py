@@ -301,11 +301,11 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args.rows = args.rows or (32768 if device.type == "cuda" else 4096)
     backends = args.backends or [b for b in BACKENDS if b != "triton" or (device.type == "cuda" and has_triton(device))]
-    console = Console(stderr=True)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
     rows = []
     for case in track(cases(args, device), "cases", console=console, disable=not sys.stderr.isatty()):
         rows += measure(case, backends, args.rounds)
-    console.print(table(rows), width=max(console.width, 140))
+    console.print(table(rows))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     facts = {"device": name, "threads": torch.get_num_threads(), "rounds": args.rounds, "torch": torch.__version__}
     text = json.dumps({"rows": rows} | facts, indent=1)
