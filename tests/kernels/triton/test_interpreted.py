@@ -116,7 +116,7 @@ SIZES = st.lists(st.integers(0, 60), min_size=1, max_size=3)
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     groups=st.lists(st.tuples(st.integers(1, 70), SIZES), min_size=1, max_size=3),
     d=st.integers(1, 70),
