@@ -7,7 +7,8 @@ round begins with another one, since the first pays for memory that the allocato
 rounds of the ratio within a round. The whole step is forward, backward, clipping and the optimizer on one
 micro-batch of random ids with the exact budget; the blocks alone are forward and backward without loss and optimizer.
 
-Prints JSON: {"dense": {"seconds": s, "ratio": 1.0, "blocks_ratio": 1.0}, ..., "dtype": ..., "threads": ..., "rounds": ...}.
+Prints JSON: {"dense": {"seconds": s, "ratio": 1.0, "blocks_ratio": 1.0, "tokens_per_second": n, "tflops": f}, ..., "dtype": d,
+"threads": ..., "rounds": ...}; `tflops` are those of the model (reports/flops.py), without what is computed again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from momafuse.errors import UserError
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
 from momafuse.parallel.precision import resolve_device, resolve_precision
+from momafuse.reports.flops import TRAINING, forward_flops
+from momafuse.reports.work import model_work
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.optimizer import build_optimizer
 from momafuse.training.setup import build_model
@@ -97,6 +100,13 @@ def steps_of(
     return whole, blocks
 
 
+def training_tflop(config: Config) -> float:
+    """TFLOPs of the model a token: forward, and backward twice as much."""
+    budget = modality_budget(config.data, STARTER, config.model.groups(STARTER.names))
+    work = model_work(config.model, config.router, STARTER.names, budget)
+    return TRAINING * sum(forward_flops(config.model, work, config.model.vocabulary_size or STARTER.size).values()) / 1e12
+
+
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -129,12 +139,18 @@ def measure(experiments: list[str], overrides: list[str], precision: str, rounds
     def ratio(name: str, kind: int) -> float:
         return statistics.median(a / b for a, b in zip(times[name][kind], times["dense"][kind], strict=True))
 
+    def per_second(name: str) -> float:
+        t = configs[name]
+        return t.trainer.micro_batch * t.data.sequence_length / statistics.median(times[name][0])
+
     result: dict[str, object] = {
         name: {
             "seconds": round(statistics.median(times[name][0]), 5),
             "ratio": round(ratio(name, 0), 4),
             "blocks_seconds": round(statistics.median(times[name][1]), 5),
             "blocks_ratio": round(ratio(name, 1), 4),
+            "tokens_per_second": round(per_second(name)),
+            "tflops": round(per_second(name) * training_tflop(configs[name]), 3),
         }
         for name in experiments
     }

@@ -24,7 +24,11 @@ def member(
     config = compose([f"+experiment={experiment}", "size=micro", "data.image_share=0.5", *overrides]).config
     names = ("text", "image")
     model = Transformer(
-        config.model, replace(config.router, auxiliary=auxiliary), vocabulary_size=vocabulary, modality_names=names
+        config.model,
+        replace(config.router, auxiliary=auxiliary),
+        vocabulary_size=vocabulary,
+        modality_names=names,
+        backend=config.trainer.backend,
     )
     initialise(model, 0)
     return model.to(dtype)

@@ -145,7 +145,7 @@ class OptimConfig:
 class TrainerConfig:
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]  # of the model; parameters, optimizer, routers and the loss stay fp32
-    backend: Literal["auto", "reference", "bmm"]  # of the expert op
+    backend: Literal["auto", "reference", "bmm", "grouped_mm", "triton"]  # of the expert op
     activation_checkpointing: Literal["none", "selective", "full"]
     compile: bool  # each block by torch.compile
     replicas: int  # of the sharded model: ranks / replicas hold one (HSDP); 1: sharded over all ranks

@@ -175,9 +175,9 @@ def _depth(config: Config) -> None:
     if not 0 < depth.capacity <= 1:
         _fail("model.depth.capacity", depth.capacity, "must be above 0 and at most 1, e.g. 0.25")
     ragged = len(config.model.groups(MODALITIES)) > 1 or any(n > 1 for n in config.model.experts.values()) or config.model.untie
-    if not depth.per_modality and ragged and config.trainer.backend == "bmm":
+    if not depth.per_modality and ragged and config.trainer.backend in ("bmm", "grouped_mm"):
         problem = "only the device knows the counts of model.depth.per_modality=false; write trainer.backend=auto"
-        _fail("trainer.backend", "bmm", problem)
+        _fail("trainer.backend", config.trainer.backend, problem)
 
 
 def _router(config: Config) -> None:
@@ -259,6 +259,10 @@ def _trainer(trainer: TrainerConfig, config: Config) -> None:
         below, above = batch // micro * micro, (batch // micro + 1) * micro
         nearest = " or ".join(str(n) for n in (below, above) if n)
         _fail("trainer.global_batch", batch, f"must be a multiple of trainer.micro_batch={micro}, e.g. {nearest}")
+    dim, multiple = config.model.dim, config.model.ffn_multiple_of
+    if trainer.backend == "grouped_mm" and (dim % 8 or multiple % 8):
+        problem = f"wants model.dim={dim} and model.ffn_multiple_of={multiple} to be multiples of 8; write trainer.backend=auto"
+        _fail("trainer.backend", "grouped_mm", problem)
     tokens = batch * config.data.sequence_length
     try:
         trainer.profiled()

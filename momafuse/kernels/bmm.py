@@ -1,7 +1,8 @@
-"""The expert op as batched matrix products: one `bmm` a projection and group. The product on CPU; any device.
+"""The expert op as products of torch, one a projection and group: `bmm`, the product on CPU, or `grouped_mm`; any device.
 
-Needs the same number of places for the experts of a group, as host integers (expert choice and by-modality plans have them).
-The backward is written out, because three things are cheaper than what autograd does:
+Both need the number of places of each group as host integers. `bmm` needs the experts of a group to have the same number
+(expert choice and by-modality plans have it); `grouped_mm` reads from offsets where each expert ends, so that the experts of a
+group may differ. The backward is written out, because three things are cheaper than what autograd does:
 - a gate weighs dy, which is narrow, before the products, and not the wide hidden rows; its own gradient is <y, dy> of a place;
 - silu(a) * b is computed again from a and b;
 - gradients of the gather and of the combine are gathers (gather.py), never scatters.
@@ -9,7 +10,7 @@ The backward is written out, because three things are cheaper than what autograd
 Both directions are `torch.library` ops (`momafuse::experts_bmm`, `momafuse::experts_bmm_backward`): compile sees one node,
 the FLOP counter has their formulas, weights that are frozen get no gradient.
 
-Shape legend: T rows, D width, F hidden width, E experts of a group, C places of one expert, R places, G groups.
+Shape legend: T rows, D width, F hidden width, E experts of a group, C places of one expert, N places of a group, R of the plan.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
+from torch.nn.functional import grouped_mm, silu
 from torch.utils.flop_counter import register_flop_formula
 
 from momafuse.kernels.gather import places_by_row, sum_places
@@ -27,36 +28,73 @@ from momafuse.kernels.weights import GroupWeights
 
 
 def experts_bmm(
-    x: Tensor, rows: Tensor, slots: Tensor, weights: Tensor | None, sizes: Sequence[int], groups: list[GroupWeights]
+    x: Tensor,
+    rows: Tensor,
+    slots: Tensor,
+    weights: Tensor | None,
+    sizes: Sequence[int],
+    groups: list[GroupWeights],
+    offsets: Tensor | None = None,
 ) -> Tensor:
-    """x (T, D), rows (R,), slots (T, n), weights (R,) or None -> y (T, D); `sizes` (E,) places of each expert."""
+    """x (T, D), rows (R,), slots (T, n), weights (R,) or None -> y (T, D); `sizes` (E,) places of each expert.
+
+    `offsets` (E + 1,) where experts begin: given, it is torch's grouped_mm that multiplies.
+    """
     by_row, starts = places_by_row(slots, rows.numel())
-    y: Tensor = _experts(x, rows, by_row, starts, weights, [w for g in groups for w in g], _places(groups, sizes))[0]
+    stacks, counts = [w for g in groups for w in g], _counts(groups, sizes, equal=offsets is None)
+    y: Tensor = _experts(x, rows, by_row, starts, weights, stacks, counts, offsets)[0]
     return y
 
 
 def swiglu_bmm(x: Tensor, group: GroupWeights) -> Tensor:
     """One expert for every row, without plan: x (T, D) -> (T, D)."""
-    y: Tensor = _experts(x, None, None, None, None, list(group), [x.shape[0]])[0]
+    y: Tensor = _experts(x, None, None, None, None, list(group), [x.shape[0]], None)[0]
     return y
 
 
-def _places(groups: list[GroupWeights], sizes: Sequence[int]) -> list[int]:
-    """C of each group."""
-    places, e = [], 0
+def _counts(groups: list[GroupWeights], sizes: Sequence[int], *, equal: bool) -> list[int]:
+    """N of each group."""
+    counts, e = [], 0
     for g in groups:
-        experts = g.gate.shape[0]
-        assert len(set(sizes[e : e + experts])) == 1, "bmm needs experts of equal sizes in a group"
-        places.append(sizes[e])
-        e += experts
-    return places
+        mine = sizes[e : e + g.gate.shape[0]]
+        assert not equal or len(set(mine)) == 1, "bmm needs experts of equal sizes in a group"
+        counts.append(sum(mine))
+        e += len(mine)
+    return counts
 
 
-def _by_group(rows: Tensor, stacks: list[Tensor], places: list[int]) -> list[Tensor]:
-    """(R, ...) -> views (E, C, ...) of each group."""
-    shapes = [(gate.shape[0], c) for gate, c in zip(stacks[::3], places, strict=True)]
-    parts = torch.split(rows, [e * c for e, c in shapes])
-    return [p.view(e, c, *rows.shape[1:]) for p, (e, c) in zip(parts, shapes, strict=True)]
+def _ends(offsets: Tensor | None, stacks: list[Tensor]) -> list[Tensor | None]:
+    """(E,) int32 of each group: where its experts end among its own places."""
+    ends: list[Tensor | None] = []
+    e = 0
+    for gate in stacks[::3]:
+        n = gate.shape[0]
+        ends.append(None if offsets is None else (offsets[e + 1 : e + n + 1] - offsets[e]).to(torch.int32))
+        e += n
+    return ends
+
+
+def _times(x: Tensor, w: Tensor, ends: Tensor | None, out: Tensor | None = None, *, add: bool = False) -> Tensor:
+    """x (N, K), w (E, K, J) -> (N, J): the rows of each expert by its own matrix; into `out`, or onto it."""
+    if ends is None:
+        e = w.shape[0]
+        xs = x.view(e, x.shape[0] // e, x.shape[1])
+        if out is None:
+            return torch.bmm(xs, w).view(x.shape[0], w.shape[2])
+        into = out.view(e, x.shape[0] // e, w.shape[2])
+        _ = into.baddbmm_(xs, w) if add else torch.bmm(xs, w, out=into)
+        return out
+    y = grouped_mm(x, w, offs=ends)
+    if out is None:
+        return y
+    return out.add_(y) if add else out.copy_(y)
+
+
+def _transposed_times(x: Tensor, y: Tensor, ends: Tensor | None, e: int) -> Tensor:
+    """x (N, K), y (N, J) -> (E, K, J): the sum over the rows of an expert of x^T y."""
+    if ends is None:
+        return torch.bmm(x.view(e, x.shape[0] // e, x.shape[1]).transpose(1, 2), y.view(e, y.shape[0] // e, y.shape[1]))
+    return grouped_mm(x.t(), y, offs=ends)
 
 
 @torch.library.custom_op("momafuse::experts_bmm", mutates_args=())
@@ -67,16 +105,18 @@ def _experts(
     starts: Tensor | None,
     weights: Tensor | None,
     stacks: list[Tensor],
-    places: list[int],
+    counts: list[int],
+    offsets: Tensor | None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """-> y (T, D), and what the backward needs: a and b (E, C, F) of each group, then xs and, with gates, ys (R, D)."""
+    """-> y (T, D), and what the backward needs: a and b (N, F) of each group, then xs and, with gates, ys (R, D)."""
     xs = x if rows is None else x.index_select(0, rows)
     ys = torch.empty_like(xs, memory_format=torch.contiguous_format)
     kept = []
-    for g, (xg, yg) in enumerate(zip(_by_group(xs, stacks, places), _by_group(ys, stacks, places), strict=True)):
+    parts = (torch.split(t, counts) for t in (xs, ys))
+    for g, (xg, yg, ends) in enumerate(zip(*parts, _ends(offsets, stacks), strict=True)):
         gate, up, down = stacks[3 * g : 3 * g + 3]
-        a, b = torch.bmm(xg, gate), torch.bmm(xg, up)
-        torch.bmm(silu(a) * b, down, out=yg)
+        a, b = _times(xg, gate, ends), _times(xg, up, ends)
+        _times(silu(a).mul_(b), down, ends, yg)
         kept += [a, b]
     if by_row is None:
         return ys, kept
@@ -92,9 +132,10 @@ def _(
     starts: Tensor | None,
     weights: Tensor | None,
     stacks: list[Tensor],
-    places: list[int],
+    counts: list[int],
+    offsets: Tensor | None,
 ) -> tuple[Tensor, list[Tensor]]:
-    kept = [x.new_empty(gate.shape[0], c, gate.shape[2]) for gate, c in zip(stacks[::3], places, strict=True) for _ in "ab"]
+    kept = [x.new_empty(n, gate.shape[2]) for gate, n in zip(stacks[::3], counts, strict=True) for _ in "ab"]
     wide = [] if rows is None else [x.new_empty(rows.shape[0], x.shape[1]) for _ in range(1 if weights is None else 2)]
     return x.new_empty(x.shape), [*kept, *wide]
 
@@ -110,7 +151,8 @@ def _experts_backward(
     weights: Tensor | None,
     stacks: list[Tensor],
     ab: list[Tensor],
-    places: list[int],
+    counts: list[int],
+    offsets: Tensor | None,
     needed: list[bool],
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """-> dx (T, D), dweights (R,) or empty, and the gradient of each stack, empty where it is not needed."""
@@ -121,18 +163,20 @@ def _experts_backward(
         dys *= weights.to(dys.dtype).unsqueeze(-1)
     dxs = torch.empty_like(xs, memory_format=torch.contiguous_format)
     dstacks: list[Tensor] = []
-    for g, (xg, dyg, dxg) in enumerate(zip(*(_by_group(t, stacks, places) for t in (xs, dys, dxs)), strict=True)):
+    parts = (torch.split(t, counts) for t in (xs, dys, dxs))
+    for g, (xg, dyg, dxg, ends) in enumerate(zip(*parts, _ends(offsets, stacks), strict=True)):
         gate, up, down = stacks[3 * g : 3 * g + 3]
         a, b = ab[2 * g : 2 * g + 2]
         sa = silu(a)
-        dh = torch.bmm(dyg, down.transpose(1, 2))
-        da = torch.ops.aten.silu_backward(dh * b, a)
+        dh = _times(dyg, down.transpose(1, 2), ends)
         db = dh * sa
-        torch.bmm(da, gate.transpose(1, 2), out=dxg)
-        dxg.baddbmm_(db, up.transpose(1, 2))
-        xt = xg.transpose(1, 2)
-        pairs = ((xt, da), (xt, db), ((sa * b).transpose(1, 2), dyg))
-        dstacks += [torch.bmm(*p) if n else dy.new_empty(0) for p, n in zip(pairs, needed[3 * g : 3 * g + 3], strict=True)]
+        h, dh = sa.mul_(b), dh.mul_(b)  # in place: memory that is fresh costs as much as the arithmetic
+        da = torch.ops.aten.silu_backward.grad_input(dh, a, grad_input=dh)
+        _times(da, gate.transpose(1, 2), ends, dxg)
+        _times(db, up.transpose(1, 2), ends, dxg, add=True)
+        pairs = ((xg, da), (xg, db), (h, dyg))
+        for pair, need in zip(pairs, needed[3 * g : 3 * g + 3], strict=True):
+            dstacks.append(_transposed_times(*pair, ends, gate.shape[0]) if need else dy.new_empty(0))
     dx = dxs if by_row is None else sum_places(dxs, by_row, starts, None)
     return dx, dweights, dstacks
 
@@ -148,7 +192,8 @@ def _(
     weights: Tensor | None,
     stacks: list[Tensor],
     ab: list[Tensor],
-    places: list[int],
+    counts: list[int],
+    offsets: Tensor | None,
     needed: list[bool],
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     dweights = dy.new_empty(0) if weights is None else weights.new_empty(weights.shape)
@@ -157,38 +202,40 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    x, rows, by_row, starts, weights, stacks, places = inputs
+    x, rows, by_row, starts, weights, stacks, counts, offsets = inputs
     kept = output[1]
-    ab = kept[: 2 * len(places)]
+    ab = kept[: 2 * len(counts)]
     xs, ys = (x, None) if rows is None else (kept[len(ab)], None if weights is None else kept[-1])
-    ctx.places = places
+    ctx.counts = counts
     ctx.set_materialize_grads(False)  # no zeros, of the size of all that is kept, for outputs that have no gradient
-    ctx.save_for_backward(xs, ys, rows, by_row, starts, weights, *stacks, *ab)
+    ctx.save_for_backward(xs, ys, rows, by_row, starts, weights, offsets, *stacks, *ab)
 
 
 def _backward(ctx: Any, dy: Tensor, _: list[Tensor]) -> tuple[Any, ...]:
-    xs, ys, rows, by_row, starts, weights, *rest = ctx.saved_tensors
-    n = 3 * len(ctx.places)
-    needed = list(ctx.needs_input_grad[5])
-    dx, dweights, dstacks = _experts_backward(dy, xs, ys, rows, by_row, starts, weights, rest[:n], rest[n:], ctx.places, needed)
+    xs, ys, rows, by_row, starts, weights, offsets, *rest = ctx.saved_tensors
+    n = 3 * len(ctx.counts)
+    stacks, ab, needed = rest[:n], rest[n:], list(ctx.needs_input_grad[5])
+    dx, dweights, dstacks = _experts_backward(
+        dy, xs, ys, rows, by_row, starts, weights, stacks, ab, ctx.counts, offsets, needed
+    )  # fmt: skip
     dstacks = [d if need else None for d, need in zip(dstacks, needed, strict=True)]
-    return dx, None, None, None, dweights if weights is not None else None, dstacks, None
+    return dx, None, None, None, dweights if weights is not None else None, dstacks, None, None
 
 
 _experts.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _products(stacks: list[Any], places: list[int]) -> list[int]:
+def _products(stacks: list[Any], counts: list[int]) -> list[int]:
     """FLOPs of one of the three projections of each group; `stacks` are shapes."""
-    return [2 * gate[0] * c * gate[1] * gate[2] for gate, c in zip(stacks[::3], places, strict=True)]
+    return [2 * n * gate[1] * gate[2] for gate, n in zip(stacks[::3], counts, strict=True)]
 
 
 @register_flop_formula(torch.ops.momafuse.experts_bmm)
-def _flops(x: Any, rows: Any, by_row: Any, starts: Any, weights: Any, stacks: Any, places: Any, *_: Any, **__: Any) -> int:
-    return 3 * sum(_products(stacks, places))
+def _flops(x: Any, rows: Any, by_row: Any, starts: Any, weights: Any, stacks: Any, counts: Any, *_: Any, **__: Any) -> int:
+    return 3 * sum(_products(stacks, counts))
 
 
 @register_flop_formula(torch.ops.momafuse.experts_bmm_backward)
 def _flops_backward(*args: Any, **_: Any) -> int:
-    stacks, places, needed = args[7], args[9], args[10]
-    return sum(f * (3 + sum(needed[3 * g : 3 * g + 3])) for g, f in enumerate(_products(stacks, places)))
+    stacks, counts, needed = args[7], args[9], args[11]
+    return sum(f * (3 + sum(needed[3 * g : 3 * g + 3])) for g, f in enumerate(_products(stacks, counts)))

@@ -1,20 +1,31 @@
 """The expert op and its backends: y[t] = sum over places p of row t of weight[p] * SwiGLU_e(p)(x[t]).
 
-`reference` is the loop that judges the others; it serves plans whose sizes only the device knows, too, and waits for them.
-`bmm` is the batched product. `auto` is `bmm` where the host knows the sizes, else `reference`.
+    reference   the loop that judges the others; serves plans whose sizes only the device knows, too, and waits for them
+    bmm         batched products of torch, on any device, where the host knows the sizes
+    grouped_mm  torch's grouped products instead, where experts of a group have unequal sizes that the host knows
+    triton      kernels of ours for GPUs from compute capability 8.0: sizes stay on the device
+
+`auto` is triton on such a GPU, else bmm, or the reference where only the device knows the sizes. One expert that takes every
+row is no sparse product: bmm computes it for triton, too. What is said here of backends holds for kernels/linear.py as well.
 """
 
 from __future__ import annotations
 
+import os
+from functools import cache
+from importlib.util import find_spec
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
+from momafuse.errors import UserError
 from momafuse.kernels.bmm import experts_bmm, swiglu_bmm
 from momafuse.kernels.reference import experts_reference, swiglu_reference
+from momafuse.kernels.triton.experts import experts_triton
 from momafuse.kernels.weights import GroupWeights
 
-Backend = Literal["auto", "reference", "bmm"]
+Backend = Literal["auto", "reference", "bmm", "grouped_mm", "triton"]
 
 
 class ExpertPlan(Protocol):
@@ -37,16 +48,52 @@ def apply_experts(x: Tensor, plan: ExpertPlan | None, groups: list[GroupWeights]
 
     Rows that no expert takes get 0. Raises ValueError where the backend cannot serve the plan.
     """
-    if backend == "auto" and plan is not None and plan.sizes is None:
-        backend = "reference"
-    if backend == "reference":
-        if plan is None:
-            return swiglu_reference(x, *(w[0] for w in groups[0]))
-        return experts_reference(x, plan.rows, plan.offsets, plan.weights, groups)
     if plan is None:
-        return swiglu_bmm(x, groups[0])
+        return swiglu_reference(x, *(w[0] for w in groups[0])) if backend == "reference" else swiglu_bmm(x, groups[0])
+    chosen = choose(backend, x, plan)
+    if chosen == "reference":
+        return experts_reference(x, plan.rows, plan.offsets, plan.weights, groups)
+    if chosen == "triton":
+        return experts_triton(x, plan.rows, plan.offsets, plan.weights, plan.slots, plan.sizes, groups)
     if plan.sizes is None:
         raise ValueError(
-            "trainer.backend=bmm: only the device knows the sizes of this router's experts; use trainer.backend=auto"
+            f"trainer.backend={chosen}: only the device knows the sizes of this router's experts; use trainer.backend=auto"
         )
-    return experts_bmm(x, plan.rows, plan.slots, plan.weights, plan.sizes, groups)
+    offsets = plan.offsets if chosen == "grouped_mm" else None
+    return experts_bmm(x, plan.rows, plan.slots, plan.weights, plan.sizes, groups, offsets)
+
+
+def choose(backend: Backend, x: Tensor, plan: ExpertPlan) -> Backend:
+    """What `auto` stands for; others stand for themselves."""
+    if backend != "auto":
+        return backend
+    if x.dtype != torch.float64 and x.is_cuda and has_triton(x.device):
+        return "triton"
+    return "reference" if plan.sizes is None else "bmm"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_triton(device: torch.device) -> bool:
+    """Whether our kernels run there: on a GPU from compute capability 8.0, or on a CPU in the interpreter."""
+    return _found_triton(device)
+
+
+@cache
+def _found_triton(device: torch.device) -> bool:
+    if find_spec("triton") is None:
+        return False
+    if device.type != "cuda":
+        return os.environ.get("TRITON_INTERPRET") == "1"
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def leaves_sizes(backend: Backend, device: torch.device) -> bool:
+    """Whether products on `device` leave sizes there that only the device knows."""
+    return backend == "triton" or (backend == "auto" and device.type == "cuda" and has_triton(device))
+
+
+def check_backend(backend: Backend, device: torch.device) -> None:
+    """Raises UserError where the device cannot do what the backend needs."""
+    if backend == "triton" and not has_triton(device):
+        needs = "needs triton and a GPU of compute capability 8.0 or above"
+        raise UserError(f"trainer.backend=triton: {needs}, and this is {device}; write trainer.backend=auto")

@@ -3,8 +3,9 @@
     y[t] = W_m(t) x[t]                 (MoT, arXiv 2411.04996, Algorithm 1: the modality-specific projections)
 
 The plan is the by-modality plan: one "expert" for each modality, every row in exactly one place. Backends as for the expert op
-(experts.py): `reference` reads offsets on the host, the other needs sizes that the host knows. Rows are gathered by modality
-once, multiplied in stretches and gathered back; gradients of gathers are gathers.
+(experts.py): `reference` reads offsets on the host; `bmm` and `grouped_mm` are the same here and need sizes that the host
+knows, a plan without them is the reference's. They gather rows by modality once, multiply stretches and gather back, so that
+gradients of gathers are gathers.
 
 Shape legend: T rows, D width of x, N width of y, M modalities.
 """
@@ -17,12 +18,16 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from momafuse.kernels.experts import Backend, ExpertPlan
+from momafuse.kernels.experts import Backend, ExpertPlan, choose
+from momafuse.kernels.triton.linear import linear_triton
 
 
 def apply_linear(x: Tensor, plan: ExpertPlan, weights: list[Tensor], backend: Backend = "auto") -> Tensor:
     """x (T, D), weights M times (N, D) in the dtype of x -> y (T, N)."""
-    if backend == "reference" or plan.sizes is None:
+    chosen = choose(backend, x, plan)
+    if chosen == "triton":
+        return linear_triton(x, plan.rows, plan.offsets, weights, plan.sizes)
+    if chosen == "reference" or plan.sizes is None:
         return linear_reference(x, plan.rows, plan.offsets, weights)
     y: Tensor = _linear(x, plan.rows, plan.slots[:, 0], weights, list(plan.sizes))[0]
     return y

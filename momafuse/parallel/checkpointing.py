@@ -27,6 +27,7 @@ ATTENTION = (
     _ATEN.mm.default,
     _ATEN.addmm.default,
     _OURS.grouped_linear.default,
+    _OURS.grouped_linear_triton.default,
     _ATEN._scaled_dot_product_flash_attention.default,
     _ATEN._scaled_dot_product_efficient_attention.default,
     _ATEN._scaled_dot_product_cudnn_attention.default,

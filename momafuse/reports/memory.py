@@ -26,12 +26,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from momafuse.kernels import bmm, linear
+from momafuse.kernels.triton import experts as triton_experts
+from momafuse.kernels.triton import linear as triton_linear
 from momafuse.models import norms
 from momafuse.models.transformer import Transformer
 
 PARTS = ("inputs", "embedding", "blocks", "weight_copies", "head_and_loss")
 # Our own ops as Python functions, so that what they need while they run is seen; torch has no public way to these.
-BODIES = {op._opoverload: op._init_fn for op in (bmm._experts, bmm._experts_backward, linear._linear, linear._linear_backward)}
+OPS = [op for room in (bmm, triton_experts) for op in (room._experts, room._experts_backward)]
+OPS += [op for room in (linear, triton_linear) for op in (room._linear, room._linear_backward)]
+BODIES = {op._opoverload: op._init_fn for op in OPS}
 ADAMW = 2  # moments, each as large as the parameter
 
 

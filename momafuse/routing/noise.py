@@ -39,7 +39,7 @@ def _mix(x: Tensor) -> Tensor:
 def logistic_noise(batch: NoiseKeys, *, seed: int, step: int, layers: int, experts: int) -> Tensor:
     """(layers, T, experts) fp32 on the batch's device: independent standard logistic variables."""
     device = batch.sequence.device
-    key = _mix(torch.tensor(_signed(seed), device=device))
+    key = _mix(torch.full((), _signed(seed), device=device))  # filled there: a copy would wait for the device
     key = _mix(key ^ step)
     layer = _mix(key ^ torch.arange(layers, device=device))
     row = _mix(layer[:, None] ^ batch.sequence[None, :])

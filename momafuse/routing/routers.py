@@ -84,8 +84,8 @@ class Router(nn.Module):
             raise ValueError(f"router.pool={pool}: a batch of {sequences} sequences holds no whole number of pools")
         z = logits(x, torch.cat([self.weight[g.name] for g in self.routed]))
         if noise is not None:
-            columns = [e for e, g in enumerate(g for g in self.groups for _ in range(g.experts)) if g.experts > 1]
-            z = z + noise[:, columns].to(z.dtype)
+            parts = torch.split(noise, [g.experts for g in self.groups], dim=1)  # a list of columns would be copied there
+            z = z + torch.cat([p for p, g in zip(parts, self.groups, strict=True) if g.experts > 1], dim=1).to(z.dtype)
         z = z.view(sequences // pool, -1, z.shape[1]).transpose(1, 2)
         allowed = served(self.routed, rows).view(z.shape[1], z.shape[0], -1).transpose(0, 1)
         scores = z.detach().masked_fill(~allowed, float("-inf"))

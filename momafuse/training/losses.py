@@ -22,7 +22,7 @@ class LossMeter:
 
     def __init__(self, vocabulary: Vocabulary, device: torch.device) -> None:
         self.names = vocabulary.names
-        self.table = torch.from_numpy(vocabulary.modality_of_ids()).long().to(device)
+        self.table = torch.from_numpy(vocabulary.modality_of_ids()).long().to(device, non_blocking=True)
         self.sums = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)  # nll, targets
 
     def add(self, nll: Tensor, targets: Tensor) -> None:
@@ -50,7 +50,8 @@ def count_targets(batches: Sequence[Batch]) -> int:
 def objective(batch: Batch, meter: LossMeter, config: ObjectiveConfig, valid: int) -> Callable[[Tensor, Tensor], TokenLoss]:
     """The loss of one micro-batch as the model's objective: each target weighs `objective.weight` of its modality / valid."""
     targets = batch.targets.flatten()
-    per_modality = torch.tensor([config.weight.get(m, 1.0) for m in meter.names], device=targets.device)
+    # filled on the device: a tensor of a list would be a copy that waits for all work before it
+    per_modality = torch.cat([torch.full((1,), config.weight.get(m, 1.0), device=targets.device) for m in meter.names])
     weights = per_modality[meter.table[targets.clamp(min=0)]] / max(1, valid)
 
     def loss(hidden: Tensor, head: Tensor) -> TokenLoss:

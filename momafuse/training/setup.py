@@ -13,6 +13,7 @@ from momafuse.data.corpus import Corpus, Split
 from momafuse.data.loader import Loader
 from momafuse.data.packing import PackPlan
 from momafuse.errors import UserError
+from momafuse.kernels.experts import check_backend, leaves_sizes
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.parallel.checkpointing import apply_activation_checkpointing
@@ -78,6 +79,7 @@ def build_model(config: Config, v: Vocabulary, world: World) -> tuple[Transforme
     """
     t = config.trainer
     dtype = resolve_precision(t.precision, world.device)
+    check_backend(t.backend, world.device)
     if world.device.type == "cpu":
         keep_freed_memory()
     with torch.device("meta"):
@@ -86,7 +88,7 @@ def build_model(config: Config, v: Vocabulary, world: World) -> tuple[Transforme
     apply_precision(model, dtype)
     apply_activation_checkpointing(model, t.activation_checkpointing)
     if t.compile:
-        apply_compile(model)
+        apply_compile(model, ragged=leaves_sizes(t.backend, world.device))
     if world.mesh is not None:
         shard(model, world.mesh, dtype, torch.bfloat16 if t.reduce_dtype == "bf16" else torch.float32)
     model.to_empty(device=world.device)

@@ -56,6 +56,7 @@ BROKEN = {
     DEPTH.format(2, 9, 0.25, "true"): "model.depth.start=9: must name one of the 6 layers, 0 to 5",
     DEPTH.format(2, 0, 1.5, "true"): "model.depth.capacity=1.5: must be above 0 and at most 1, e.g. 0.25",
     DEPTH.format(2, 0, 0.25, "false") + "  trainer.backend=bmm": "trainer.backend=bmm: only the device knows the counts of",
+    DEPTH.format(2, 0, 0.25, "false") + "  trainer.backend=grouped_mm": "trainer.backend=grouped_mm: only the device knows",
     DEPTH.format(2, 0, 0.25, "false") + "  trainer.micro_batch=2  model.experts={all: 1}": "a multiple of router.pool=4",
     "optim.train=[]": "optim.train=[]: no parameter would learn; write ['*'] for all",
     "router.capacity_factor=0": "router.capacity_factor=0.0: must be greater than 0",
@@ -64,6 +65,7 @@ BROKEN = {
     "trainer.micro_batch=2": "trainer.micro_batch=2: must be a multiple of router.pool=4, e.g. 4",
     "trainer.micro_batch=12": "trainer.global_batch=16: must be a multiple of trainer.micro_batch=12, e.g. 12 or 24",
     "trainer.global_batch=8": "trainer.global_batch=8: must be a multiple of trainer.micro_batch=16, e.g. 16",
+    "trainer.backend=grouped_mm  model.ffn_multiple_of=4": "trainer.backend=grouped_mm: wants model.dim=256 and",
     "trainer.max_tokens=100": "trainer.max_tokens=100: is less than one step; at least 4096",
     "objective.weight.imgae=1": "objective.weight.imgae=1.0: no such modality; did you mean image?",
     "objective.weight.image=-1": "objective.weight.image=-1.0: must not be negative",
@@ -84,6 +86,7 @@ SOUND = (
     DEPTH.format(1, 0, 1, "true"),
     # what one network computes has constant sizes, whichever rows are kept
     DEPTH.format(2, 0, 0.25, "false") + "  model.experts={all: 1}  trainer.backend=bmm",
+    DEPTH.format(2, 0, 0.25, "false") + "  trainer.backend=triton",  # its kernels read counts on the device
     # kept rows are chosen within a sequence: no pool to respect
     DEPTH.format(2, 0, 0.25, "true") + "  model.experts={all: 1}  trainer.micro_batch=2",
     "model.n_heads=128",
@@ -92,6 +95,7 @@ SOUND = (
     "trainer.micro_batch=6  trainer.global_batch=12  model.experts={all: 1}",
     "trainer.micro_batch=1  model.experts={text: 1, image: 1}",
     "trainer.max_tokens=4096",
+    "trainer.backend=grouped_mm  model.ffn_multiple_of=8",
     "trainer.max_steps=1",  # shorter than the warm-up: a try, and the same command with more steps goes on
     "trainer.eval_every=0  checkpoint.every=0",
     "checkpoint.every=50  checkpoint.keep_every=150",

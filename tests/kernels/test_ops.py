@@ -18,6 +18,7 @@ from tests.kernels.test_experts import loop
 
 OPS = torch.ops.momafuse
 SHAPES = [(2, 5, 3), (1, 4, 6), (2, 3, 0)]  # (experts, width, places of each) of three groups
+COUNTS = [e * c for e, _, c in SHAPES]
 D, ROWS = 4, 6
 
 
@@ -34,20 +35,20 @@ def test_the_expert_op_keeps_to_the_rules_of_torch(gated, frozen):
         for w in stacks[::2]:
             w.requires_grad_(False)
     by_row, starts = places_by_row(plan.slots, plan.rows.numel())
-    args = (x, plan.rows, by_row, starts, plan.weights, stacks, [c for _, _, c in SHAPES])
+    args = (x, plan.rows, by_row, starts, plan.weights, stacks, COUNTS, None)
     torch.library.opcheck(OPS.experts_bmm.default, args)
 
 
 def test_the_expert_op_without_a_plan_keeps_to_the_rules_of_torch():
     x, _, groups = test_experts.make_case([(1, 5, ROWS)], D, ROWS, seed=0)
-    torch.library.opcheck(OPS.experts_bmm.default, (x, None, None, None, None, stacks_of(groups), [ROWS]))
+    torch.library.opcheck(OPS.experts_bmm.default, (x, None, None, None, None, stacks_of(groups), [ROWS], None))
 
 
 def test_the_expert_op_by_modality_keeps_to_the_rules_of_torch():
     """Every row in one place: no beginnings of rows."""
     x, _, groups = test_experts.make_case([(1, 5, 2), (1, 3, 4)], D, ROWS, seed=0)
     rows = torch.tensor([5, 0, 1, 4, 2, 3])
-    args = (x, rows, rows.argsort(), None, None, stacks_of(groups), [2, 4])
+    args = (x, rows, rows.argsort(), None, None, stacks_of(groups), [2, 4], None)
     torch.library.opcheck(OPS.experts_bmm.default, args)
 
 
@@ -62,12 +63,12 @@ def test_the_linear_op_keeps_to_the_rules_of_torch(frozen):
 def test_the_backward_of_the_expert_op_keeps_to_them_too(gated):
     x, plan, groups = test_experts.make_case(SHAPES, D, ROWS, seed=0, gated=gated)
     by_row, starts = places_by_row(plan.slots, plan.rows.numel())
-    stacks, places = [w.detach() for w in stacks_of(groups)], [c for _, _, c in SHAPES]
+    stacks = [w.detach() for w in stacks_of(groups)]
     weights = None if plan.weights is None else plan.weights.detach()
-    kept = OPS.experts_bmm(x.detach(), plan.rows, by_row, starts, weights, stacks, places)[1]
+    kept = OPS.experts_bmm(x.detach(), plan.rows, by_row, starts, weights, stacks, COUNTS, None)[1]
     ab, xs, ys = kept[:6], kept[6], kept[7] if gated else None
     needed = [True, False, True] * 3
-    args = (torch.ones_like(x).detach(), xs, ys, plan.rows, by_row, starts, weights, stacks, ab, places, needed)
+    args = (torch.ones_like(x).detach(), xs, ys, plan.rows, by_row, starts, weights, stacks, ab, COUNTS, None, needed)
     torch.library.opcheck(OPS.experts_bmm_backward.default, args)
 
 

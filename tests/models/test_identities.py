@@ -196,3 +196,30 @@ def test_every_backend_is_the_same_function(experts, untie, depth):
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     for path, g in wanted.items():
         torch.testing.assert_close(mine[path], g, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["triton", "grouped_mm"])
+@pytest.mark.parametrize(
+    ("experts", "untie", "depth"),
+    [
+        ({"text": 3, "image": 1}, EVERYTHING, None),
+        ({"text": 1, "image": 1, "shared": 1}, (), DepthConfig(2, 0, 0.5, True)),
+        ({"text": 2, "image": 2}, ("qkv",), DepthConfig(2, 0, 0.5, False)),
+    ],
+    ids=["untied", "shared_in_depth", "counts_on_the_device"],
+)
+def test_backends_that_do_not_multiply_in_float64(experts, untie, depth, backend):
+    """In fp32, on the CPU: Triton's kernels in its interpreter."""
+    batch = make_batch(4, (8, 8))
+
+    def run(backend):
+        return loss_and_gradients(shaken(make_model(experts, backend=backend, untie=untie, depth=depth)), batch)
+
+    if depth is not None and not depth.per_modality and backend == "grouped_mm":
+        with pytest.raises(ValueError, match="only the device knows"):
+            run(backend)
+        return
+    (a, wanted), (b, mine) = run("reference"), run(backend)
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    for path, g in wanted.items():
+        torch.testing.assert_close(mine[path], g, rtol=0, atol=1e-4 * max(1, float(g.abs().max())))

@@ -83,3 +83,15 @@ def test_depth_over_the_pool_compiles_where_one_network_serves_all():
 def test_what_only_the_device_knows_is_refused():
     with pytest.raises(UserError, match=r"trainer\.compile=true: .*per_modality"):
         apply_compile(member("mod_moma_4t4i", "model.depth.per_modality=false"))
+
+
+@pytest.mark.parametrize("mode", ["none", pytest.param("full", marks=pytest.mark.slow)])
+def test_kernels_of_our_own_leave_counts_on_the_device(mode):
+    """In Triton's interpreter: one graph, also where only the device knows how many rows an expert takes."""
+    words = ("mod_moma_4t4i", "model.depth.per_modality=false", "model.n_layers=1", "trainer.backend=triton")
+    model = member(*words)
+    apply_activation_checkpointing(model, mode)
+    apply_compile(model, backend="aot_eager", ragged=True)
+    losses = train(model, 1, compiled=True)
+    assert not counters["graph_break"]
+    assert losses == train(member(*words), 1, compiled=False)

@@ -186,6 +186,13 @@ def test_what_only_the_device_knows_is_not_known_before(words: tuple[str, ...]) 
     assert memory.weights == fake(configured("+experiment=mod_moma_4t4i")).weights
 
 
+def test_kernels_that_leave_counts_on_the_device_are_known_before() -> None:
+    config = configured("+experiment=mod_moma_4t4i", "model.depth.per_modality=false", "trainer.backend=triton")
+    memory = fake(config)
+    assert memory.activations is not None
+    assert memory.peak is not None
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scaled", [True, False])
 def test_the_fused_norm_has_the_shapes_of_the_real_one(dtype: torch.dtype, scaled: bool) -> None:

@@ -15,6 +15,8 @@ def test_it_prints_the_documented_json():
     result = json.loads(subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout)
     assert result["dense"]["ratio"] == result["dense"]["blocks_ratio"] == 1.0
     assert result["moma_2t2i"]["seconds"] > 0
+    assert result["moma_2t2i"]["tokens_per_second"] > 0
+    assert result["moma_2t2i"]["tflops"] > 0
     assert result["dtype"] == "float32"
 
 

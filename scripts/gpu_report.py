@@ -1,0 +1,134 @@
+"""Makes docs/results/gpu_NAME.md and .json of what scripts/gpu_check.sh left in a folder.
+
+    python scripts/gpu_report.py runs/gpu_check [NAME]
+
+A part without a result is reported as not measured, with its exit code (124: it ran out of its time).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+STEPS = ("90m", "435m")
+PEAK = 8192  # rows and columns of the product that shows what the device can do
+FACTS = ("device", "dtype", "threads", "rounds", "torch")
+
+
+def peak_tflops() -> float | None:
+    """TFLOP/s of the best of ten large bf16 products of torch; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    a = torch.randn(PEAK, PEAK, device="cuda").bfloat16()
+    times = []
+    for _ in range(13):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        a @ a
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return 2 * PEAK**3 / min(times[3:]) / 1e12
+
+
+def read(folder: Path, part: str) -> dict[str, Any]:
+    """The exit code of a part, the last line of its output, and its JSON if it wrote some."""
+    code, text = folder / f"{part}.code", folder / f"{part}.txt"
+    if not code.exists():
+        return {"code": None, "last": "not run", "json": None}
+    lines = text.read_text(errors="replace")
+    written = folder / f"{part}.json"
+    found = written.read_text() if written.exists() else lines[lines.find("{") :]
+    try:
+        result = json.loads(found)
+    except json.JSONDecodeError:
+        result = None
+    return {"code": int(code.read_text()), "last": lines.strip().splitlines()[-1:], "json": result}
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    parts = {p: read(folder, p) for p in ("tests", "sanitizer", "experts", *(f"step_{s}" for s in STEPS))}
+    cuda = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if cuda else "no GPU"
+    return {"device": device, "torch": torch.__version__, "cuda": torch.version.cuda, "peak_tflops": peak_tflops()} | parts
+
+
+def outcome(part: dict[str, Any]) -> str:
+    return f"not measured (exit code {part['code']}): {part['last']}"
+
+
+def experts_section(part: dict[str, Any]) -> list[str]:
+    if part["json"] is None:
+        return [outcome(part)]
+    rows = part["json"]["rows"]
+    lines = ["| D | F | experts | skew | backend | forward ms | backward ms | TFLOP/s | to dense | with router |"]
+    lines.append("|" + "---|" * 10)
+    for r in rows:
+        flops = 18 * r["rows"] * r["dim"] * r["ffn"] / (r["forward_ms"] + r["backward_ms"]) / 1e9
+        cells = [r["dim"], r["ffn"], r["experts"], r["skew"], r["backend"], r["forward_ms"], r["backward_ms"], f"{flops:.0f}"]
+        lines.append("| " + " | ".join(map(str, [*cells, r["ratio_to_dense"], r["layer_ratio_to_dense"] or ""])) + " |")
+    return [*lines, "", "Where another backend is ahead of `triton`:", *(slower(rows) or ["nowhere."])]
+
+
+def slower(rows: list[dict[str, Any]]) -> list[str]:
+    """The shapes where another way to multiply experts is faster than triton."""
+    key = ("dim", "ffn", "experts", "skew", "dtype")
+    triton = {tuple(r[k] for k in key): r["ratio_to_dense"] for r in rows if r["backend"] == "triton"}
+    sparse = [r for r in rows if not r["backend"].startswith("dense")]
+    ahead = [r for r in sparse if r["ratio_to_dense"] < triton.get(tuple(r[k] for k in key), 0)]
+    return [
+        f"- D {r['dim']}, F {r['ffn']}, {r['experts']} experts, skew {r['skew']}: {r['backend']} {r['ratio_to_dense']} against "
+        f"{triton[tuple(r[k] for k in key)]}"
+        for r in ahead
+    ]
+
+
+def step_section(part: dict[str, Any], peak: float | None) -> list[str]:
+    if part["json"] is None:
+        return [outcome(part)]
+    lines = ["| member | seconds | to dense | blocks to dense | tokens/s | TFLOP/s | MFU of the peak above |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for name, r in part["json"].items():
+        if name not in FACTS:
+            mfu = f"{r['tflops'] / peak:.1%}" if peak else "not measured"
+            cells = [name, r["seconds"], r["ratio"], r["blocks_ratio"], r["tokens_per_second"], r["tflops"], mfu]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def render(facts: dict[str, Any]) -> str:
+    peak = facts["peak_tflops"]
+    lines = [f"# {facts['device']}", "", "Made by `scripts/gpu_check.sh`; nothing here was written by hand.", ""]
+    lines += [f"torch {facts['torch']}, CUDA {facts['cuda']}, bf16. A product of {PEAK} x {PEAK} matrices through torch: "]
+    lines[-1] += f"{peak:.0f} TFLOP/s." if peak else "not measured."
+    lines += ["", "## Tests", f"- `pytest -m gpu`: {facts['tests']['last']}, exit code {facts['tests']['code']}"]
+    lines += [f"- compute-sanitizer: {facts['sanitizer']['last']}, exit code {facts['sanitizer']['code']}", ""]
+    lines += ["## The expert op", "16,384 rows, two groups; ratios of forward and backward together, paired.", ""]
+    lines += [*experts_section(facts["experts"]), ""]
+    for size in STEPS:
+        lines += [f"## A training step, {size}", *step_section(facts[f"step_{size}"], peak), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("name", nargs="?", default=None, help="of the results; default: that of the GPU")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "docs/results")
+    args = parser.parse_args()
+    facts = collect(args.folder)
+    name = re.sub(r"[^a-z0-9]+", "_", (args.name or facts["device"]).lower()).strip("_")
+    path = args.results / f"gpu_{name}"
+    path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    path.with_suffix(".md").write_text(render(facts))
+    print(path.with_suffix(".md"))
+
+
+if __name__ == "__main__":
+    main()

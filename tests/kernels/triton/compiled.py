@@ -1,0 +1,125 @@
+"""Compiles every kernel to machine code for an architecture, without a GPU, and says what became of it.
+
+    python -m tests.kernels.triton.compiled 80 bfloat16 8192 1024 2816       capability, dtype, R, D, F of each group
+
+One JSON line a kernel.
+
+The launch code is the real one: only the driver, which names the device, and the start itself are put in its place. So what is
+compiled has the tiles, constants, alignments and masks of a step. A process of its own, for the tests' is the interpreter's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+from momafuse.kernels.triton import launch
+
+SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that one program may have
+INSTRUCTIONS = {"mma": r"\bmma\.sync", "wgmma": r"\bwgmma\.mma_async", "cp_async": r"\bcp\.async\.c[ag]\.shared"}
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+
+
+def describe(name: str, kernel) -> dict:
+    """Registers and stack (spills stand there) as the assembler reports them, bytes of shared memory, instructions."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [TOOLS / "cuobjdump", "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    used = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage))
+    ptx = kernel.asm["ptx"]
+    return {
+        "kernel": name,
+        "registers": int(used["REG"]),
+        "spilled": int(used["STACK"]) + int(used["LOCAL"]),
+        "shared": kernel.metadata.shared,
+        "warps": kernel.metadata.num_warps,
+        **{what: len(re.findall(pattern, ptx)) for what, pattern in INSTRUCTIONS.items()},
+    }
+
+
+class Compiled:
+    """Stands where triton's kernels are launched: compiles for `capability` instead, and keeps what came out."""
+
+    def __init__(self, capability: int) -> None:
+        driver = SimpleNamespace(
+            get_current_target=lambda: GPUTarget("cuda", capability, 32), get_current_device=lambda: 0,
+            get_current_stream=lambda device: 0,
+        )  # fmt: skip
+        triton.runtime.driver.set_active(driver)
+        launch.capability = lambda device: capability
+        self.kernels: dict[str, dict] = {}
+        self.names: Counter[str] = Counter()
+        for name in ("up_kernel", "slope_kernel", "rows_kernel", "weights_kernel", "combine_kernel"):
+            setattr(launch.products, name, self._in_place_of(getattr(launch.products, name)))
+
+    def _in_place_of(self, kernel):
+        outer = self
+
+        class Instead:
+            def __getitem__(self, grid):
+                def start(*args, **constants):
+                    name = kernel.__name__
+                    flags = [k for k in ("GATHER", "SCATTER", "TWO", "TRANSPOSED", "GATHER_X", "GATHER_Y") if constants.get(k)]
+                    full = " ".join([name, *flags])
+                    outer.names[full] += 1
+                    if outer.names[full] > 1:
+                        full += f" #{outer.names[full]}"
+                    outer.kernels[full] = describe(full, kernel.run(*args, grid=grid, warmup=True, **constants))
+
+                return start
+
+        return Instead()
+
+
+def every_kernel(dtype: torch.dtype, d: int, widths: list[int], places: int, experts: int = 4) -> None:
+    """All launches of the two ops, for groups of `experts` experts; nothing is computed."""
+
+    def empty(*shape):
+        return torch.empty(*shape, dtype=dtype)
+
+    e = experts * len(widths)
+    layout = launch.Layout(torch.zeros(e + 1, dtype=torch.int64), (experts,) * len(widths), places)
+    rows, slots = torch.zeros(places, dtype=torch.int64), torch.zeros(places, 4, dtype=torch.int64)
+    weights = torch.zeros(places)
+    x = empty(places, d)
+    gates, ups = ([empty(experts, d, f) for f in widths] for _ in range(2))
+    downs = [empty(experts, f, d) for f in widths]
+    a, b, h = launch.up(x, rows, layout, gates, ups, keep=True)
+    launch.rows_times(h, layout, downs, x, rows, transposed=False)
+    launch.rows_times(h, layout, downs, x, rows, transposed=False, scatter=True)
+    launch.combine(x, slots, weights)
+    launch.combine(x, slots, None)
+    launch.slope(x, rows, layout, downs, a, b, weights)
+    launch.slope(x, rows, layout, downs, a, b, None)
+    launch.rows_times(a, layout, gates, x, rows, transposed=True, second=(b, ups))
+    launch.weights_of(x, a, layout, rows, gates, [True] * len(widths), gather="x")
+    launch.weights_of(h, x, layout, rows, downs, [True] * len(widths), gather="y")
+    square = [empty(1, d, d) for _ in range(2)]
+    pair = launch.Layout(torch.zeros(3, dtype=torch.int64), (1, 1), places)
+    launch.rows_times(x, pair, square, x, rows, transposed=True, gather=True, scatter=True)
+    launch.rows_times(x, pair, square, x, rows, transposed=False, gather=True, scatter=True)
+
+
+def main() -> None:
+    capability, dtype, places, d, *widths = sys.argv[1:]
+    compiled = Compiled(int(capability))
+    every_kernel(getattr(torch, dtype), int(d), [int(w) for w in widths], int(places))
+    for kernel in compiled.kernels.values():
+        print(json.dumps(kernel))
+
+
+if __name__ == "__main__":
+    main()
