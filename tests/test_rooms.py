@@ -9,10 +9,10 @@ import momafuse
 
 PACKAGE = Path(momafuse.__file__).parent
 ROOMS = (
-    "training", "parallel", "checkpoint", "objectives", "reports", "models", "data", "config", "tokens", "vision", "routing",
-    "kernels", "world", "ending", "files", "errors",
+    "evaluation", "training", "parallel", "checkpoint", "objectives", "reports", "models", "data", "config", "tokens", "vision",
+    "routing", "kernels", "world", "ending", "files", "errors",
 )  # fmt: skip
-ENTRY_POINTS = {"train", "prepare", "train_tokenizer", "describe"}
+ENTRY_POINTS = {"train", "prepare", "train_tokenizer", "describe", "lm_eval"}
 
 
 def imported(path: Path) -> set[str]:
