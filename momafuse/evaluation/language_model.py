@@ -89,20 +89,19 @@ class LanguageModel:
         at = counted.to(self.device)
         likely, greedy = self._forward(batch, at.flatten().nonzero()[:, 0], batch.targets[at])
         parts = [count for _, count in rows]
-        pairs = zip(likely.double().cpu().split(parts), greedy.cpu().split(parts), strict=True)
+        pairs = zip(torch.split(likely.double().cpu(), parts), torch.split(greedy.cpu(), parts), strict=True)
         return [(float(part.sum()), bool(best.all())) for part, best in pairs]
 
     def _forward(self, batch: Batch, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood (n,) of the targets (n,) after these rows (n,), and whether each is the most likely id (n,)."""
 
         def judge(hidden: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
-            found = []
+            likely, best = [], []
             step = max(1, CHUNK_ELEMENTS // head.shape[0])
-            for part, wanted in zip(hidden[rows].split(step), targets.split(step), strict=True):
+            for part, wanted in zip(torch.split(hidden[rows], step), torch.split(targets, step), strict=True):
                 logits = (part @ head.t()).float()
-                likely = torch.log_softmax(logits, -1).gather(1, wanted[:, None])[:, 0]
-                found.append((likely, logits.argmax(-1) == wanted))
-            likely, best = zip(*found, strict=True)
+                likely.append(torch.log_softmax(logits, -1).gather(1, wanted[:, None])[:, 0])
+                best.append(logits.argmax(-1) == wanted)
             return torch.cat(likely), torch.cat(best)
 
         causal = {"routing": "causal"} if self.model.routes else {}  # without routers nothing looks ahead
