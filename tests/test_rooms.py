@@ -12,7 +12,7 @@ ROOMS = (
     "launch", "evaluation", "training", "parallel", "checkpoint", "objectives", "reports", "models", "data", "config", "tokens",
     "vision", "routing", "kernels", "world", "ending", "files", "preemption", "errors",
 )  # fmt: skip
-ENTRY_POINTS = {"train", "prepare", "train_tokenizer", "describe", "evaluate"}
+ENTRY_POINTS = {"train", "prepare", "train_tokenizer", "describe", "evaluate", "lm_eval"}
 
 
 def imported(path: Path) -> set[str]:

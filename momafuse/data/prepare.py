@@ -204,8 +204,9 @@ def _begin(aside: Path, plan: dict[str, Any]) -> None:
 def _finish(aside: Path, config: Config, sources: dict[str, Source], encoder: Encoder, rejects: list[dict[str, str]]) -> None:
     """Assembles the splits and writes the manifest last."""
     splits = assemble(aside, list(sources), encoder.vocabulary)
+    evaluation = all(source.held_out_only for source in sources.values())
     for split, facts in splits.items():
-        if not facts["documents"]:
+        if not facts["documents"] and not (split == "train" and evaluation):
             remedy = "give it more documents" if split == "validation" else "all documents are held out or rejected"
             raise UserError(f"data.sources: no {split} documents; {remedy}")
     write_lines(aside / "rejects.jsonl", rejects)

@@ -4,7 +4,7 @@ shipped ones.
 
 from __future__ import annotations
 
-from momafuse.data.sources import captioned_folder, conversations, starter, text_files
+from momafuse.data.sources import annotated_pictures, captioned_folder, conversations, obelics, starter, text_files
 from momafuse.data.sources.registry import (
     FEATURE_NAMES,
     Item,
@@ -12,6 +12,7 @@ from momafuse.data.sources.registry import (
     Source,
     features,
     held_out,
+    in_memory,
     open_source,
     register,
     split_of,
@@ -22,10 +23,13 @@ __all__ = [
     "Item",
     "Picture",
     "Source",
+    "annotated_pictures",
     "captioned_folder",
     "conversations",
     "features",
     "held_out",
+    "in_memory",
+    "obelics",
     "open_source",
     "register",
     "split_of",

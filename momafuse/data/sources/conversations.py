@@ -35,7 +35,7 @@ def conversations(config: SourceConfig) -> Source:
     """Conversations in the order of the paths. Raises UserError where `path` holds none or several kinds of files."""
     path, paths = user_folder(config), row_files(config, "messages", _KINDS)
     folder = path.parent if path.is_file() else path
-    dataset = open_rows(config, paths, "messages", partial(_document, folder))
+    dataset = open_rows(config, paths, ["messages"], partial(_document, folder))
     return Source(dataset, folder_fingerprint(all_files(path), folder))
 
 

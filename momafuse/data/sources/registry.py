@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,10 +51,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """`dataset`: datasets.Dataset or IterableDataset with `features()`; `fingerprint` changes when its content does."""
+    """`dataset`: datasets.Dataset or IterableDataset with `features()`; `fingerprint` changes when its content does.
+
+    `held_out_only`: it has no training documents, on purpose, so that a corpus of such sources is for evaluation alone.
+    """
 
     dataset: Any
     fingerprint: str
+    held_out_only: bool = field(default=False, kw_only=True)
 
     @property
     def documents(self) -> int | None:
@@ -101,6 +105,17 @@ def features() -> Any:
 
     segment = {"text": Value("string"), "image": Image(decode=False), "given": Value("bool")}
     return Features({"key": Value("string"), "split": Value("string"), "segments": List(segment)})
+
+
+def in_memory(rows: Iterable[tuple[str, str, list[dict[str, Any]]]]) -> Any:
+    """A datasets.Dataset of rows (key, split, segments) in the order of a hash of their keys: neighbours sample everything."""
+    import pyarrow as pa
+    from datasets import Dataset, DatasetInfo
+
+    ordered = sorted(rows, key=lambda row: hashlib.sha256(row[0].encode()).digest())
+    columns = {name: [row[n] for row in ordered] for n, name in enumerate(FEATURE_NAMES)}
+    table = pa.table(columns, schema=features().arrow_schema)  # ten times faster than Dataset.from_dict
+    return Dataset(table, DatasetInfo(features=features()))
 
 
 def held_out(key: str) -> bool:

@@ -1,6 +1,6 @@
-"""A user's files as one stream of documents through `datasets`: what text_files and conversations have in common.
+"""A user's files as one stream of documents through `datasets`: what text_files, conversations and obelics have in common.
 
-`.jsonl` and `.parquet` hold a document a row in one column, `.txt` a document a file; one folder holds one kind of file,
+`.jsonl` and `.parquet` hold a document a row in named columns, `.txt` a document a file; one folder holds one kind of file,
 sub-folders too. A document's key is the hash of its content: repeats fall on one side of the split, and adding a file
 moves no other document. Decodes no pictures.
 """
@@ -21,8 +21,8 @@ from momafuse.data.sources.registry import FEATURE_NAMES, features, split_of, us
 from momafuse.errors import UserError
 
 Segments = list[dict[str, Any]]
-# A row's value -> the content that its key is a hash of, and its segments; None: left out. ValueError where it is wrong.
-Document = Callable[[Any], tuple[str, Segments] | None]
+# A row's values -> the content that its key is a hash of, and its segments; None: left out. ValueError where it is wrong.
+Document = Callable[..., tuple[str, Segments] | None]
 
 # The `json` loader of datasets wants the same columns in every line of every file, so lines are parsed here.
 _LOADERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,7 +39,7 @@ def row_files(config: SourceConfig, column: str, suffixes: Sequence[str]) -> lis
     kinds = sorted({p.suffix for p in paths})
     if len(kinds) != 1:
         held = f"files of several kinds ({', '.join(kinds)})" if kinds else f"no {column}"
-        known = f"{', of '.join(suffixes[:-1])} or of {suffixes[-1]}"
+        known = " or of ".join(filter(None, [", of ".join(suffixes[:-1]), suffixes[-1]]))
         raise UserError(f"path={config.path}: {held} here; give a folder of {known} files")
     return paths
 
@@ -49,25 +49,28 @@ def all_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
 
 
-def open_rows(config: SourceConfig, paths: Sequence[Path], column: str, document: Document) -> Any:
-    """A streamed dataset with `features()`, in the order of `paths`. Raises UserError where the first row cannot be read."""
+def open_rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str], document: Document) -> Any:
+    """A streamed dataset with `features()`, in the order of `paths`; `document` takes a row's values of `columns`.
+
+    Raises UserError where the first row cannot be read.
+    """
     import datasets
 
     lines = paths[0].suffix == ".jsonl"
     loader, options = _LOADERS[paths[0].suffix]
-    loaded_as = column if loader == "parquet" else "text"
-    options = options or {"columns": [column]}
-    rows = partial(_rows, values=loaded_as, read=partial(_read_line, column, document) if lines else document)
+    loaded_as = list(columns) if loader == "parquet" else ["text"]
+    options = options or {"columns": loaded_as}
+    rows = partial(_rows, values=loaded_as, read=partial(_read_line, columns, document) if lines else document)
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # local files are nobody else's business
     with tempfile.TemporaryDirectory() as cache:
         try:
             names = [str(p) for p in paths]
             loaded = datasets.load_dataset(loader, data_files=names, split="train", streaming=True, cache_dir=cache, **options)
-            dataset = loaded.map(rows, batched=True, with_indices=True, remove_columns=[loaded_as], features=features())
+            dataset = loaded.map(rows, batched=True, with_indices=True, remove_columns=loaded_as, features=features())
             next(iter(dataset), None)  # what is wrong with all of the data shows here
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"path={config.path}: cannot read a column {column} from the files: {reason}") from error
+            wanted, reason = " or ".join(columns), " ".join(str(error).split())
+            raise UserError(f"path={config.path}: cannot read a column {wanted} from the files: {reason}") from error
     return dataset
 
 
@@ -76,11 +79,11 @@ def unicode_text(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
-def _rows(batch: dict[str, list[Any]], numbers: list[int], values: str, read: Document) -> dict[str, list[Any]]:
+def _rows(batch: dict[str, list[Any]], numbers: list[int], values: list[str], read: Document) -> dict[str, list[Any]]:
     made: dict[str, list[Any]] = {name: [] for name in FEATURE_NAMES}
-    for number, value in zip(numbers, batch[values], strict=True):
+    for number, *row in zip(numbers, *(batch[name] for name in values), strict=True):
         try:
-            document = read(value)
+            document = read(*row)
         except ValueError as error:
             raise ValueError(f"row {number + 1}: {error}") from error
         if document is not None:
@@ -91,10 +94,11 @@ def _rows(batch: dict[str, list[Any]], numbers: list[int], values: str, read: Do
     return made
 
 
-def _read_line(column: str, document: Document, line: str) -> tuple[str, Segments] | None:
+def _read_line(columns: Sequence[str], document: Document, line: str) -> tuple[str, Segments] | None:
     if not line.strip():
         return None
     row = json.loads(line)
-    if not isinstance(row, dict) or column not in row:
-        raise ValueError(f'a line without "{column}": {line[:60]}')
-    return document(row[column])
+    for column in columns:
+        if not isinstance(row, dict) or column not in row:
+            raise ValueError(f'a line without "{column}": {line[:60]}')
+    return document(*(row[column] for column in columns))

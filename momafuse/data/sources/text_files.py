@@ -18,7 +18,7 @@ _KINDS = (".txt", ".jsonl", ".parquet")
 def text_files(config: SourceConfig) -> Source:
     """Text documents in the order of the paths. Raises UserError where `path` holds none or several kinds of files."""
     path, paths = user_folder(config), row_files(config, "text", _KINDS)
-    dataset = open_rows(config, paths, "text", _document)
+    dataset = open_rows(config, paths, ["text"], _document)
     return Source(dataset, folder_fingerprint(paths, path.parent if path.is_file() else path))
 
 

@@ -1,0 +1,136 @@
+"""A trained run as a plain language model: log-likelihoods of texts, one text a sequence, under causal routing.
+
+    log p(continuation | context) = sum_i log softmax(head h_(i - 1))[x_i],   x = bos, context, continuation
+
+The softmax is over all ids, those of pictures too, as in training. What is longer than the run's sequences loses its
+beginning. Texts of one forward pass are padded at
+their ends, which no earlier row sees. Does not know any benchmark (harness.py) and samples nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from momafuse.checkpoint import store
+from momafuse.config.compose import load_config
+from momafuse.config.schema import Config
+from momafuse.data.batch import Batch
+from momafuse.errors import UserError
+from momafuse.models.transformer import Transformer
+from momafuse.parallel.precision import resolve_device
+from momafuse.routing.auxiliary import Routing
+from momafuse.tokens.text import TextTokenizer
+from momafuse.tokens.vocabulary import Vocabulary
+from momafuse.training.setup import build_model
+from momafuse.vision.tokenizer import ImageTokenizer
+from momafuse.world import World
+
+Score = tuple[float, bool]  # log-likelihood in nats; whether every token was the most likely one
+CHUNK_ELEMENTS = 1 << 23  # logits at once: 32 MiB in fp32
+
+
+class LanguageModel:
+    """`length`: tokens of a sequence at most."""
+
+    def __init__(self, model: Transformer, tokenizer: TextTokenizer, vocabulary: Vocabulary, length: int) -> None:
+        self.model, self.tokenizer, self.vocabulary, self.length = model.eval(), tokenizer, vocabulary, length
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def load(cls, run: str, device: Literal["auto", "cpu", "cuda"] = "auto") -> LanguageModel:
+        """The newest checkpoint of a run folder, or the checkpoint that `run` names.
+
+        Raises UserError where there is none, and for a model whose routers see the future and that has no auxiliary ones.
+        """
+        checkpoint = store.find(Path(run).expanduser())
+        config = load_config(checkpoint / "config.yaml")
+        text, image = TextTokenizer.load(config.tokenizer.text), ImageTokenizer.load(config.tokenizer.image)
+        vocabulary = Vocabulary.build(image.codes, image.block, text.pieces)
+        store.verify(checkpoint)
+        world = World(0, 1, resolve_device(device), None, None)
+        model, _ = build_model(_plain(config), vocabulary, world)
+        if model.routes and not config.router.auxiliary:
+            train = f"python -m momafuse.train +experiment=aux_routers model_from={run}"
+            raise UserError(f"run={run}: has no auxiliary routers, without which it sees the future; train them: {train}")
+        store.load(checkpoint, model, None, world)
+        return cls(model, text, vocabulary, config.data.sequence_length)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, without `bos`."""
+        first = self.vocabulary.modality("text").first
+        return [first + int(piece) for piece in self.tokenizer.encode([text])[0]]
+
+    def scores(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch: int = 8) -> Iterator[tuple[int, Score]]:
+        """Number and score of each (context, continuation) of ids, the longest ones first, `batch` in a forward pass.
+
+        A context begins with `bos` unless it goes on with a document. Raises UserError where a continuation does not fit
+        into a sequence.
+        """
+        if (longest := max((len(continuation) for _, continuation in pairs), default=0)) > self.length:
+            raise UserError(f"a text of {longest} tokens is to be scored, but this run's sequences have {self.length}")
+        rows = [[*context, *continuation][-self.length - 1 :] for context, continuation in pairs]
+        order = sorted(range(len(rows)), key=lambda n: -len(rows[n]))  # what is too much for memory shows at once
+        for at in range(0, len(order), batch):
+            numbers = order[at : at + batch]
+            yield from zip(numbers, self._score([(rows[n], len(pairs[n][1])) for n in numbers]), strict=True)
+
+    @torch.no_grad()
+    def _score(self, rows: Sequence[tuple[list[int], int]]) -> list[Score]:
+        """Rows of ids, and how many of their last ones count."""
+        batch = text_batch([ids for ids, _ in rows], self.vocabulary).to(self.device)
+        counted = torch.zeros(batch.shape, dtype=torch.bool)
+        for n, (ids, count) in enumerate(rows):
+            counted[n, len(ids) - 1 - count : len(ids) - 1] = True
+        at = counted.to(self.device)
+        likely, greedy = self._forward(batch, at.flatten().nonzero()[:, 0], batch.targets[at])
+        parts = [count for _, count in rows]
+        pairs = zip(torch.split(likely.double().cpu(), parts), torch.split(greedy.cpu(), parts), strict=True)
+        return [(float(part.sum()), bool(best.all())) for part, best in pairs]
+
+    def _forward(self, batch: Batch, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-likelihood (n,) of the targets (n,) after these rows (n,), and whether each is the most likely id (n,)."""
+
+        def judge(hidden: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+            likely, best = [], []
+            step = max(1, CHUNK_ELEMENTS // head.shape[0])
+            for part, wanted in zip(torch.split(hidden[rows], step), torch.split(targets, step), strict=True):
+                logits = (part @ head.t()).float()
+                likely.append(torch.log_softmax(logits, -1).gather(1, wanted[:, None])[:, 0])
+                best.append(logits.argmax(-1) == wanted)
+            return torch.cat(likely), torch.cat(best)
+
+        routing: Routing = "causal" if self.model.routes else "training"  # without routers nothing looks ahead
+        found: tuple[Tensor, Tensor] = self.model(batch, judge, routing=routing)[0]
+        return found
+
+
+def text_batch(rows: Sequence[Sequence[int]], v: Vocabulary) -> Batch:
+    """Rows of text ids, each of at least two, as sequences of one document: inputs are all but the last of a row, targets
+    all but the first. They are padded at the end to one length S, text tokens as well: budget (S, 0, ...)."""
+    s = max(len(ids) for ids in rows) - 1
+    tokens = torch.full((len(rows), s), v.specials.pad)
+    targets = torch.full((len(rows), s), -1)
+    for n, ids in enumerate(rows):
+        tokens[n, : len(ids) - 1], targets[n, : len(ids) - 1] = torch.tensor(ids[:-1]), torch.tensor(ids[1:])
+    return Batch(
+        tokens=tokens,
+        targets=targets,
+        modality=torch.zeros(tokens.shape, dtype=torch.uint8),
+        document=torch.zeros(tokens.shape, dtype=torch.int32),
+        position=torch.arange(s, dtype=torch.int32).repeat(len(rows), 1),
+        sequence=torch.arange(len(rows)),
+        order=torch.arange(tokens.numel()),
+        budget=(s, *(0 for _ in v.names[1:])),
+    )
+
+
+def _plain(config: Config) -> Config:
+    """With nothing that only training needs."""
+    trainer = replace(config.trainer, activation_checkpointing="none", compile=False, backend="auto")
+    return replace(config, trainer=trainer)
