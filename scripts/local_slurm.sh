@@ -68,8 +68,8 @@ END
     for node in $(seq "$2"); do
         echo "NodeName=node$node NodeHostname=$host NodeAddr=127.0.0.1 Port=$(free_port) CPUs=4 State=UNKNOWN"
     done
-    echo "PartitionName=debug Nodes=ALL Default=YES MaxTime=2:00:00 PriorityTier=1 GraceTime=60 State=UP"
-    echo "PartitionName=urgent Nodes=ALL MaxTime=2:00:00 PriorityTier=2 State=UP"
+    echo "PartitionName=debug Nodes=ALL Default=YES MaxTime=2-0 PriorityTier=1 GraceTime=60 State=UP"
+    echo "PartitionName=urgent Nodes=ALL MaxTime=2-0 PriorityTier=2 State=UP"
 }
 
 start() { # FOLDER NODES

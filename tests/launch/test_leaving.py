@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def train_again(corpus: Path, root: Path, warn: str | None = None, ranks: int = 
     environment = os.environ | ({"WARN": warn} if warn else {}) | ({"WARN_RANK": rank} if rank else {})
     done = subprocess.run([sys.executable, *launcher, *command], cwd=TOP, env=environment, capture_output=True, text=True)
     if ranks > 1 and done.returncode:
-        codes = {int(word.split(":")[1]) for word in done.stderr.splitlines() if word.strip().startswith("exitcode")} - {-15}
+        codes = {int(code) for code in re.findall(r"exitcode +: (-?\d+)", done.stderr)} - {-signal.SIGTERM}
         assert len(codes) == 1, done.stderr
         return codes.pop()
     return done.returncode
