@@ -62,6 +62,8 @@ PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 EnforcePartLimits=ALL
 JobRequeue=1
+# its jobs meet at other ports than those of another Slurm on this machine
+FirstJobId=$((RANDOM % 15000 + 1))
 KillWait=15
 ReturnToService=2
 END

@@ -74,7 +74,9 @@ def test_every_experiment_composes_at_every_size(experiment: str, size: str) -> 
 )
 def test_every_other_file_composes(group: str, option: str) -> None:
     word = f"{'+' if group == 'debug' else ''}{group}={option}"
-    paths = ["data.sources.pictures.path=a", "data.sources.texts.path=b"] if option == "captioned_folder" else []
+    loaded = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{option}.yaml"))
+    sources = loaded.get("sources", {}) if group == "data" else {}
+    paths = [f"data.sources.{name}.path=a" for name, source in sources.items() if source["path"] == "???"]
     assert compose([word, *paths]).choices[group] == option
 
 

@@ -28,7 +28,7 @@ MISTAKES = {
     "model.lr=3": "model.lr: no such key; did you mean optim.lr?",
     "model@other=dense": "model@other: no such key or group; did you mean model?",
     "model=mom": "model=mom: no such option; did you mean moma? (dense, moe, moma, mot)",
-    "+experiment=moma4t4i": "experiment=moma4t4i: no such option; did you mean moma_4t4i? (dense, ",
+    "+experiment=moma4t4i": "experiment=moma4t4i: no such option; did you mean moma_4t4i? (aux_routers, dense, ",
     "experiment=moma_4t4i": "experiment is not in the defaults list; write +experiment=...",
     "debug=one_step": "debug is not in the defaults list; write +debug=...",
     "+model=dense": "model is chosen already; write model=... once, without +",

@@ -20,7 +20,7 @@ from tests.training.conftest import small_corpus, words  # noqa: F401 (a fixture
 TOP = Path(__file__).parents[2]
 JOB = ("launch.nodes=2", "launch.gpus_per_node=0", "launch.time=10", "launch.warning=60")
 RUN = ("trainer=cpu", "trainer.global_batch=8", "checkpoint.every=4", "trainer.eval_every=4", "trainer.dry_step=false")
-PATIENCE = 1200  # seconds
+PATIENCE = 400  # seconds
 
 
 class Cluster:
@@ -77,6 +77,7 @@ def number(said: str) -> str:
     return re.search(r"^job (\d+)$", said, re.MULTILINE)[1]
 
 
+@pytest.mark.timeout(900)
 def test_a_warned_job_saves_is_requeued_and_finishes(cluster):
     said = cluster.launch("run.name=a", "trainer.max_steps=40")
     job = number(said)

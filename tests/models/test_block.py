@@ -62,7 +62,7 @@ def test_dropout_follows_attention_and_experts_and_keeps_the_mean():
     model = make_model({"all": 1}, placement="pre", dropout=0.25, layers=1, dim=16, dtype=torch.float64)
     block, batch = model.blocks[0], make_batch(64, (8, 8))
     block.attention.forward = lambda x, context: torch.ones_like(x)
-    block.experts.forward = lambda x, context, noise: (2 * torch.ones_like(x), None)
+    block.experts.forward = lambda x, context, noise: (2 * torch.ones_like(x), None, None)
     context = model.recipe.context(batch, torch.zeros(2, 64, 1, 16, 4), None, torch.float32)
     torch.manual_seed(0)
     added, _ = block(torch.zeros(64, 16, 16, dtype=torch.float64), context, None)

@@ -19,7 +19,7 @@ from momafuse.config.compose import compose
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
 from momafuse.reports.metrics import read_metrics
-from momafuse.training import dry, loop, step
+from momafuse.training import dry, loop, stage, step
 from momafuse.training.guard import LEAST, WINDOW, Guard
 from momafuse.world import World
 from tests.training.test_loop import losses
@@ -46,7 +46,7 @@ def spoil(monkeypatch, *steps: int, factor: float = float("nan")) -> None:
     """Multiply the loss of these steps, as the model sees it."""
     real = step.backward
 
-    def spoilt(settings, setup, batch, meter, valid, number):
+    def spoilt(settings, setup, batch, meter, valid, number, observe):
         objective = step.objective
 
         def wrong(*args):
@@ -60,9 +60,9 @@ def spoil(monkeypatch, *steps: int, factor: float = float("nan")) -> None:
 
         with monkeypatch.context() as patch:
             patch.setattr(step, "objective", wrong if number in steps else objective)
-            return real(settings, setup, batch, meter, valid, number)
+            return real(settings, setup, batch, meter, valid, number, observe)
 
-    monkeypatch.setattr(loop, "backward", spoilt)
+    monkeypatch.setattr(stage, "backward", spoilt)
 
 
 def skipped(folder: Path) -> list[int]:
@@ -185,7 +185,7 @@ def test_out_of_memory_names_what_is_smaller(run, monkeypatch, error):
     def fails(*args, **named):
         raise error
 
-    monkeypatch.setattr(dry, "backward", fails)
+    monkeypatch.setattr(stage, "backward", fails)
     with pytest.raises(UserError) as stopped:
         run("trainer.max_steps=1", "trainer.global_batch=24", "trainer.micro_batch=24", "trainer.dry_step=true")
     text = str(stopped.value)

@@ -16,7 +16,7 @@ from momafuse.data.sources import Picture
 from momafuse.errors import UserError
 from momafuse.files import only_writer
 from momafuse.reports.metrics import read_metrics
-from momafuse.training import loop
+from momafuse.training import loop, stage
 
 MEMBERS = ["dense", "moe_1t1i", "moma_4t4i", "moe_8x", "mod_dense", "mod_moma_4t4i", "mot", "mot_text_moe4"]
 CAUSAL = ("dense", "moe_1t1i", "mot")
@@ -183,7 +183,7 @@ def test_a_corrupt_checkpoint_is_named(run):
 def test_a_run_killed_before_its_report_is_not_complete(run, monkeypatch):
     folder = run("trainer.max_steps=2")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "finish", lambda *_: sys.exit(9))
+        patch.setattr(stage, "finish", lambda *_: sys.exit(9))
         with pytest.raises(SystemExit):
             run("trainer.max_steps=4")
     assert not (folder / "report.json").exists()
