@@ -82,9 +82,13 @@ def test_one_process_leaves_with_what_is_new_saved_and_goes_on(phase, run: Train
         with pytest.raises(Preempted) as left:
             run(*words)
     newest = store.latest(run_root / "a" / "checkpoints")
-    assert (None if newest is None else store.read_state(newest)["step"]) == SAVED[phase]
+    saved = None if newest is None else store.read_state(newest)["step"]
+    if phase == "saving":  # the thread that writes may begin while the next step is under way, which is then saved, too
+        assert saved in (SAVED[phase], SAVED[phase] + 1)
+    else:
+        assert saved == SAVED[phase]
     assert not list(run_root.glob("a/checkpoints/.step*"))
-    said = "nothing new to save" if SAVED[phase] is None else f"step {SAVED[phase]} is saved"
+    said = "nothing new to save" if saved is None else f"step {saved} is saved"
     assert str(left.value) == f"asked to leave: {said}; the same command goes on"
 
     preemption._received.clear()
