@@ -15,12 +15,13 @@ from momafuse.config.evaluate import EvaluateConfig
 )
 def main(job: Job[EvaluateConfig]) -> None:
     from momafuse.evaluation.held_out import evaluate_run  # after composing: a misspelt key should not wait for torch
-    from momafuse.evaluation.report import save, table
+    from momafuse.evaluation.report import record, save, table
 
     results = evaluate_run(job.config)
     write(table(results))
     for file in save(results):
         write(f"{file}\n")
+    record(results, job.config.logger, lambda line: write(f"{line}\n"))
 
 
 if __name__ == "__main__":

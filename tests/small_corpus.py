@@ -35,7 +35,7 @@ def few(reader, train: int, validation: int):
     return read
 
 
-def make_small_corpus(path: Path, monkeypatch) -> Path:
+def make_small_corpus(path: Path, monkeypatch, *overrides: str) -> Path:
     """48 + 24 pictures and 800 + 200 glosses under the names of the starter sources."""
     from momafuse.data.sources import registry
 
@@ -46,6 +46,6 @@ def make_small_corpus(path: Path, monkeypatch) -> Path:
     with monkeypatch.context() as patch:
         for name, reader in small.items():
             patch.setitem(registry._READERS, name, reader)
-        config = compose(["data.sources.starter_pictures.variants=1"]).config
+        config = compose(["data.sources.starter_pictures.variants=1", *overrides]).config
         prepare_corpus(config, path)
     return path

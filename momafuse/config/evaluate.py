@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from momafuse.config.schema import LoggerConfig
+
 
 @dataclass(frozen=True)
 class EvaluationData:
@@ -18,4 +20,5 @@ class EvaluateConfig:
     data: EvaluationData
     sequences: int | None  # held-out sequences; None: the run's trainer.eval_sequences
     device: Literal["auto", "cpu", "cuda"]
+    logger: LoggerConfig
     plugins: list[str]

@@ -76,12 +76,22 @@ class PackPlan:
 
     sequences_per_epoch: int
 
-    def __init__(self, split: Split, budget: tuple[int, ...], weights: dict[str, float], seed: int, window: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        budget: tuple[int, ...],
+        weights: dict[str, float],
+        seed: int,
+        window: int,
+        *,
+        fill_last: bool = False,
+    ) -> None:
         """`budget` in tokens a sequence, text first; `weights` by source; `window` documents of an independent window.
 
-        UserError where the corpus cannot meet the budget.
+        `fill_last`: text-only sources fill the end of each sequence (padding). UserError where the corpus cannot meet
+        the budget.
         """
-        self.budget, self._split = budget, split
+        self.budget, self._split, self._fill_last = budget, split, fill_last
         self._text, image = budget[0], sum(budget[1:])
         self._key = key_of(seed, split.fingerprint, *budget, window)
         sources = [s for s in split.sources if s.documents and _weight(weights, s) > 0]
@@ -194,7 +204,7 @@ class PackPlan:
             parts.append((final[filled.sequence], filled.unit, np.stack([filled.start, filled.stop]), units))
         if rooms.any():
             parts.append(self._fill_rooms(self._fill_place(epoch, before), rooms))
-        return _arrange(parts, count, key)
+        return _arrange(parts, count, key, self._fill_last)
 
     def _fill_rooms(self, place: int, rooms: Ints) -> tuple[Ints, Ints, Ints, Units]:
         """Cut the line of fill text, from `place` on, to the rooms that the sequences leave."""
@@ -241,12 +251,13 @@ def _permute_sequences(key: int, linked: Ints, units: Units) -> Ints:
     return np.argsort(place[group], kind="stable")
 
 
-def _arrange(parts: list[tuple[Ints, Ints, Ints, Units]], count: int, key: int) -> WindowPlan:
+def _arrange(parts: list[tuple[Ints, Ints, Ints, Units]], count: int, key: int, fill_last: bool) -> WindowPlan:
     """Sort pieces by sequence, those of a sequence in keyed order, those of one stretch of a document by place."""
     sequence, start = np.concatenate([p[0] for p in parts]), np.concatenate([p[2][0] for p in parts])
     shift = np.cumsum([0, *(len(p[3]) for p in parts)])
     unit = np.concatenate([p[1] + s for p, s in zip(parts, shift, strict=False)])
-    order = np.lexsort((start, keyed_order(key_of(key, "pieces"), int(shift[-1]))[unit], sequence))
+    part = np.repeat(np.arange(len(parts)), [len(p[0]) for p in parts]) if fill_last else np.zeros_like(sequence)
+    order = np.lexsort((start, keyed_order(key_of(key, "pieces"), int(shift[-1]))[unit], part, sequence))
     document = np.concatenate([p[3].document for p in parts])
     base = np.concatenate([p[3].base for p in parts])
     stop = np.concatenate([p[2][1] for p in parts])

@@ -21,19 +21,17 @@ from torch import Tensor
 from momafuse.checkpoint import store
 from momafuse.config.compose import load_config
 from momafuse.config.evaluate import EvaluateConfig
-from momafuse.config.inherit import config_file
 from momafuse.config.schema import Config
-from momafuse.data.budget import modality_budget
 from momafuse.data.corpus import Corpus
-from momafuse.data.loader import Loader
-from momafuse.data.packing import PackPlan
 from momafuse.data.prepare import open_or_prepare
 from momafuse.errors import UserError
+from momafuse.evaluation.sequences import HeldOutSequences, held_out_sequences
 from momafuse.evaluation.tasks import labels, places
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
 from momafuse.parallel.precision import resolve_device
-from momafuse.training.setup import HELD_OUT_SEED, build_model
+from momafuse.tokens.vocabulary import Vocabulary
+from momafuse.training.setup import build_model
 from momafuse.world import World
 
 Named = Literal["training", "causal"]
@@ -43,6 +41,7 @@ Named = Literal["training", "causal"]
 class Results:
     folder: Path  # of the run
     checkpoint: str
+    seen: dict[str, float]  # step, tokens and FLOPs of the checkpoint
     corpus: str  # its path, where it is not the run's; else empty
     sequences: int
     causal_anyway: bool  # no router chooses rows
@@ -51,34 +50,35 @@ class Results:
 
 def evaluate_run(e: EvaluateConfig) -> Results:
     """Raises UserError for a run, checkpoint or corpus that cannot be used, and for causal routing without its routers."""
-    config = run_config(e)
-    checkpoint = store.find(Path(e.run).expanduser())
+    checkpoint = store.find(Path(e.run).expanduser(), "run")
+    config = run_config(e, checkpoint)
     refuse_without_auxiliary(e, config)
     corpus = Corpus.open(e.data.path, config.tokenizer) if e.data.path else open_or_prepare(config)
     world = World(0, 1, resolve_device(e.device), None, None)
-    store.verify(checkpoint)
+    state = store.read_state(checkpoint)
     model, _ = build_model(config, corpus.vocabulary, world)
     store.load(checkpoint, model, None, world)
     model.eval()
     routings: Sequence[Named] = ("training", "causal") if e.routing == "both" else (e.routing,)
     if not model.routes:
         routings = ("causal",)
-    loader, plan = held_out(config, corpus)
-    pool, asked = config.router.pool, config.trainer.eval_sequences
-    sequences = min(asked, plan.sequences_per_epoch) // pool * pool
+    held_out = held_out_sequences(config, corpus)
+    available, pool, asked = held_out.plan.sequences_per_epoch, config.router.pool, config.trainer.eval_sequences
+    sequences = min(asked, available) // pool * pool
     if not sequences:
-        raise UserError(f"sequences={asked}: the held-out split has {plan.sequences_per_epoch}, and experts choose in {pool}s")
+        raise UserError(f"sequences={asked}: the held-out split has {available}, and experts choose in pools of {pool}")
     losses: dict[str, dict[str, tuple[float, int]]] = {
-        r: _losses(config, model, corpus, loader, plan, sequences, r, world.device) for r in routings
+        r: _losses(config, model, corpus.vocabulary, held_out, sequences, r, world.device) for r in routings
     }
     folder = checkpoint.parent.parent
     other = str(corpus.path) if e.data.path else ""
-    return Results(folder, checkpoint.name, other, sequences, not model.routes, losses)
+    seen = {key: state[key] for key in ("step", "tokens", "flops")}
+    return Results(folder, checkpoint.name, seen, other, sequences, not model.routes, losses)
 
 
-def run_config(e: EvaluateConfig) -> Config:
+def run_config(e: EvaluateConfig, checkpoint: Path) -> Config:
     """The run's config with what the command says of device and length; nothing compiled, any backend."""
-    config = load_config(config_file(e.run, "run"))
+    config = load_config(checkpoint / "config.yaml")
     asked = config.trainer.eval_sequences if e.sequences is None else e.sequences
     plain = replace(config.trainer, device=e.device, eval_sequences=asked, backend="auto", compile=False)
     return replace(config, trainer=replace(plain, activation_checkpointing="none"))
@@ -95,28 +95,6 @@ def refuse_without_auxiliary(e: EvaluateConfig, config: Config) -> None:
         raise UserError(f"routing={e.routing}: {problem}")
 
 
-def held_out(config: Config, corpus: Corpus) -> tuple[Loader, PackPlan]:
-    """The held-out sequences, the same for every run on a corpus. A corpus of one modality fills them as it can."""
-    v, split = corpus.vocabulary, corpus.validation
-    budget = _budget(config, corpus)
-    weights = dict.fromkeys(corpus.manifest["sources"], 1.0) | {name: x.weight for name, x in config.data.sources.items()}
-    plan = PackPlan(split, budget, weights, HELD_OUT_SEED, config.data.window)
-    return Loader(split, v, plan, budget, False), plan
-
-
-def _budget(config: Config, corpus: Corpus) -> tuple[int, ...]:
-    v, length = corpus.vocabulary, config.data.sequence_length
-    pictured = [s for s in corpus.validation.sources if s.pictures]
-    if not pictured:
-        return tuple(length if name == "text" else 0 for name in v.names)
-    if any(s.documents and not s.pictures for s in corpus.validation.sources):
-        return modality_budget(config.data, v, config.model.groups(v.names))
-    pictures, text = sum(s.pictures for s in pictured), sum(s.text_tokens for s in pictured)
-    each, block = -(-text // pictures), v.modality("image").block
-    n = max(1, length // (block + each))
-    return tuple(n * {"text": each, "image": block}.get(name, 0) for name in v.names)
-
-
 def _nll(targets: Tensor, hidden: Tensor, head: Tensor) -> Tensor:
     return next_token(hidden, head, targets, torch.ones_like(targets, dtype=torch.float32), 0.0).nll
 
@@ -125,9 +103,8 @@ def _nll(targets: Tensor, hidden: Tensor, head: Tensor) -> Tensor:
 def _losses(
     config: Config,
     model: Transformer,
-    corpus: Corpus,
-    loader: Loader,
-    plan: PackPlan,
+    v: Vocabulary,
+    held_out: HeldOutSequences,
     sequences: int,
     routing: Named,
     device: torch.device,
@@ -138,17 +115,17 @@ def _losses(
     firsts = range(0, sequences, size)
     for first in track(firsts, f"routing={routing}", console=console, transient=True, disable=not console.is_terminal):
         numbers = range(first, min(first + size, sequences))
-        host = loader.batch(numbers)
+        host = held_out.loader.batch(numbers)
         targets = host.targets.flatten()
         batch = host.to(device)
         nll = model(batch, partial(_nll, batch.targets.flatten()), None, routing)[0].double().cpu().numpy()
-        documents, place = places(corpus.validation, plan, numbers)
-        parts: dict[str, Any] = dict(labels(corpus.validation, corpus.vocabulary, documents, place, targets.numpy()))
-        modality = np.where(targets >= 0, corpus.vocabulary.modality_of_ids()[targets.clamp(min=0).numpy()], 255)
-        parts |= {name: modality == m for m, name in enumerate(corpus.vocabulary.names)} | {"all": (targets >= 0).numpy()}
+        documents, place = places(held_out.split, held_out.plan, numbers)
+        parts: dict[str, Any] = dict(labels(held_out.split, v, documents, place, targets.numpy()))
+        modality = np.where(targets >= 0, v.modality_of_ids()[targets.clamp(min=0).numpy()], 255)
+        parts |= {name: modality == m for m, name in enumerate(v.names)} | {"all": (targets >= 0).numpy()}
         for name, mask in parts.items():
             total = sums.setdefault(name, [0.0, 0.0])
             total[0], total[1] = total[0] + float(nll[mask].sum()), total[1] + int(mask.sum())
-    order = ["all", *corpus.vocabulary.names]
+    order = ["all", *v.names]
     names = [*order, *(name for name in sums if name not in order)]
     return {name: (sums[name][0] / sums[name][1], int(sums[name][1])) for name in names if sums[name][1]}

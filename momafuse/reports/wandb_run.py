@@ -11,6 +11,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +24,47 @@ FINISH_SECONDS = 60.0  # uploading at the end may hang; the data stays on disk
 
 
 class WandbRun:
-    """One W&B run in `folder`/wandb, or none for `wandb: disabled`; `warn` takes the one line about a failure."""
+    """One W&B run in `folder`/wandb, or none for `wandb: disabled`; `warn` takes the one line about a failure.
 
-    def __init__(self, folder: Path, config: LoggerConfig, run_config_yaml: str, warn: Callable[[str], None]) -> None:
+    Its name is that of the folder unless `name` is given; `kind` is W&B's job type.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: LoggerConfig,
+        run_config_yaml: str,
+        warn: Callable[[str], None],
+        *,
+        name: str | None = None,
+        kind: str = "train",
+    ) -> None:
         self._warn = warn
         self._run: Any = None
         if config.wandb == "disabled":
             return
+        start = partial(_start, folder, config, run_config_yaml, name or folder.name, kind)
         try:
-            self._run = _start(folder, config, run_config_yaml, config.wandb)
+            self._run = start(config.wandb)
         except Exception as error:  # W&B raises what it likes; training matters more
             if config.wandb == "offline":
                 self._warn(f"W&B does not start, the run goes on without it: {_first_line(error)}")
                 return
             self._warn(f"W&B is not reachable, the run is recorded offline: {_first_line(error)}")
             try:
-                self._run = _start(folder, config, run_config_yaml, "offline")
+                self._run = start("offline")
             except Exception as second:
                 self._warn(f"W&B does not start offline either: {_first_line(second)}")
 
-    def log(self, row: Row) -> None:
-        """All values of the row under its `step`; rows of one step become one."""
+    def log(self, row: Row, at: int | None = None) -> None:
+        """All values of the row under its `step`; rows of one step become one.
+
+        W&B drops what goes back: where steps may, `at` is a number that does not.
+        """
         if self._run is None:
             return
         try:
-            self._run.log(dict(row), step=int(row["step"]))
+            self._run.log(dict(row), step=int(row["step"]) if at is None else at)
         except Exception as error:
             self._run = None
             self._warn(f"W&B has stopped at step {row['step']}, the run goes on without it: {_first_line(error)}")
@@ -73,7 +90,7 @@ class WandbRun:
             self._warn(f"W&B did not finish: {reason}; what it has is in the run folder, for `wandb sync`")
 
 
-def _start(folder: Path, config: LoggerConfig, run_config_yaml: str, mode: str) -> Any:
+def _start(folder: Path, config: LoggerConfig, run_config_yaml: str, name: str, kind: str, mode: str) -> Any:
     import wandb  # here, because it takes a second that other entry points need not wait
 
     run = wandb.init(
@@ -81,7 +98,8 @@ def _start(folder: Path, config: LoggerConfig, run_config_yaml: str, mode: str) 
         entity=config.entity,
         group=config.group,
         tags=config.tags,
-        name=folder.name,
+        name=name,
+        job_type=kind,
         id=_run_id(folder),
         dir=str(folder),
         mode=mode,  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The training loop, as one page: open the run, build, then step after step; evaluate, save, report.
+"""A run, as one page: open its folder, build, make the steps (steps.py), report.
 
 One process, or one of many under torchrun (world.py). A step is `global_batch` consecutive sequences in micro-batches, shared
 out among the ranks; the loss is normalised by the valid targets of the whole step. Everything random is a function of (seed,
@@ -10,13 +10,11 @@ by modality, the sequence that step 1 began with, seconds, seed, layout, the len
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch.nn.utils import clip_grads_with_norm_
 
 from momafuse.checkpoint import store
 from momafuse.checkpoint.saving import Keep, Saver, tidy
@@ -28,29 +26,19 @@ from momafuse.data.prepare import open_or_prepare
 from momafuse.errors import UserError
 from momafuse.files import only_writer
 from momafuse.parallel.precision import resolve_device
-from momafuse.preemption import Preempted, warned
 from momafuse.reports.logger import Logger, RunLogger, Silence
-from momafuse.routing.statistics import chosen_shares
 from momafuse.training.auxiliary import Auxiliaries, check_teacher, taught_by
 from momafuse.training.dry import dry_step, explained
 from momafuse.training.finish import report_evaluation
 from momafuse.training.folder import RunFolder, make_folder, open_run, start_run
-from momafuse.training.guard import Guard, gradient_norm
-from momafuse.training.held_out import HeldOut
 from momafuse.training.leaving import saved_before_leaving
-from momafuse.training.losses import count_targets
-from momafuse.training.optimizer import set_learning_rate
-from momafuse.training.probe import Probe
-from momafuse.training.profile import Profile
-from momafuse.training.schedule import learning_rate, more, total_steps
+from momafuse.training.schedule import more, total_steps
 from momafuse.training.seed import describe, take_over
 from momafuse.training.setup import Setup, build, check_vocabulary
-from momafuse.training.speed import Speed
 from momafuse.training.stage import Pretraining, Stage
 from momafuse.training.step import collecting
+from momafuse.training.steps import Steps
 from momafuse.world import World, join
-
-STEPS, SEEDS = 1 << 32, 1 << 20  # before the draws of one seed, or one rank, could meet those of the next
 
 
 def train(job: Job, say: Callable[[str], None] = print) -> None:
@@ -85,13 +73,11 @@ def train_in(world: World, job: Job, say: Callable[[str], None]) -> None:
         world.leave_if_warned()
         if config.trainer.dry_step:
             dry_step(config, setup, stage)
-        with saved_before_leaving(
-            saver, state, lambda: saver.save(state["step"], setup.model, setup.optimizer, state, job.yaml)
-        ):
+        steps = Steps(config, job.yaml, setup, stage, folder, state, logger, saver)
+        with saved_before_leaving(saver, state, steps.save):
             if folder.seed is not None:
                 report_evaluation(stage.evaluate(), state, logger)  # what the change of the model does to it
-            held_out = run_steps(config, job.yaml, setup, stage, folder, state, logger, saver, total, collect)
-            held_out = held_out or stage.evaluate()
+            held_out = steps.run(total, collect) or stage.evaluate()
         saver.wait()
         world.on_main(lambda: stage.finish(job, folder.path, state, held_out, logger))
 
@@ -143,91 +129,6 @@ def layout(config: Config, setup: Setup) -> dict[str, int]:
     """How the sequences of a step are shared out: it decides in which order sums are rounded, and what dropout draws."""
     t = config.trainer
     return {"ranks": setup.world.size, "replicas": t.replicas, "micro_batch": t.micro_batch}
-
-
-def run_steps(
-    config: Config,
-    yaml: str,
-    setup: Setup,
-    stage: Stage,
-    folder: RunFolder,
-    state: dict[str, Any],
-    logger: Logger,
-    saver: Saver,
-    total: int,
-    collect: Callable[[int], None],
-) -> HeldOut | None:
-    """The steps themselves, from `state`, which they advance; returns the evaluation of the last if there was one."""
-    t, o, world, held_out = config.trainer, config.optim, setup.world, None
-    shape = {"global_batch": t.global_batch, "micro_batch": t.micro_batch, "rank": world.rank, "world": world.size}
-    stream = setup.train.stream(state["step"], **shape, origin=state["origin_sequence"])
-    guard = Guard(config, world, folder.checkpoints, state.get("guard"), saver.wait)
-
-    def evaluated() -> HeldOut:
-        found = stage.evaluate()
-        report_evaluation(found, state, logger)
-        state["evaluation_due"] = False
-        return found
-
-    if state.get("evaluation_due"):  # it was left in the midst of one
-        held_out = evaluated()
-    speed, probe = Speed(config, setup, saver), Probe(t.probe, setup, t.replicas)
-    profile = Profile(t, folder.path, world, logger.message)
-    first, together = state["step"] + 1, time.perf_counter()
-    for step in range(first, total + 1):
-        profile.begin(step)
-        begin = time.perf_counter()
-        micro_batches = next(stream)
-        waited = time.perf_counter() - begin
-        lr = learning_rate(
-            step, peak=o.lr, end=o.lr_end, warmup=o.warmup_steps, total=state["schedule_steps"], shape=o.schedule
-        )
-        set_learning_rate(setup.optimizer, lr)
-        torch.manual_seed((world.rank * SEEDS + config.run.seed) * STEPS + step)  # for dropout
-        ranks = world.gather(count_targets(micro_batches), time.perf_counter() - together, warned())
-        if any(asked for *_, asked in ranks):
-            raise Preempted
-        together = time.perf_counter()
-        meter, valid = stage.meter(), int(sum(targets for targets, *_ in ranks))
-        observe = probe.begin(step)
-        chosen = torch.stack([stage.backward(batch, meter, valid, step, observe) for batch in micro_batches]).sum(0)
-        routers = [p for path, p in setup.model.named_parameters() if "router" in path]
-        norms = torch.stack([gradient_norm(p, world.device) for p in (routers, setup.model.parameters())])
-        summed = world.sum(torch.cat([meter.sums.flatten(), chosen]))  # of losses and of all layers' routers in one piece
-        *sums, router_norm, norm = torch.cat([summed, norms.double()]).tolist()  # waits for the device
-        losses = meter.named("train/", sums[: meter.sums.numel()])
-        objection = guard.objection(step, losses["train/loss"], norm)
-        probe.before_update()
-        if objection is None:
-            clip_grads_with_norm_(setup.model.parameters(), o.grad_clip, norms[1])
-            setup.optimizer.step()
-        else:
-            logger.message(objection)
-        setup.optimizer.zero_grad(set_to_none=True)
-
-        seconds = time.perf_counter() - begin
-        of = {m: state["tokens_of"][m] + t.global_batch * n for m, n in zip(state["tokens_of"], setup.plan.budget, strict=True)}
-        state.update(step=step, sequences=state["sequences"] + t.global_batch, tokens=state["tokens"] + speed.tokens)
-        state.update(tokens_of=of)
-        due = step == total or bool(t.eval_every and step % t.eval_every == 0)
-        state.update(flops=state["flops"] + stage.flops(step), evaluation_due=due)
-        state.update(seconds=state["seconds"] + seconds, guard=guard.state())
-        row = {"step": step, "tokens": state["tokens"], "flops": state["flops"]} | losses
-        row |= {"train/grad_norm": norm, "train/lr": lr, "train/skipped": int(objection is not None)}
-        row |= {"train/router_grad_norm": router_norm} if setup.model.routes else {}
-        row |= chosen_shares(sums[meter.sums.numel() :], setup.model.modality_names)
-        logger.step(row | speed.row(seconds, waited, [own for _, own, _ in ranks]) | probe.row())
-        profile.end(step)
-        saves = step == total or (config.checkpoint.every and step % config.checkpoint.every == 0)
-        if saves or step == first:
-            guard.check_parameters(step, setup.model)
-        if due:
-            held_out = evaluated()
-        if saves:
-            saver.save(step, setup.model, setup.optimizer, state, yaml)
-        collect(step)
-    stream.close()
-    return held_out
 
 
 def introduce(config: Config, setup: Setup, folder: RunFolder, state: dict[str, Any], logger: Logger) -> None:
