@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, cast
 
@@ -132,7 +132,7 @@ def _compose_one(
     groups: Mapping[str, Sequence[str]],
     check: Check | None,
 ) -> Job[C]:
-    raw, choices = _hydra(for_hydra(overrides, schema), primary, user_dir, groups)
+    raw, choices = _hydra(for_hydra(overrides, schema), primary, schema, user_dir, groups)
     import_plugins(_plugins(raw))
     _refuse_other_tokenizer(schema, raw, choices)
     experiment = choices.get("experiment")
@@ -156,7 +156,7 @@ def _compose_one(
 
 
 def _hydra(
-    words: list[str], primary: str, user_dir: Path | None, groups: Mapping[str, Sequence[str]]
+    words: list[str], primary: str, schema: type, user_dir: Path | None, groups: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The resolved container that Hydra composes, and its group choices."""
     if user_dir is not None:
@@ -169,7 +169,7 @@ def _hydra(
             del composed["hydra"]
         raw = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
-        raise _translated(error, groups) from error
+        raise _translated(error, groups, schema) from error
     assert isinstance(raw, dict)
     return {str(k): v for k, v in raw.items()}, {g: c for g, c in choices.items() if c}
 
@@ -178,7 +178,7 @@ def _choice(choice: Any) -> str:
     return "" if choice is None else choice if isinstance(choice, str) else "+".join(choice)
 
 
-def _translated(error: Exception, groups: Mapping[str, Sequence[str]]) -> UserError:
+def _translated(error: Exception, groups: Mapping[str, Sequence[str]], schema: type) -> UserError:
     """Hydra's complaint as one line with the remedy."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
@@ -190,6 +190,9 @@ def _translated(error: Exception, groups: Mapping[str, Sequence[str]]) -> UserEr
         return UserError(f"cannot read {word!r} ({_one_line(error.message.splitlines()[0])}); {remedy}")
     text = _one_line(error) or _one_line(error.__cause__)
     if found := re.match(r"Could not override '([^']+)'\. No match in the defaults list", text):
+        if is_dataclass(section := field_types(schema).get(found[1])):  # data= of evaluate, which reads what is prepared
+            keys = ", ".join(f"{found[1]}.{key}=..." for key in field_types(section))
+            return UserError(f"{found[1]}=...: takes no file here; there is {keys}")
         return UserError(f"{found[1]} is not in the defaults list; write +{found[1]}=...")
     if found := re.match(r"Multiple values for (\S+)\.", text):
         return UserError(f"{found[1]} is chosen already; write {found[1]}=... once, without +")

@@ -63,7 +63,8 @@ def evaluate_run(e: EvaluateConfig) -> Results:
     if not model.routes:
         routings = ("causal",)
     held_out = held_out_sequences(config, corpus)
-    available, pool, asked = held_out.plan.sequences_per_epoch, config.router.pool, config.trainer.eval_sequences
+    available, asked = held_out.plan.sequences_per_epoch, config.trainer.eval_sequences
+    pool = config.router.pool if "training" in routings else 1  # causal routing has none
     sequences = min(asked, available) // pool * pool
     if not sequences:
         raise UserError(f"sequences={asked}: the held-out split has {available}, and experts choose in pools of {pool}")

@@ -17,7 +17,7 @@ from momafuse.config.compose import compose, compose_jobs, load_config
 from momafuse.config.evaluate import EvaluateConfig
 from momafuse.data.corpus import Corpus
 from momafuse.errors import UserError
-from momafuse.evaluation.held_out import _nll, evaluate_run
+from momafuse.evaluation.held_out import Results, _nll, evaluate_run
 from momafuse.evaluation.report import record, save, table
 from momafuse.evaluation.sequences import PADDING, held_out_sequences
 from momafuse.evaluation.tasks import labels, places
@@ -30,9 +30,12 @@ from tests.training.conftest import run, small_corpus  # noqa: F401 -- fixtures
 WORLD = World(0, 1, torch.device("cpu"), None, None)
 
 
-def evaluated(run_folder: Path, *more: str):
-    words = [f"run={run_folder}", "sequences=8", "device=cpu", *more]
-    return evaluate_run(compose_jobs(words, "evaluate", EvaluateConfig)[0].config)
+def config_of(run_folder: Path, *more: str) -> EvaluateConfig:
+    return compose_jobs([f"run={run_folder}", "device=cpu", *more], "evaluate", EvaluateConfig)[0].config
+
+
+def evaluated(run_folder: Path, *more: str) -> Results:
+    return evaluate_run(config_of(run_folder, "sequences=8", *more))
 
 
 def test_both_routings_of_a_run_with_auxiliary_routers(run, run_root):  # noqa: F811
@@ -89,6 +92,11 @@ def test_labels_are_those_of_each_document(run, small_corpus):  # noqa: F811
     assert set(np.flatnonzero(found["picture_given_caption"])) == pictures
 
 
+def test_data_takes_a_path_and_no_file(tmp_path):
+    with pytest.raises(UserError, match=r"^data=\.\.\.: takes no file here; there is data\.path=\.\.\.$"):
+        evaluated(tmp_path, "data=coco")
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"^run=.*no complete checkpoint there"):
         evaluated(tmp_path)
@@ -103,7 +111,7 @@ def test_two_checkpoints_of_a_run_are_two_rows_of_one_wandb_run(run):  # noqa: F
         assert results.folder == folder
         files = save(results)
         assert all(Path(f).name.startswith(results.checkpoint) for f in files)
-        record(results, compose_jobs([f"run={folder}"], "evaluate", EvaluateConfig)[0].config.logger, print)
+        record(results, config_of(folder).logger, print)
         found[results.seen["step"]] = results.losses["causal"]["all"][0]
         time.sleep(1.1)  # W&B names a segment after the second it began in
     assert found[2] == pytest.approx(report["eval/loss"], abs=1e-6)
