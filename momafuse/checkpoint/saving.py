@@ -10,7 +10,7 @@ A save that begins while one is under way waits for it: there is one copy, and m
 next `save` or `wait` raises, on every rank. Torch's own `async_save` is not used: it deep-copies what is around the tensors,
 and has been seen to leak.
 
-Does not decide when to save (training/loop.py), and reads nothing (store.py).
+Does not decide when to save (training/steps.py), and reads nothing (store.py).
 """
 
 from __future__ import annotations

@@ -44,6 +44,6 @@ def at_step(real: Callable[..., None]) -> Callable[..., None]:
 
 
 if os.environ.get("RANK") == RANK:
-    from momafuse.training import loop
+    from momafuse.training import steps
 
-    loop.set_learning_rate = at_step(loop.set_learning_rate)
+    steps.set_learning_rate = at_step(steps.set_learning_rate)
