@@ -40,7 +40,7 @@ def at(phase: str, patch: Callable[[Any, str, Any], None] = setattr) -> None:
     module, name, number = {
         "start": (loop, "open_run", 1),
         "dry_step": (loop, "dry_step", 1),
-        "training": (steps, "set_learning_rate", STEP),
+        "training": (steps, "count_targets", STEP),
         "evaluation": (held_out, "held_out_batch", 2),
         "saving": (saving, "dcp_save", 1),
         "finish": (stage, "finish", 1),
