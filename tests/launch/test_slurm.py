@@ -55,11 +55,11 @@ class Cluster:
         self.wait(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= steps)
 
     def ended(self, job: str) -> str:
-        """Wait for the end; the state of the job."""
-        self.wait(lambda: re.search(r"JobState=(COMPLETED|FAILED|CANCELLED|TIMEOUT)", self.facts(job)) is not None)
-        found = re.findall(r"JobState=(\w+)", self.facts(job))
-        assert len(set(found)) == 1
-        return found[0]
+        """Wait for the end of all its tasks; their state."""
+        ends = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"}
+        self.wait(lambda: set(re.findall(r"JobState=(\w+)", self.facts(job))) <= ends)
+        (found,) = set(re.findall(r"JobState=(\w+)", self.facts(job)))
+        return found
 
     def facts(self, job: str) -> str:
         return self("scontrol", "show", "job", job)
