@@ -15,6 +15,8 @@ import pytest
 
 from momafuse.launch import __main__ as launch
 from tests.launch.test_leaving import report, rows
+from tests.reports.test_logger import history, segments
+from tests.reports.wandb_file import records
 from tests.training.conftest import small_corpus, words  # noqa: F401 (a fixture)
 
 TOP = Path(__file__).parents[2]
@@ -109,6 +111,22 @@ def test_what_was_preempted_equals_what_was_left_alone(cluster):
     for name in ("a", "b"):
         assert rows(cluster.root / name) == rows(cluster.root / "c")
         assert report(cluster.root / name) == report(cluster.root / "c")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_that_was_requeued_twice_is_one_offline_wandb_run(cluster):
+    job = number(cluster.launch("run.name=a", "trainer.max_steps=60", "logger.wandb=offline"))
+    for restarts, steps in ((1, 10), (2, 30)):
+        cluster.made("a", steps)
+        cluster("scancel", "--signal=USR1", "--batch", job)
+        cluster.wait(lambda wanted=f"Restarts={restarts} ": wanted in cluster.facts(job))
+    assert cluster.ended(job) == "COMPLETED", cluster.said()
+    parts = sorted(segments(cluster.root / "a"))
+    ids = {record.run.run_id for part in parts for record in records(part) if record.WhichOneof("record_type") == "run"}
+    assert ids == {(cluster.root / "a" / "wandb_id").read_text().strip()}
+    assert len(parts) == 3
+    assert [row["step"] for part in parts for row in history(part)] == list(range(1, 61))
 
 
 @pytest.mark.slow
