@@ -102,7 +102,9 @@ def test_what_was_preempted_equals_what_was_left_alone(cluster):
     cluster.wait(lambda: "Restarts=1 " in cluster.facts(f"{jobs}_0"))
     cluster.made("a", 60)
     first = re.search(r"JobId=(\d+) ", cluster.facts(f"{jobs}_0"))[1]
-    urgent = cluster("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap", "sleep 1").strip()
+    urgent = cluster(
+        "sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1"
+    ).strip()
     cluster.ended(urgent)  # Slurm's own pre-emption, of both tasks if they still run
     assert cluster.ended(jobs) == "COMPLETED", cluster.said()
     assert int(re.search(r"Restarts=(\d+)", cluster.facts(first))[1]) >= 1
