@@ -13,22 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from momafuse.config.schema import ModelConfig
 from momafuse.kernels.experts import Backend
+from momafuse.kernels.rotary import norm_rotate, rotate, rotates_in_one
 from momafuse.models.context import Context
 from momafuse.models.linear import Linear, UntiedLinear
-from momafuse.models.norms import Norm, UntiedNorm
-
-
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """x (B, H, S, K), table (2, B, 1, S, K / 2): the pair (x[i], x[i + K / 2]) is turned by its angle i."""
-    cos, sin = table.to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+from momafuse.models.norms import Norm, UntiedNorm, scales_of
 
 
 class Attention(nn.Module):
@@ -36,6 +29,7 @@ class Attention(nn.Module):
         super().__init__()
         dim, a = config.dim, config.attention
         self.heads, self.kv_heads = config.n_heads, a.n_kv_heads or config.n_heads
+        self.backend, self.eps = backend, config.norm_eps
         width = dim // self.heads
 
         def linear(d_out: int, name: str) -> nn.Module:
@@ -55,12 +49,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (B, S, D) -> (B, S, D); a row sees the rows before it, of its own span where the context has spans."""
         c, (b, s, d) = context, x.shape
-        heads = self.qkv(x, c.by_modality).unflatten(-1, (-1, d // self.heads)).transpose(1, 2)
-        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        q, k = self._normed(self.q_norm, q, c), self._normed(self.k_norm, k, c)
+        q, k, v = self._rotated(self.qkv(x, c.by_modality).unflatten(-1, (-1, d // self.heads)), c)
         y = scaled_dot_product_attention(
-            rotate(q, c.table),
-            rotate(k, c.table),
+            q,
+            k,
             v,
             attn_mask=c.mask,
             is_causal=c.mask is None,
@@ -68,6 +60,17 @@ class Attention(nn.Module):
         )
         out: Tensor = self.out(y.transpose(1, 2).reshape(b, s, d), c.by_modality)
         return out
+
+    def _rotated(self, heads: Tensor, c: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """heads (B, S, H + 2 G, K) -> queries (B, H, S, K), keys and values (B, G, S, K); the first two normed and rotated."""
+        scales = scales_of(self.q_norm), scales_of(self.k_norm)
+        if scales[0] is None or scales[1] is None or not rotates_in_one(self.backend, heads):
+            q, k, v = heads.transpose(1, 2).split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+            q, k = self._normed(self.q_norm, q, c), self._normed(self.k_norm, k, c)
+            return rotate(q, c.table), rotate(k, c.table), v
+        both, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
+        q, k = norm_rotate(both, self.heads, *scales, c.rows.modality, c.table, self.eps)
+        return q, k, v.transpose(1, 2)
 
     @staticmethod
     def _normed(norm: nn.Module, x: Tensor, c: Context) -> Tensor:

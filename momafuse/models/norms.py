@@ -60,3 +60,15 @@ class UntiedNorm(nn.Module):
         """The weight of each row's modality, (B, 1, ..., S, K) as x needs it."""
         picked = one_hot.to(x.dtype) @ torch.stack([weights[name] for name in self.names]).to(x.dtype)
         return picked.view(picked.shape[0], *[1] * (x.dim() - 3), *picked.shape[1:])
+
+
+def scales_of(norm: nn.Module) -> list[Tensor] | None:
+    """The scales of an RMSNorm, one or one for each modality in the vocabulary's order; none of no norm (nn.Identity).
+
+    None for a LayerNorm, which is more than a scale.
+    """
+    if isinstance(norm, Norm | UntiedNorm) and norm.bias is not None:
+        return None
+    if isinstance(norm, UntiedNorm):
+        return [norm.weight[name] for name in norm.names]
+    return [norm.weight] if isinstance(norm, Norm) else []

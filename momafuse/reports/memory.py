@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from momafuse.kernels import bmm, linear
 from momafuse.kernels.triton import experts as triton_experts
 from momafuse.kernels.triton import linear as triton_linear
+from momafuse.kernels.triton import rotary
 from momafuse.models import norms
 from momafuse.models.transformer import Transformer
 
@@ -35,6 +36,7 @@ PARTS = ("inputs", "embedding", "blocks", "weight_copies", "head_and_loss")
 # Our own ops as Python functions, so that what they need while they run is seen; torch has no public way to these.
 OPS = [op for room in (bmm, triton_experts) for op in (room._experts, room._experts_backward)]
 OPS += [op for room in (linear, triton_linear) for op in (room._linear, room._linear_backward)]
+OPS += [rotary._norm_rotate, rotary._norm_rotate_backward]
 BODIES = {op._opoverload: op._init_fn for op in OPS}
 ADAMW = 2  # moments, each as large as the parameter
 

@@ -23,10 +23,14 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from momafuse.kernels.triton import launch
+from momafuse.kernels.triton import launch, products, rotary, rotation
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that one program may have
 INSTRUCTIONS = {"mma": r"\bmma\.sync", "wgmma": r"\bwgmma\.mma_async", "cp_async": r"\bcp\.async\.c[ag]\.shared"}
+ROOMS = {
+    products: ("up_kernel", "slope_kernel", "rows_kernel", "weights_kernel", "combine_kernel"),
+    rotation: ("forward_kernel", "backward_kernel"),
+}
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
@@ -62,8 +66,9 @@ class Compiled:
         launch.capability = lambda device: capability
         self.kernels: dict[str, dict] = {}
         self.names: Counter[str] = Counter()
-        for name in ("up_kernel", "slope_kernel", "rows_kernel", "weights_kernel", "combine_kernel"):
-            setattr(launch.products, name, self._in_place_of(getattr(launch.products, name)))
+        for room, names in ROOMS.items():
+            for name in names:
+                setattr(room, name, self._in_place_of(getattr(room, name)))
 
     def _in_place_of(self, kernel):
         outer = self
@@ -111,6 +116,22 @@ def every_kernel(dtype: torch.dtype, d: int, widths: list[int], places: int, exp
     pair = launch.Layout(torch.zeros(3, dtype=torch.int64), (1, 1), places)
     launch.rows_times(x, pair, square, x, rows, transposed=True, gather=True, scatter=True)
     launch.rows_times(x, pair, square, x, rows, transposed=False, gather=True, scatter=True)
+    for m in (0, 1, 2):  # scales
+        rotated(dtype, d, m)
+
+
+def rotated(dtype: torch.dtype, d: int, scales: int) -> None:
+    """QK-norm and rotation of heads 64 wide, or of one head where D is no multiple of that."""
+    width = 64 if d % 64 == 0 else d
+    n = 2 * d // width
+    qkv = torch.empty(4, 256, n, width, dtype=dtype)
+    q, k = (torch.empty(4, n // 2, 256, width, dtype=dtype) for _ in "qk")
+    each = [torch.empty(width) for _ in range(2 * scales)]
+    modality, table = torch.zeros(4, 256, dtype=torch.uint8), torch.empty(2, 4, 1, 256, width // 2)
+    common = (qkv, n // 2, each, modality, table, 1e-5)
+    rotary._start(rotation.forward_kernel, *common, (q, k))
+    parts = torch.empty(-(-1024 // rotary.ROWS), n, scales, width)
+    rotary._start(rotation.backward_kernel, *common, (q, k, torch.empty_like(qkv), parts))
 
 
 def main() -> None:

@@ -1,0 +1,117 @@
+"""QK-norm and rotary positions in Triton's interpreter, against a loop in float64: output and every gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from momafuse.kernels.rotary import norm_rotate, rotate
+from momafuse.models.context import rotary_table
+
+EPS = 1e-5
+CASES = {  # B, S, queries, keys, K, scales
+    "tied": (2, 9, 3, 3, 8, 1),
+    "untied": (2, 9, 2, 2, 8, 2),
+    "three modalities": (1, 40, 2, 1, 16, 3),
+    "no norm": (2, 5, 2, 1, 8, 0),
+    "grouped, odd halves": (3, 35, 4, 2, 10, 2),
+}
+
+
+def case(b, s, queries, keys, k, m, dtype=torch.float32, device="cpu"):
+    g = torch.Generator().manual_seed(0)
+
+    def randn(*size):
+        return torch.randn(*size, generator=g).to(device, dtype).requires_grad_()
+
+    heads = randn(b, s, queries + 2 * keys, k)  # with the values behind
+    scales = [randn(k) for _ in range(2 * m)]
+    modality = torch.randint(max(m, 1), (b, s), generator=g).to(device, torch.uint8)
+    position = torch.randint(99, (b, s), generator=g).to(device)
+    return heads, queries, keys, scales, modality, rotary_table(position, k, 10_000.0)
+
+
+def in_one(heads, queries, keys, scales, modality, table):
+    m = len(scales) // 2
+    return norm_rotate(heads[:, :, : queries + keys], queries, scales[:m], scales[m:], modality, table, EPS)
+
+
+def loop(heads, queries, keys, scales, modality, table):
+    """Row by row and head by head."""
+    m = len(scales) // 2
+    b, s, _, k = heads.shape
+    rows = []
+    for n in range(queries + keys):
+        for i in range(b):
+            for t in range(s):
+                x = heads[i, t, n]
+                if m:
+                    own = scales[int(modality[i, t]) % m + (m if n >= queries else 0)]
+                    x = x / torch.sqrt(x.square().mean() + EPS) * own
+                cos, sin = table[:, i, 0, t].to(x.dtype)
+                left, right = x[: k // 2], x[k // 2 :]
+                rows.append(torch.cat([left * cos - right * sin, left * sin + right * cos]))
+    y = torch.stack(rows).view(queries + keys, b, s, k).transpose(0, 1)
+    return y[:, :queries], y[:, queries:]
+
+
+def results(function, heads, queries, keys, scales, *rest):
+    q, k = function(heads, queries, keys, scales, *rest)
+    directions = [torch.linspace(-1, 1, y.numel(), dtype=torch.float64, device=y.device).view_as(y).to(y.dtype) for y in (q, k)]
+    return [q, k, *torch.autograd.grad([q, k], [heads, *scales], directions)]
+
+
+def in_double(heads, queries, keys, scales, modality, table):
+    def double(t):
+        return t.detach().double().requires_grad_()
+
+    return double(heads), queries, keys, [double(w) for w in scales], modality, table
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_output_and_every_gradient(name, dtype):
+    made = case(*CASES[name], dtype=dtype)
+    atol, rtol = (2e-5, 1e-5) if dtype == torch.float32 else (1e-3, 1e-3)
+    for mine, wanted in zip(results(in_one, *made), results(loop, *in_double(*made)), strict=True):
+        assert mine.dtype == dtype
+        scale = max(1.0, float(wanted.abs().max()))
+        torch.testing.assert_close(mine.double(), wanted, rtol=rtol, atol=atol * scale)
+
+
+def test_the_loop_is_what_torch_computes():
+    heads, queries, keys, scales, modality, table = in_double(*case(*CASES["tied"]))
+    x = heads.transpose(1, 2)[:, :queries]
+    q = rotate(torch.nn.functional.rms_norm(x, scales[0].shape, scales[0], EPS), table)
+    torch.testing.assert_close(q, loop(heads, queries, keys, scales, modality, table)[0])
+
+
+@pytest.mark.parametrize("name", ["untied", "no norm"])
+def test_the_op_keeps_to_the_rules_of_torch(name):
+    heads, queries, keys, scales, modality, table = case(*CASES[name])
+    x = heads.detach()[:, :, : queries + keys].requires_grad_()
+    torch.library.opcheck(torch.ops.momafuse.norm_rotate.default, (x, queries, scales, modality, table, EPS))
+
+
+def test_frozen_scales_get_no_gradient_and_inputs_may_have_gaps():
+    heads, queries, keys, scales, modality, table = case(*CASES["untied"])
+    scales[1].requires_grad_(False)
+    twice = (
+        torch.stack([heads, heads], dim=1).flatten(1, 2)[:, ::2].detach().requires_grad_()
+    )  # neighbours in B and S far apart
+    q, k = in_one(twice, queries, keys, scales, modality, table)
+    (q.sum() + k.sum()).backward()
+    assert scales[1].grad is None
+    assert all(w.grad is not None for i, w in enumerate(scales) if i != 1)
+    wanted = in_one(twice.contiguous(), queries, keys, scales, modality, table)
+    assert torch.equal(q, wanted[0])
+    assert torch.equal(k, wanted[1])
+
+
+def test_nothing_is_kept_but_the_inputs():
+    heads, queries, keys, scales, modality, table = case(*CASES["untied"])
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        in_one(heads, queries, keys, scales, modality, table)
+    inputs = {t.untyped_storage().data_ptr() for t in (heads, modality, table, *scales)}
+    assert {t.untyped_storage().data_ptr() for t in kept} <= inputs
