@@ -53,7 +53,7 @@ def read(folder: Path, part: str) -> dict[str, Any]:
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    parts = {p: read(folder, p) for p in ("tests", "sanitizer", "experts", *(f"step_{s}" for s in STEPS))}
+    parts = {p: read(folder, p) for p in ("tests", "sanitizer", "experts", "rotary", *(f"step_{s}" for s in STEPS))}
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else "no GPU"
     return {"device": device, "torch": torch.__version__, "cuda": torch.version.cuda, "peak_tflops": peak_tflops()} | parts
@@ -74,6 +74,13 @@ def experts_section(part: dict[str, Any]) -> list[str]:
         cells = [r["dim"], r["ffn"], r["experts"], r["skew"], r["backend"], r["forward_ms"], r["backward_ms"], f"{flops:.0f}"]
         lines.append("| " + " | ".join(map(str, [*cells, r["ratio_to_dense"], r["layer_ratio_to_dense"] or ""])) + " |")
     return [*lines, "", "Where another backend is ahead of `triton`:", *(slower(rows) or ["nowhere."])]
+
+
+def rotary_section(part: dict[str, Any]) -> list[str]:
+    if part["json"] is None:
+        return [outcome(part)]
+    lines = ["| size | member | forward ms | backward ms | GB/s |", "|---|---|---|---|---|"]
+    return lines + ["| " + " | ".join(str(cell) for cell in row.values()) + " |" for row in part["json"]["rows"]]
 
 
 def slower(rows: list[dict[str, Any]]) -> list[str]:
@@ -111,6 +118,8 @@ def render(facts: dict[str, Any]) -> str:
     lines += [f"- compute-sanitizer: {facts['sanitizer']['last']}, exit code {facts['sanitizer']['code']}", ""]
     lines += ["## The expert op", "16,384 rows, two groups; ratios of forward and backward together, paired.", ""]
     lines += [*experts_section(facts["experts"]), ""]
+    lines += ["## QK-norm and rotation", "4 sequences of 4,096 rows, queries and keys of each size's heads.", ""]
+    lines += [*rotary_section(facts["rotary"]), ""]
     for size in STEPS:
         lines += [f"## A training step, {size}", *step_section(facts[f"step_{size}"], peak), ""]
     return "\n".join(lines)

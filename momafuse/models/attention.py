@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -63,13 +64,13 @@ class Attention(nn.Module):
 
     def _rotated(self, heads: Tensor, c: Context) -> tuple[Tensor, Tensor, Tensor]:
         """heads (B, S, H + 2 G, K) -> queries (B, H, S, K), keys and values (B, G, S, K); the first two normed and rotated."""
-        scales = scales_of(self.q_norm), scales_of(self.k_norm)
-        if scales[0] is None or scales[1] is None or not rotates_in_one(self.backend, heads):
-            q, k, v = heads.transpose(1, 2).split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        q_scales, k_scales = scales_of(self.q_norm), scales_of(self.k_norm)
+        if q_scales is None or k_scales is None or not rotates_in_one(self.backend, heads):
+            q, k, v = torch.split(heads.transpose(1, 2), [self.heads, self.kv_heads, self.kv_heads], dim=1)
             q, k = self._normed(self.q_norm, q, c), self._normed(self.k_norm, k, c)
             return rotate(q, c.table), rotate(k, c.table), v
-        both, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
-        q, k = norm_rotate(both, self.heads, *scales, c.rows.modality, c.table, self.eps)
+        both, v = torch.split(heads, [self.heads + self.kv_heads, self.kv_heads], dim=2)
+        q, k = norm_rotate(both, self.heads, q_scales, k_scales, c.rows.modality, c.table, self.eps)
         return q, k, v.transpose(1, 2)
 
     @staticmethod

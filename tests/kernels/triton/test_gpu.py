@@ -22,6 +22,7 @@ from momafuse.training.guard import gradient_norm
 from momafuse.training.losses import LossMeter, objective
 from momafuse.training.optimizer import build_optimizer
 from tests.batches import make_batch
+from tests.kernels.triton import test_rotary as rotary
 from tests.kernels.triton.test_interpreted import CASES, by_modality, in_double, leaves_of, ragged_case
 from tests.members import MEMBERS, mean_loss, member
 
@@ -102,6 +103,16 @@ def test_bf16_is_no_further_from_float64_than_the_products_of_torch():
     torchs = results(x, known, groups, reference)
     for mine, theirs, right in zip(ours, torchs, exact, strict=True):
         assert error(mine, right) <= 1.02 * error(theirs, right)
+
+
+def test_rotation_in_bf16_is_no_further_from_float64_than_torch_and_the_same_each_time():
+    made = rotary.case(4, 300, 8, 4, 64, 2, dtype=torch.bfloat16, device="cuda")
+    exact = rotary.results(rotary.passes, *rotary.in_double(*made))
+    ours, torchs = (rotary.results(f, *made) for f in (rotary.in_one, rotary.passes))
+    for mine, theirs, right in zip(ours, torchs, exact, strict=True):
+        assert error(mine, right) <= 1.02 * error(theirs, right)
+    for _ in range(20):
+        assert all(torch.equal(a, b) for a, b in zip(rotary.results(rotary.in_one, *made), ours, strict=True))
 
 
 def test_results_are_the_same_in_each_of_20_runs():

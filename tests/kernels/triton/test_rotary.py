@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import rms_norm
 
 from momafuse.kernels.rotary import norm_rotate, rotate
 from momafuse.models.context import rotary_table
@@ -34,6 +35,18 @@ def case(b, s, queries, keys, k, m, dtype=torch.float32, device="cpu"):
 def in_one(heads, queries, keys, scales, modality, table):
     m = len(scales) // 2
     return norm_rotate(heads[:, :, : queries + keys], queries, scales[:m], scales[m:], modality, table, EPS)
+
+
+def passes(heads, queries, keys, scales, modality, table):
+    """In torch's ops, as models/attention.py without the kernel."""
+    m = len(scales) // 2
+    q, k = heads[:, :, : queries + keys].transpose(1, 2).split([queries, keys], dim=1)
+    one_hot = modality.unsqueeze(-1) == torch.arange(max(m, 1), device=modality.device)
+    found = []
+    for x, own in ((q, scales[:m]), (k, scales[m:])):
+        g = (one_hot.to(x.dtype) @ torch.stack(own).to(x.dtype)).unsqueeze(1) if m > 1 else own[0] if m else 1.0
+        found.append(rotate(rms_norm(x, x.shape[-1:], None, EPS) * g if m else x, table))
+    return tuple(found)
 
 
 def loop(heads, queries, keys, scales, modality, table):
@@ -79,11 +92,11 @@ def test_output_and_every_gradient(name, dtype):
         torch.testing.assert_close(mine.double(), wanted, rtol=rtol, atol=atol * scale)
 
 
-def test_the_loop_is_what_torch_computes():
-    heads, queries, keys, scales, modality, table = in_double(*case(*CASES["tied"]))
-    x = heads.transpose(1, 2)[:, :queries]
-    q = rotate(torch.nn.functional.rms_norm(x, scales[0].shape, scales[0], EPS), table)
-    torch.testing.assert_close(q, loop(heads, queries, keys, scales, modality, table)[0])
+@pytest.mark.parametrize("name", CASES)
+def test_the_loop_is_what_torch_computes(name):
+    made = in_double(*case(*CASES[name]))
+    for a, b in zip(passes(*made), loop(*made), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("name", ["untied", "no norm"])
