@@ -5,7 +5,8 @@
 
 A seed run is moe_1t1i on the schedule of all steps, stopped at 20 % with checkpoints at 10 % and 20 %. An upcycled run makes
 the steps that are left on a schedule of its own, so that every arm makes as many steps in all; one costs nearly the same FLOPs
-in both models, and curves are drawn over FLOPs as counted, the seed's included.
+in both models, and curves are drawn over FLOPs as counted, the seed's included. The last arm is that at 20 % without router
+noise; noise of 1 % on the copies' weights tells them apart instead.
 
 Every run is a `python -m momafuse.train` in ROOT; the same command again skips runs that are complete and goes on with the
 others. Writes OUT/upcycling.md, .json and .png from their metrics.
@@ -29,6 +30,7 @@ from upcycling_study.report import Arm, write_report
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARES = (10, 20)  # per cent of the steps that the seed makes
 POINTS = 10  # evaluations over all steps
+QUIET = ("router.noise=false", "upcycling.weight_noise=0.01")
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,10 @@ def plan(args: argparse.Namespace) -> tuple[list[Run], list[Run], list[Arm]]:
             checkpoint = root / f"seed-{seed}" / "checkpoints" / f"step_{step:08d}"
             more = (f"upcycle={checkpoint}", "checkpoint.keep_last=1")
             others.append(run(f"upcycled{share}", seed, n - step, "moma_4t4i", *more))
+        others.append(run("quiet", seed, n - step, "moma_4t4i", *more, *QUIET))
     arms = [Arm("from scratch", folders["scratch"], 0)]
     arms += [Arm(f"upcycled at {s} %", folders[f"upcycled{s}"], n * s // 100, folders["seed"]) for s in SHARES]
+    arms.append(Arm(f"at {SHARES[-1]} %, no router noise", folders["quiet"], arms[-1].seed_steps, folders["seed"]))
     return seeds, others, arms
 
 

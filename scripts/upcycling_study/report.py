@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from momafuse.reports.metrics import Row, read_metrics
 
 LOSSES = {"eval/loss": "all", "eval/loss_text": "text", "eval/loss_image": "image"}
-COLOURS = ("#2a6f97", "#d1603d", "#5b8c5a")
+COLOURS = ("#2a6f97", "#d1603d", "#5b8c5a", "#8a5a9e")
 ROUTING = "training routing: sees the future"
 
 

@@ -27,7 +27,7 @@ def pretend(folder: Path, name: str, first: int, steps: int) -> None:
     rows = []
     for step in range(first, steps + 1):
         flops = float(step + 10 - steps if name != "seed-0" else step)
-        loss = 10 - flops * (0.1 if name != "upcycled20-0" else 0.125)
+        loss = 10 - flops * {"upcycled20-0": 0.125, "quiet-0": 0.2}.get(name, 0.1)
         losses = {"eval/loss": loss, "eval/loss_text": loss, "eval/loss_image": loss}
         rows.append({"step": step, "tokens": step, "flops": flops, **losses})
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -35,13 +35,15 @@ def pretend(folder: Path, name: str, first: int, steps: int) -> None:
 
 
 def test_complete_runs_are_not_made_again_and_the_page_follows_from_their_metrics(tmp_path):
-    for name, first, steps in (("seed-0", 1, 2), ("scratch-0", 1, 10), ("upcycled10-0", 0, 9), ("upcycled20-0", 0, 8)):
+    runs = {"seed-0": (1, 2), "scratch-0": (1, 10), "upcycled10-0": (0, 9), "upcycled20-0": (0, 8), "quiet-0": (0, 8)}
+    for name, (first, steps) in runs.items():
         pretend(tmp_path, name, first, steps)
     done = study(tmp_path)
     assert done.returncode == 0, done.stderr
     arms = json.loads((tmp_path / "out" / "upcycling.json").read_text())["arms"]
     assert arms["upcycled at 10 %"]["gain"]["text"] == [pytest.approx(1.0)]
     assert arms["upcycled at 20 %"]["gain"]["text"] == [pytest.approx(10 / 8)]
+    assert arms["at 20 %, no router noise"]["gain"]["text"] == [pytest.approx(10 / 5)]
     assert arms["upcycled at 20 %"]["jump"]["image"]["mean"] == pytest.approx(-0.05)
     page = (tmp_path / "out" / "upcycling.md").read_text()
     assert "| from scratch | 10 | 9.000 ± 0.000 |" in page
