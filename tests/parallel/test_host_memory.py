@@ -19,7 +19,8 @@ def faults():
 
 usual = faults()
 keep_freed_memory()
-faults()
+for _ in range(5):  # the heap has to grow first, in one or several pieces
+    faults()
 print(usual, faults())
 """
 
@@ -29,4 +30,4 @@ def test_a_large_tensor_finds_its_memory_again():
     done = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
     usual, kept = map(int, done.stdout.split())
     assert usual > 4000  # 4 times 16 MiB in pages of 4 KiB, perhaps some of them large
-    assert kept < usual / 2  # a block may still have to be aligned anew
+    assert kept < usual / 10
