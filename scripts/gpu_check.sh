@@ -22,15 +22,16 @@ part() { # name, seconds, command: its output to $out/NAME.txt, its exit code to
   echo $? >"$out/$name.code"
 }
 
-part tests 165 "$python" -m pytest -m gpu tests -q --timeout 120
+part tests 150 "$python" -m pytest -m gpu tests -q --timeout 120
 if command -v compute-sanitizer >/dev/null; then
   part sanitizer 40 compute-sanitizer --tool memcheck --error-exitcode 9 "$python" -m pytest -m gpu -q --timeout 35 \
     tests/kernels/triton -k "float64 and broken and bfloat16"
 fi
-part experts 150 "$python" scripts/bench_experts.py --sizes 90m 435m 1_4b --experts 1 4 8 --skew 0 0.5 --dtypes bf16 \
+part experts 130 "$python" scripts/bench_experts.py --sizes 90m 435m 1_4b --experts 1 4 8 --skew 0 0.5 --dtypes bf16 \
   --rows 16384 --rounds 11 --out "$out/experts.json"
 part rotary 15 "$python" scripts/bench_rotary.py
-part step_90m 60 "$python" scripts/bench_step.py moe_1t1i moma_4t4i moe_8x mot mod_dense --size 90m --precision bf16 --rounds 7
-part step_435m 90 "$python" scripts/bench_step.py moma_4t4i --size 435m --precision bf16 --rounds 7 \
+part order 40 "$python" scripts/bench_order.py --size 90m --precision bf16 --rounds 7 --out "$out/order.json"
+part step_90m 55 "$python" scripts/bench_step.py moe_1t1i moma_4t4i moe_8x mot mod_dense --size 90m --precision bf16 --rounds 7
+part step_435m 80 "$python" scripts/bench_step.py moma_4t4i --size 435m --precision bf16 --rounds 7 \
   --set trainer.micro_batch=4
 "$python" scripts/gpu_report.py "$out" "$@"

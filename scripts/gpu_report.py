@@ -53,7 +53,7 @@ def read(folder: Path, part: str) -> dict[str, Any]:
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    parts = {p: read(folder, p) for p in ("tests", "sanitizer", "experts", "rotary", *(f"step_{s}" for s in STEPS))}
+    parts = {p: read(folder, p) for p in ("tests", "sanitizer", "experts", "rotary", "order", *(f"step_{s}" for s in STEPS))}
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else "no GPU"
     return {"device": device, "torch": torch.__version__, "cuda": torch.version.cuda, "peak_tflops": peak_tflops()} | parts
@@ -81,6 +81,17 @@ def rotary_section(part: dict[str, Any]) -> list[str]:
         return [outcome(part)]
     lines = ["| size | member | forward ms | backward ms | GB/s |", "|---|---|---|---|---|"]
     return lines + ["| " + " | ".join(str(cell) for cell in row.values()) + " |" for row in part["json"]["rows"]]
+
+
+def order_section(part: dict[str, Any]) -> list[str]:
+    if part["json"] is None:
+        return [outcome(part)]
+    lines = ["| experiment | blocks ms: sequence, modality | ratio | attention ms | ratio | mask ms |", "|" + "---|" * 6]
+    for r in part["json"]["rows"]:
+        both = [", ".join(map(str, r[f"{kind}_ms"])) for kind in ("blocks", "attention")]
+        cells = [r["experiment"], both[0], r["blocks_ratio"], both[1], r["attention_ratio"], r["mask_ms"]]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
 
 
 def slower(rows: list[dict[str, Any]]) -> list[str]:
@@ -120,6 +131,7 @@ def render(facts: dict[str, Any]) -> str:
     lines += [*experts_section(facts["experts"]), ""]
     lines += ["## QK-norm and rotation", "4 sequences of 4,096 rows, queries and keys of each size's heads.", ""]
     lines += [*rotary_section(facts["rotary"]), ""]
+    lines += ["## Modality order against sequence order, 90m", *order_section(facts["order"]), ""]
     for size in STEPS:
         lines += [f"## A training step, {size}", *step_section(facts[f"step_{size}"], peak), ""]
     return "\n".join(lines)
