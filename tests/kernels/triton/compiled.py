@@ -121,8 +121,8 @@ def every_kernel(dtype: torch.dtype, d: int, widths: list[int], places: int, exp
 
 
 def rotated(dtype: torch.dtype, d: int, scales: int) -> None:
-    """QK-norm and rotation of heads 64 wide, or of one head where D is no multiple of that."""
-    width = 64 if d % 64 == 0 else d
+    """QK-norm and rotation of heads 64 wide (128 of 1_4b), or of one head where D is no multiple of that."""
+    width = d if d % 64 else 128 if d >= 2048 else 64
     n = 2 * d // width
     qkv = torch.empty(4, 256, n, width, dtype=dtype)
     q, k = (torch.empty(4, n // 2, 256, width, dtype=dtype) for _ in "qk")
