@@ -7,8 +7,9 @@ Sequence order is the project's: rows stay where they are, attention is causal, 
 order the rows of a batch are permuted once, text of every sequence, then its pictures (`Batch.order`), so that the rows of a
 modality are one contiguous slice of known size and every product is a plain one. A row sees a row of its document if and only
 if its position is no smaller: causal within a modality, a staircase across; without `model.attention.document_mask` of its
-sequence. On a GPU that is FlexAttention with a block mask over the whole batch, on a CPU torch's attention with an additive
-mask, for which the rows of each sequence are brought together and put apart again. After the last layer rows are put back.
+sequence. On a GPU that is FlexAttention with a block mask over the whole batch (as sequence order has it for documents), on a
+CPU torch's attention with an additive mask, for which the rows of each sequence are brought together and put apart again.
+After the last layer rows are put back.
 
 The model's code knows nothing of it: it gets a permuted batch, and its attention and products are replaced from here. Pictures
 and text stand in stretches of an eighth of a sequence, each a document, in another order in each sequence. A round runs both
@@ -29,7 +30,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -40,14 +41,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.attention.flex_attention import create_block_mask
 
 from momafuse.config.compose import compose
 from momafuse.data.batch import Batch
 from momafuse.errors import UserError
+from momafuse.kernels.attention import Mask, attend
 from momafuse.kernels.weights import GroupWeights
-from momafuse.models import attention, context, experts, linear
+from momafuse.models import attention, experts, linear
+from momafuse.models.context import Recipe
 from momafuse.models.transformer import Objective, T, Transformer
 from momafuse.parallel.precision import resolve_device
 from momafuse.routing.plan import Plan
@@ -55,7 +57,7 @@ from momafuse.training.setup import build_model
 from momafuse.world import World
 
 STRETCHES = 8  # of a sequence
-Attend = Callable[..., Tensor]  # called as torch's attention: q (1, H, T, K), k and v (1, G, T, K) -> (1, H, T, K)
+Attend = Callable[[Tensor, Tensor, Tensor, Mask | None], Tensor]  # q (1, H, T, K), k and v (1, G, T, K), None -> (1, H, T, K)
 
 
 class Permuted(torch.autograd.Function):
@@ -119,11 +121,7 @@ def fused_staircase(batch: Batch, span: Tensor) -> Attend:
 
     mask = compiled(create_block_mask)(sees, None, None, t, t, batch.order.device)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, *, enable_gqa: bool, **_: object) -> Tensor:
-        y: Tensor = compiled(flex_attention)(q, k, v, block_mask=mask, enable_gqa=enable_gqa)
-        return y
-
-    return attend
+    return lambda q, k, v, _: attend(q, k, v, mask)
 
 
 def masked_staircase(batch: Batch, span: Tensor, dtype: torch.dtype) -> Attend:
@@ -143,12 +141,11 @@ def masked_staircase(batch: Batch, span: Tensor, dtype: torch.dtype) -> Attend:
         parts = zip(x.split(sizes, 2), budget, strict=True)
         return torch.cat([part.unflatten(2, (b, n)) for part, n in parts], 3)[0].transpose(0, 1)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, *, enable_gqa: bool, **_: object) -> Tensor:
-        y = scaled_dot_product_attention(*map(of_sequences, (q, k, v)), attn_mask=mask, enable_gqa=enable_gqa)
-        parts = y.transpose(1, 2).split(budget, 1)
+    def attend_by_sequence(q: Tensor, k: Tensor, v: Tensor, _: Mask | None) -> Tensor:
+        parts = attend(of_sequences(q), of_sequences(k), of_sequences(v), mask).transpose(1, 2).split(budget, 1)
         return torch.cat([rows for part in parts for rows in part.unbind()]).transpose(0, 1)[None]
 
-    return attend
+    return attend_by_sequence
 
 
 def staircase(batch: Batch, masks: bool, dtype: torch.dtype) -> Attend:
@@ -170,8 +167,8 @@ def by_modality(model: Transformer, batch: Batch, dtype: torch.dtype, objective:
     moved = {name: getattr(batch, name).flatten()[there][None] for name in names}
     budget = tuple(batch.shape[0] * n for n in batch.budget)
     with (
-        patch.object(attention, "scaled_dot_product_attention", staircase(batch, masks, dtype)),
-        patch.object(context, "visible", lambda span, dtype: None),
+        patch.object(attention, "attend", staircase(batch, masks, dtype)),
+        patch.object(Recipe, "mask", lambda *_: None),
         patch.object(experts, "apply_experts", sliced_experts),
         patch.object(linear, "apply_linear", sliced_linear),
     ):
@@ -222,7 +219,8 @@ def difference(model: Transformer, batch: Batch, dtype: torch.dtype) -> float:
 def actions_of(model: Transformer, batch: Batch, dtype: torch.dtype) -> dict[tuple[str, str], Callable[[], object]]:
     """What is timed, by kind and order."""
     device, layer = batch.order.device, model.blocks[0].attention
-    (b, s), width = batch.shape, model.config.dim // layer.heads
+    (b, s), width, masks = batch.shape, model.config.dim // layer.heads, model.config.attention.document_mask
+    in_order = model.recipe.mask(batch.document, width, dtype) if masks else None
 
     def blocks(order: str) -> None:
         ORDERS[order](model, batch, dtype, lambda hidden, head: hidden.float().mean()).backward()
@@ -234,21 +232,15 @@ def actions_of(model: Transformer, batch: Batch, dtype: torch.dtype) -> dict[tup
             torch.randn(*shape, h, width, device=device, dtype=dtype).transpose(1, 2).requires_grad_()
             for h in (layer.heads, layer.kv_heads, layer.kv_heads)
         )
-        masks = model.config.attention.document_mask
-        attend: Attend = scaled_dot_product_attention
-        if order == "modality":
-            attend = staircase(batch, masks, dtype)
-        elif masks:
-            attend = partial(attend, attn_mask=context.visible(batch.document, dtype))
+        by, mask = (staircase(batch, masks, dtype), None) if order == "modality" else (attend, in_order)
         direction = torch.randn(*shape, layer.heads, width, device=device, dtype=dtype).transpose(1, 2)
-        grouped = layer.kv_heads != layer.heads
-        return lambda: torch.autograd.grad(attend(q, k, v, is_causal=not masks, enable_gqa=grouped), (q, k, v), direction)
+        return lambda: torch.autograd.grad(by(q, k, v, mask), (q, k, v), direction)
 
     found: dict[tuple[str, str], Callable[[], object]] = {}
     for order in ORDERS:
         found["blocks", order] = lambda order=order: blocks(order)  # type: ignore[misc]
         found["attention", order] = attend_alone(order)
-    return found | {("mask", "modality"): lambda: staircase(batch, model.config.attention.document_mask, dtype)}
+    return found | {("mask", "modality"): lambda: staircase(batch, masks, dtype)}
 
 
 def measure(experiment: str, overrides: list[str], rounds: int, console: Console) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from momafuse.config.schema import ModelConfig
+from momafuse.kernels.attention import attend
 from momafuse.kernels.experts import Backend
 from momafuse.kernels.rotary import norm_rotate, rotate, rotates_in_one
 from momafuse.models.context import Context
@@ -51,15 +51,7 @@ class Attention(nn.Module):
         """x (B, S, D) -> (B, S, D); a row sees the rows before it, of its own span where the context has spans."""
         c, (b, s, d) = context, x.shape
         q, k, v = self._rotated(self.qkv(x, c.by_modality).unflatten(-1, (-1, d // self.heads)), c)
-        y = scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=c.mask,
-            is_causal=c.mask is None,
-            enable_gqa=self.kv_heads != self.heads,
-        )
-        out: Tensor = self.out(y.transpose(1, 2).reshape(b, s, d), c.by_modality)
+        out: Tensor = self.out(attend(q, k, v, c.mask).transpose(1, 2).reshape(b, s, d), c.by_modality)
         return out
 
     def _rotated(self, heads: Tensor, c: Context) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from momafuse.kernels.attention import Mask, blocks, pairs, sees_in_blocks
+from momafuse.kernels.experts import Backend
 from momafuse.routing.auxiliary import Routing
 from momafuse.routing.depth import Kept
 from momafuse.routing.plan import Group, Plan, fixed_plan
@@ -26,6 +28,7 @@ class Recipe:
     modalities: tuple[Group, ...]  # a group of one expert for each modality: the plan of untied projections
     untied_projections: bool
     untied_norms: bool
+    backend: Backend
 
     def context(
         self, rows: Rows, table: Tensor, span: Tensor | None, dtype: torch.dtype, routing: Routing = "training"
@@ -43,7 +46,8 @@ class Recipe:
         one_hot = None
         if self.untied_norms:
             one_hot = rows.modality.unsqueeze(-1) == torch.arange(len(self.modalities), device=table.device)
-        mask = None if span is None else visible(span, dtype)
+        constant = routing != "causal"  # there a depth router keeps as many rows as it likes, and texts have their own lengths
+        mask = None if span is None else self.mask(span, 2 * table.shape[-1], dtype, constant)
         return Context(rows, table, span, mask, by_modality, one_hot, fixed, routing)
 
     def of_kept(self, context: Context, kept: Kept, dtype: torch.dtype) -> Context:
@@ -56,22 +60,26 @@ class Recipe:
             span = sequence if span is None else sequence * length + span
         return self.context(kept, table, span, dtype, context.routing)
 
+    def mask(self, span: Tensor, width: int, dtype: torch.dtype, constant: bool = True) -> Mask:
+        """Of rows of `dtype` that see their own span, for heads of `width`; `constant`: their number is, over all calls."""
+        return blocks(span) if constant and sees_in_blocks(self.backend, span, width, dtype) else pairs(span, dtype)
+
 
 @dataclass(frozen=True)
 class Context:
     rows: Rows
     table: Tensor  # (2, B, 1, S, K / 2)
     span: Tensor | None  # (B, S) integers
-    mask: Tensor | None  # (B, 1, S, S), 0 or -inf in the dtype of the rows; None: causal
+    mask: Mask | None  # who sees whom (kernels/attention.py); None: causal
     by_modality: Plan | None  # where projections are untied
     one_hot: Tensor | None  # (B, S, M) bool, where norms are untied
     fixed: Plan | None  # the plan of the experts where no group is routed
     routing: Routing = "training"  # who chooses rows
 
 
-def recipe(groups: Sequence[Group], modality_names: Sequence[str], untie: Sequence[str]) -> Recipe:
+def recipe(groups: Sequence[Group], modality_names: Sequence[str], untie: Sequence[str], backend: Backend) -> Recipe:
     modalities = tuple(Group(name, 1, (m,), 0) for m, name in enumerate(modality_names))
-    return Recipe(tuple(groups), modalities, not {"qkv", "out"}.isdisjoint(untie), "norms" in untie)
+    return Recipe(tuple(groups), modalities, not {"qkv", "out"}.isdisjoint(untie), "norms" in untie, backend)
 
 
 def rotary_table(position: Tensor, head_dim: int, theta: float) -> Tensor:
@@ -79,15 +87,6 @@ def rotary_table(position: Tensor, head_dim: int, theta: float) -> Tensor:
     frequency = theta ** (-torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float64) / head_dim)
     angle = (position.double()[:, None, :, None] * frequency).float()
     return torch.stack([angle.cos(), angle.sin()])
-
-
-def visible(span: Tensor, dtype: torch.dtype) -> Tensor:
-    """span (B, S) -> (B, 1, S, S): 0 where a row sees another (itself and the earlier ones of its own span), else -inf.
-
-    Not boolean: attention would make such a mask of it in every layer, and keep each for its backward.
-    """
-    same = (span[:, :, None] == span[:, None, :]).tril()[:, None]
-    return torch.zeros(same.shape, dtype=dtype, device=span.device).masked_fill(~same, float("-inf"))
 
 
 def _serve(groups: Sequence[Group]) -> list[tuple[int, ...]]:

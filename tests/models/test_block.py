@@ -8,7 +8,7 @@ from torch import Tensor
 
 from momafuse.config.schema import DepthConfig
 from momafuse.data.batch import Batch
-from momafuse.models.context import visible
+from momafuse.kernels.attention import pairs
 from momafuse.models.transformer import Transformer
 from tests.batches import make_batch, make_model
 from tests.models.zoo import EVERYTHING
@@ -34,10 +34,10 @@ def test_a_document_mask_separates_documents(untie):
 
 
 def test_a_row_sees_itself_and_earlier_rows_of_its_span():
-    assert (visible(torch.tensor([[0, 0, 1]]), torch.float32) == 0).tolist() == [
+    assert (pairs(torch.tensor([[0, 0, 1]]), torch.float32) == 0).tolist() == [
         [[[True, False, False], [True, True, False], [False, False, True]]]
     ]
-    assert (visible(torch.tensor([[1, 0, 1]]), torch.float32) == 0).tolist() == [
+    assert (pairs(torch.tensor([[1, 0, 1]]), torch.float32) == 0).tolist() == [
         [[[True, False, False], [False, True, False], [True, False, True]]]
     ]
 

@@ -50,7 +50,7 @@ def ffn(experts: Experts, name: str, x: Tensor) -> Tensor:
 def run(counts: dict[str, int], experts: Experts, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """y (T, D), and how many experts took each row."""
     no_table = torch.zeros(2, batch.shape[0], 1, batch.shape[1], 3)  # attention's; experts do not read it
-    context = recipe(groups_of(counts, NAMES, 8), NAMES, ()).context(batch, no_table, None, torch.float32)
+    context = recipe(groups_of(counts, NAMES, 8), NAMES, (), "auto").context(batch, no_table, None, torch.float32)
     y, plan, _ = experts(x.view(*batch.shape, -1), context, None)
     return y.flatten(0, 1), (plan.slots >= 0).sum(1)
 

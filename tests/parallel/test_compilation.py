@@ -12,6 +12,7 @@ from momafuse.errors import UserError
 from momafuse.parallel.checkpointing import apply_activation_checkpointing
 from momafuse.parallel.compilation import apply_compile
 from tests.batches import make_batch
+from tests.kernels.blocks import on_cpu
 from tests.members import MEMBERS, mean_loss, member
 
 STEPS = 20
@@ -72,6 +73,33 @@ def test_inductor_is_eager_but_for_rounding(name):
     model = member(name)
     apply_compile(model)
     assert train(model, 3, compiled=True) == pytest.approx(train(member(name), 3, compiled=False), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("dense",), ("mot", "model.attention.n_kv_heads=1"), ("mod_moma_4t4i",), ("mod_dense", "model.depth.per_modality=false")],
+    ids=str,
+)
+def test_attention_in_blocks_is_part_of_the_graph(monkeypatch, words):
+    """As on a GPU, where documents differ from batch to batch and nothing is compiled again."""
+    on_cpu(monkeypatch, 16)
+    model = member(*words)
+    apply_compile(model, backend="aot_eager")
+    losses = train(model, STEPS, compiled=True)
+    assert not counters["graph_break"]
+    monkeypatch.undo()
+    assert losses[:3] == pytest.approx(train(member(*words), 3, compiled=False), abs=1e-5)  # later on near ties fall otherwise
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_attention_in_blocks_with_activation_checkpointing(monkeypatch, mode, compiled):
+    on_cpu(monkeypatch, 16)
+    model, plain = member("mod_moma_4t4i"), member("mod_moma_4t4i")
+    apply_activation_checkpointing(model, mode)
+    if compiled:
+        apply_compile(model, backend="aot_eager")
+    assert train(model, 3, compiled) == train(plain, 3, compiled=False)
 
 
 def test_depth_over_the_pool_compiles_where_one_network_serves_all():

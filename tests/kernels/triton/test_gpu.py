@@ -12,6 +12,7 @@ import torch
 from torch.nn.utils import clip_grads_with_norm_
 
 from momafuse.config.compose import compose
+from momafuse.kernels.attention import attend, blocks, pairs
 from momafuse.kernels.experts import apply_experts
 from momafuse.kernels.linear import apply_linear, linear_reference
 from momafuse.kernels.reference import experts_reference
@@ -113,6 +114,28 @@ def test_rotation_in_bf16_is_no_further_from_float64_than_torch_and_the_same_eac
         assert error(mine, right) <= 1.02 * error(theirs, right)
     for _ in range(20):
         assert all(torch.equal(a, b) for a, b in zip(rotary.results(rotary.in_one, *made), ours, strict=True))
+
+
+@pytest.mark.parametrize("keys", [8, 2])
+def test_attention_in_blocks_is_no_further_from_float64_than_by_pairs_and_the_same_each_time(keys):
+    g = torch.Generator(device="cuda").manual_seed(0)
+    q, k, v = (torch.randn(2, 1000, h, 64, generator=g, device="cuda").transpose(1, 2) for h in (8, keys, keys))
+    span = torch.randint(9, (2, 1000), generator=g, device="cuda").sort(1).values
+    direction = torch.randn(q.shape, generator=g, device="cuda")
+
+    def found(dtype, mask):
+        leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+        y = attend(*leaves, mask)
+        return [y, *torch.autograd.grad(y, leaves, direction.to(dtype))]
+
+    rounded = [x.bfloat16().double() for x in (q, k, v, direction)]
+    q, k, v, direction = rounded
+    exact = found(torch.float64, pairs(span, torch.float64))
+    ours, theirs = found(torch.bfloat16, blocks(span)), found(torch.bfloat16, pairs(span, torch.bfloat16))
+    for mine, other, right in zip(ours, theirs, exact, strict=True):
+        assert error(mine, right) <= 1.1 * error(other, right)  # sums are taken in another order
+    for _ in range(20):
+        assert all(torch.equal(a, b) for a, b in zip(found(torch.bfloat16, blocks(span)), ours, strict=True))
 
 
 def test_results_are_the_same_in_each_of_20_runs():

@@ -1,0 +1,81 @@
+"""Causal softmax attention, of all rows or of rows that see their own span (document) only.
+
+    y[s] = sum over i in first[s] .. s of softmax_i(q[s] . k[i] / sqrt(K)) v[i],    first[s]: the first row of the span of s
+
+Without spans this is torch's attention. With spans, on a GPU, it is FlexAttention (arXiv 2412.05496), which leaves out blocks
+where nobody sees anybody. A mask of all pairs would cost twice the products and switch torch's fast kernels off. It serves
+where FlexAttention does not: on a CPU, which has no gradients of it, and where the number of rows changes from call to call.
+
+Shape legend: B sequences, S rows of one, H heads, G heads of keys and values, K width of a head, n blocks of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from momafuse.kernels.experts import Backend, leaves_sizes
+
+Mask = Tensor | BlockMask
+BLOCK = 128  # rows; FlexAttention's own choice
+NARROWEST = 16  # head that it takes
+
+
+def sees_in_blocks(backend: Backend, span: Tensor, width: int, dtype: torch.dtype) -> bool:
+    """Whether FlexAttention serves these rows under this backend: on GPUs where the products are ours, too."""
+    return span.is_cuda and leaves_sizes(backend, span.device) and width >= NARROWEST and dtype != torch.float64
+
+
+def pairs(span: Tensor, dtype: torch.dtype) -> Tensor:
+    """span (B, S) -> (B, 1, S, S): 0 where a row sees another (itself and the earlier ones of its own span), else -inf.
+
+    Not boolean: attention would make such a mask of it in every layer, and keep each for its backward.
+    """
+    same = (span[:, :, None] == span[:, None, :]).tril()[:, None]
+    return torch.zeros(same.shape, dtype=dtype, device=span.device).masked_fill(~same, float("-inf"))
+
+
+def blocks(span: Tensor) -> BlockMask:
+    """The same of spans whose rows stand together, block by block: of a row of blocks only the ends are looked at."""
+    s, device = span.shape[1], span.device
+    place = torch.arange(s, device=device, dtype=torch.int32)
+    begins = pad(span[:, 1:] != span[:, :-1], (1, 0), value=True)
+    first = torch.where(begins, place, 0).cummax(1).values
+
+    def sees(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return (first[b, i] <= j) & (j <= i)
+
+    i = torch.arange(-(-s // BLOCK), device=device)
+    low, high = first[:, i * BLOCK], first[:, (i * BLOCK + BLOCK - 1).clamp(max=s - 1)]  # (B, n): of a block's ends
+    seen = (i * BLOCK + BLOCK > low[..., None]) & (i <= i[:, None])
+    whole = (i * BLOCK >= high[..., None]) & (i < i[:, None])
+    return BlockMask.from_kv_blocks(
+        *_in_order(seen & ~whole), *_in_order(whole), BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(s, s)
+    )
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
+    """q (B, H, S, K), k and v (B, G, S, K) -> (B, H, S, K); without a mask a row sees all rows before it."""
+    grouped = q.shape[1] != k.shape[1]
+    if isinstance(mask, BlockMask):
+        y: Tensor = _compiled()(q, k, v, block_mask=mask, enable_gqa=grouped, kernel_options={"BACKEND": "TRITON"})
+        return y
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+
+
+def _in_order(dense: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, n, n) bool -> how many blocks each row of blocks has (B, 1, n), and their numbers first (B, 1, n, n)."""
+    counts, numbers = dense.sum(2), dense.to(torch.int8).argsort(dim=2, descending=True, stable=True)
+    return counts.to(torch.int32)[:, None], numbers.to(torch.int32)[:, None]
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    """Its kernels exist compiled only; inside a compiled block it is part of that. Shapes are constants of a run."""
+    found: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=False)
+    return found

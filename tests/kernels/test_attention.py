@@ -1,0 +1,85 @@
+"""Who sees whom, by pairs and by blocks, and attention under both, against a loop over rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from momafuse.kernels import attention
+from momafuse.kernels.attention import attend, blocks, pairs, sees_in_blocks
+from tests.kernels.blocks import on_cpu
+
+
+def sees(span: torch.Tensor) -> torch.Tensor:
+    """(B, S, S) bool, pair by pair."""
+    b, s = span.shape
+    rows = [[[bool(span[n, i] == span[n, j]) and j <= i for j in range(s)] for i in range(s)] for n in range(b)]
+    return torch.tensor(rows)
+
+
+def of_blocks(mask, s: int, by_query: bool) -> torch.Tensor:
+    """What the lists of blocks say of each pair: none, all, or what the function of pairs says."""
+    kind = "kv" if by_query else "q"
+    size, found = mask.BLOCK_SIZE[0], torch.zeros(mask.kv_num_blocks.shape[0], s, s, dtype=torch.bool)
+    at = torch.arange(s)
+    for name, whole in ((kind, False), (f"full_{kind}", True)):
+        counts, numbers = getattr(mask, f"{name}_num_blocks"), getattr(mask, f"{name}_indices")
+        for n in range(len(found)):
+            allowed = mask.mask_mod(torch.tensor(n), torch.tensor(0), at[:, None], at[None, :]) | torch.tensor(whole)
+            for row in range(counts.shape[2]):
+                for column in numbers[n, 0, row, : counts[n, 0, row]].tolist():
+                    i, j = (row, column) if by_query else (column, row)
+                    here = slice(i * size, (i + 1) * size), slice(j * size, (j + 1) * size)
+                    assert not found[n][here].any(), "a block is in one list, once"
+                    found[n][here] = allowed[here]
+    return found
+
+
+SPANS = st.lists(st.integers(1, 40), min_size=1, max_size=6)
+
+
+def span_of(*lengths: list[int]) -> torch.Tensor:
+    """Sequences of spans of these lengths, cut to the shortest."""
+    rows = [torch.repeat_interleave(torch.arange(len(n)), torch.tensor(n)) for n in lengths]
+    return torch.stack([row[: min(map(len, rows))] for row in rows])
+
+
+@settings(max_examples=40)
+@given(SPANS, SPANS)
+def test_pairs_and_blocks_are_those_of_the_loop(first, second):
+    span = span_of(first, second)
+    right, s = sees(span), span.shape[1]
+    assert torch.equal(pairs(span, torch.float32)[:, 0] == 0, right)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK", 8)
+        mask = blocks(span)
+    assert torch.equal(of_blocks(mask, s, by_query=True), right)
+    assert torch.equal(of_blocks(mask, s, by_query=False), right)
+
+
+def test_blocks_where_nobody_sees_anybody_are_left_out():
+    mask = blocks(span_of([256, 256, 512]))
+    assert mask.kv_num_blocks.tolist() == [[[1] * 8]]  # the diagonal
+    assert mask.full_kv_num_blocks.tolist() == [[[0, 1, 0, 1, 0, 1, 2, 3]]]
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=["as many keys", "grouped"])
+@pytest.mark.parametrize("lengths", [[50], [7, 1, 30, 12], [16, 16, 18]], ids=str)
+def test_attention_by_blocks_is_that_by_pairs_with_every_gradient(monkeypatch, lengths, heads):
+    on_cpu(monkeypatch, 16)
+    span = span_of(lengths, lengths[::-1])
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, span.shape[1], h, 16, generator=g).transpose(1, 2).requires_grad_() for h in (*heads, heads[1]))
+    direction = torch.randn(q.shape, generator=g)
+    results = []
+    for mask in (blocks(span), pairs(span, torch.float32)):
+        y = attend(q, k, v, mask)
+        results.append([y, *torch.autograd.grad(y, (q, k, v), direction)])
+    for by_blocks, by_pairs in zip(*results, strict=True):
+        torch.testing.assert_close(by_blocks, by_pairs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cpu_takes_pairs():
+    assert not sees_in_blocks("triton", torch.zeros(1, 4), 64, torch.float32)
