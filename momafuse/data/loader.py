@@ -101,11 +101,19 @@ class Loader:
         )
 
     def stream(
-        self, step: int, *, global_batch: int, micro_batch: int, rank: int = 0, world: int = 1, origin: int = 0
+        self,
+        step: int,
+        *,
+        global_batch: int,
+        micro_batch: int,
+        rank: int = 0,
+        world: int = 1,
+        origin: int = 0,
+        pinned: bool = False,
     ) -> Generator[list[Batch], None, None]:
         """From optimizer step `step` on: the micro-batches of this rank, a list a step, without end.
 
-        Step 0 begins with the global sequence `origin`.
+        Step 0 begins with the global sequence `origin`. `pinned`: for a GPU (Batch.pinned).
 
         A background thread keeps `STEPS_AHEAD` steps ready; it ends when the iterator is closed or dropped, and what it
         raises is raised here.
@@ -117,7 +125,8 @@ class Loader:
             number = step
             while True:
                 first = origin + number * global_batch + rank * share
-                yield [self.batch(range(at, at + micro_batch)) for at in range(first, first + share, micro_batch)]
+                batches = [self.batch(range(at, at + micro_batch)) for at in range(first, first + share, micro_batch)]
+                yield [b.pinned() for b in batches] if pinned else batches
                 number += 1
 
         return _ahead(steps())

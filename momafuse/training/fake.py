@@ -18,7 +18,7 @@ from momafuse.parallel.checkpointing import apply_activation_checkpointing
 from momafuse.parallel.precision import apply_precision
 from momafuse.routing.noise import logistic_noise
 from momafuse.tokens.vocabulary import Vocabulary
-from momafuse.training.losses import LossMeter, objective
+from momafuse.training.losses import LossMeter, modality_table, objective
 from momafuse.training.optimizer import freeze
 
 
@@ -39,7 +39,7 @@ def fake_forward(config: Config, v: Vocabulary, budget: tuple[int, ...], model: 
     if config.noisy:
         layers, experts = len(model.blocks), model.n_experts
         noise = logistic_noise(batch, seed=config.run.seed, step=1, layers=layers, experts=experts)
-    meter = LossMeter(v, torch.device("cpu"))
+    meter = LossMeter(v.names, modality_table(v, torch.device("cpu")))
     loss, decisions = model(batch, objective(batch, meter, config.objective, 1), noise)
     return loss.total, (batch, noise, meter, loss, decisions)
 

@@ -17,7 +17,7 @@ from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.data.corpus import Corpus
 from momafuse.routing.statistics import RoutingCounts, count_plan, sum_counts
-from momafuse.training.losses import LossMeter, objective
+from momafuse.training.losses import LossMeter, modality_table, objective
 from momafuse.training.setup import Setup
 
 
@@ -53,7 +53,8 @@ def evaluate(config: Config, setup: Setup, corpus: Corpus, routing: Literal["tra
     """
     setup.model.eval()
     world = setup.world
-    meter, uncounted = (LossMeter(corpus.vocabulary, world.device) for _ in range(2))
+    table = modality_table(corpus.vocabulary, world.device)
+    meter, uncounted = (LossMeter(corpus.vocabulary.names, table) for _ in range(2))
     counts: list[RoutingCounts] = []
     for batch, counted in dealt(config, setup):
         loss = objective(batch, meter if counted else uncounted, config.objective, 1)

@@ -17,19 +17,25 @@ from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.world import World
 
 
+def modality_table(vocabulary: Vocabulary, device: torch.device) -> Tensor:
+    """(V,) int64 on the device: the modality of each id. Made once a run: it is a copy from the host."""
+    return torch.from_numpy(vocabulary.modality_of_ids()).long().to(device)
+
+
 class LossMeter:
     """Sums per modality on the device; one transfer when they are read."""
 
-    def __init__(self, vocabulary: Vocabulary, device: torch.device) -> None:
-        self.names = vocabulary.names
-        self.table = torch.from_numpy(vocabulary.modality_of_ids()).long().to(device, non_blocking=True)
-        self.sums = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)  # nll, targets
+    def __init__(self, names: Sequence[str], table: Tensor) -> None:
+        """`table` is the `modality_table` of the vocabulary, `names` its modalities."""
+        self.names, self.table = names, table
+        self.sums = torch.zeros(2, len(names), dtype=torch.float64, device=table.device)  # nll, targets
 
     def add(self, nll: Tensor, targets: Tensor) -> None:
         """nll (T,) in nats, targets (T,) with -1 for none."""
-        valid = (targets >= 0).double()
-        modality = self.table[targets.clamp(min=0)]
-        self.sums.index_add_(1, modality, torch.stack([nll.double() * valid, valid]))
+        modality = torch.where(targets >= 0, self.table[targets.clamp(min=0)], -1)
+        mine = modality == torch.arange(len(self.names), device=modality.device)[:, None]
+        # not index_add_, which adds in another order each time on a GPU
+        self.sums += torch.stack([torch.where(mine, nll.double(), 0.0).sum(1), mine.double().sum(1)])
 
     def means(self, prefix: str, world: World) -> dict[str, float]:
         """`PREFIXloss` over the targets of all ranks and `PREFIXloss_MODALITY`; a modality without targets is left out."""

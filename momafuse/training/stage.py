@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from momafuse.reports.flops import TRAINING
 from momafuse.reports.logger import Logger
 from momafuse.training.finish import finish
 from momafuse.training.held_out import HeldOut, evaluate
-from momafuse.training.losses import LossMeter
+from momafuse.training.losses import LossMeter, modality_table
 from momafuse.training.setup import Setup
 from momafuse.training.step import backward, step_flops
 
@@ -38,8 +39,12 @@ class Pretraining:
     setup: Setup
     corpus: Corpus
 
+    @cached_property
+    def _table(self) -> Tensor:
+        return modality_table(self.corpus.vocabulary, self.setup.world.device)
+
     def meter(self) -> LossMeter:
-        return LossMeter(self.corpus.vocabulary, self.setup.world.device)
+        return LossMeter(self.corpus.vocabulary.names, self._table)
 
     def backward(self, batch: Batch, meter: LossMeter, valid: int, step: int, observe: Observe | None = None) -> Tensor:
         return backward(self.config, self.setup, batch, meter, valid, step, observe)

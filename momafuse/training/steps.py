@@ -88,7 +88,8 @@ class Steps:
     def _stream(self) -> Generator[list[Batch], None, None]:
         t, world = self.config.trainer, self.setup.world
         shape = {"global_batch": t.global_batch, "micro_batch": t.micro_batch, "rank": world.rank, "world": world.size}
-        return self.setup.train.stream(self.state["step"], **shape, origin=self.state["origin_sequence"])
+        origin, pinned = self.state["origin_sequence"], world.device.type == "cuda"
+        return self.setup.train.stream(self.state["step"], **shape, origin=origin, pinned=pinned)
 
     def _evaluate(self) -> HeldOut:
         found = self.stage.evaluate()

@@ -141,6 +141,16 @@ def test_any_layout_sees_the_same_global_sequences(
         assert torch.equal(torch.cat([getattr(b, name) for batches in ranks for b in batches]), getattr(whole, name))
 
 
+def test_for_a_gpu_every_tensor_is_pinned_and_otherwise_the_same(starter, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self.clone()) or pinned[-1])
+    batches = next(loader(starter).stream(3, global_batch=8, micro_batch=4, pinned=True))
+    moved = [t for batch in batches for t in vars(batch).values() if isinstance(t, torch.Tensor)]
+    assert len(moved) == 2 * 7
+    assert {id(t) for t in moved} <= {id(t) for t in pinned}
+    assert all(same(a, b) for a, b in zip(batches, next(loader(starter).stream(3, global_batch=8, micro_batch=4)), strict=True))
+
+
 def test_a_resumed_stream_is_the_stream(starter: tuple[Split, Vocabulary]) -> None:
     whole = list(islice(loader(starter).stream(0, global_batch=8, micro_batch=4), 60))  # over three epochs
     for step in (1, 7, 18, 19, 37, 59):

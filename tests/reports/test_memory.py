@@ -25,7 +25,7 @@ from momafuse.models.transformer import Transformer
 from momafuse.reports.memory import Memory, fused_rms_norm, measure, size
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.fake import fake_forward, fake_model
-from momafuse.training.losses import LossMeter, objective
+from momafuse.training.losses import LossMeter, modality_table, objective
 from momafuse.training.optimizer import build_optimizer
 from tests.batches import make_batch
 
@@ -63,7 +63,7 @@ def real_batch(config: Config) -> Batch:
 
 def real_forward(config: Config, model: Transformer) -> tuple[Tensor, Any]:
     batch = real_batch(config)
-    meter = LossMeter(VOCABULARY, torch.device("cpu"))
+    meter = LossMeter(VOCABULARY.names, modality_table(VOCABULARY, torch.device("cpu")))
     loss, decisions = model(batch, objective(batch, meter, config.objective, 1))
     return loss.total, (batch, meter, loss, decisions)
 

@@ -175,10 +175,10 @@ def test_a_warm_step_never_waits_for_the_device(words):
     model = member(*words).cuda()
     config = compose([f"+experiment={words[0]}", "size=micro", "data.image_share=0.5", *words[1:]]).config
     optimizer = build_optimizer(model, config.optim)
-    batch = make_batch(4, (40, 24)).to("cuda")
-    meter = _meter(model)
+    host, meter = make_batch(4, (40, 24)).pinned(), _meter(model)
 
     def step():
+        batch = host.to("cuda")
         loss, _ = model(batch, objective(batch, meter, config.objective, 64))
         loss.total.backward()
         norm = gradient_norm(model.parameters(), batch.tokens.device)
@@ -197,14 +197,7 @@ def test_a_warm_step_never_waits_for_the_device(words):
 
 
 def _meter(model) -> LossMeter:
-    class Ids:
-        names = model.modality_names
-
-        @staticmethod
-        def modality_of_ids():
-            return (torch.arange(model.embedding.num_embeddings) % 2).to(torch.uint8).numpy()
-
-    return LossMeter(Ids(), torch.device("cuda"))  # type: ignore[arg-type]
+    return LossMeter(model.modality_names, torch.arange(model.embedding.num_embeddings, device="cuda") % 2)
 
 
 @pytest.mark.parametrize("name", ["moma_4t4i", "mot_text_moe4", "mod_moma_4t4i"])

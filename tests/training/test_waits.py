@@ -1,0 +1,139 @@
+"""A warm step never waits for the device, shown without one: its tensors are on torch's `meta` device, which has no contents.
+
+What would read a value there fails by itself; what brings one from the host is caught on its way. Only the batch may come. A
+GPU says the same of itself in tests/kernels/triton/test_gpu.py; what the loop reads once a step is not part of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils import clip_grads_with_norm_
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from momafuse.config.compose import compose
+from momafuse.data.batch import Batch
+from momafuse.models import attention, context
+from momafuse.tokens.vocabulary import Vocabulary
+from momafuse.training import setup
+from momafuse.training.guard import gradient_norm
+from momafuse.training.losses import LossMeter, modality_table
+from momafuse.training.step import backward
+from momafuse.world import World
+from tests.batches import make_batch
+from tests.members import MEMBERS
+
+META = torch.device("meta")
+IDS = Vocabulary.build(image_codes=32, image_block=8, text_pieces=24)
+COPIES = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
+
+
+def tensors(x: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
+
+
+class FromHost(TorchDispatchMode):
+    """An op that reads host memory for the device; numbers of host tensors, which kernels get as arguments, are none."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result, read = func(*args, **(kwargs or {})), tensors((args, kwargs))
+        host = [t for t in read if not t.is_meta and (t.dim() or len(read) == 1)]
+        if host and any(t.is_meta for t in read + tensors(result)):
+            raise AssertionError(f"{func} brings {tuple(host[0].shape)} from the host")
+        return result
+
+
+class FromLists(TorchFunctionMode):
+    """Python numbers that become a tensor on the device: meta makes no copy of it, a GPU does."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in COPIES and result.is_meta:
+            raise AssertionError(f"{func.__name__} of numbers is a copy that waits")
+        if func is Tensor.__getitem__ and any(isinstance(i, list) for i in tree_leaves(args[1], is_leaf=_is_list)):
+            raise AssertionError("a list as an index is a copy that waits")
+        return result
+
+
+def _is_list(x: Any) -> bool:
+    return isinstance(x, list)
+
+
+X = torch.empty(6, 4, device=META)
+
+
+class CopiesInBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        return dy * torch.ones(dy.shape).to(META)
+
+
+WAITS: dict[str, Callable[[], Any]] = {
+    "a number read": lambda: X.sum().item(),
+    "a decision": lambda: bool(X.sum() > 0),
+    "a mask as an index": lambda: X[X[:, 0] > 0],
+    "nonzero": lambda: X.nonzero(),
+    "a list read": lambda: X.tolist(),
+    "a copy to the host": lambda: X.cpu(),
+    "a host tensor as an index": lambda: X[torch.tensor([1, 2])],
+    "a copy from the host": lambda: torch.ones(3).to(META),
+    "a number copied": lambda: torch.ones(()).to(META),
+    "a tensor of a list": lambda: torch.tensor([1.0, 2.0], device=META),
+    "a new tensor of a list": lambda: X.new_tensor([1.0, 2.0]),
+    "columns by a list": lambda: X[:, [1, 2]],
+    "in the backward": lambda: CopiesInBackward.apply(X.detach().requires_grad_()).sum().backward(),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_what_waits_is_caught(name):
+    with pytest.raises((AssertionError, NotImplementedError, RuntimeError)), FromHost(), FromLists():
+        WAITS[name]()
+
+
+def test_what_waits_for_nothing_passes():
+    with FromHost(), FromLists():
+        y = X * torch.tensor(2.0) + torch.arange(4, device=META)
+        y[:, 1:3].gather(1, torch.zeros(6, 1, dtype=torch.int64, device=META))
+
+
+def torchs(q: Tensor, k: Tensor, v: Tensor, _: object) -> Tensor:
+    return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+PER_POOL = ("mod_moma_4t4i", "model.depth.per_modality=false")
+
+
+@pytest.mark.parametrize("backend", ["triton", "bmm"])
+@pytest.mark.parametrize("words", [*((m,) for m in MEMBERS), PER_POOL], ids="-".join)
+def test_forward_and_backward_bring_nothing_but_the_batch_and_read_nothing(monkeypatch, words, backend):
+    if words == PER_POOL and backend == "bmm":
+        pytest.skip("its products read sizes on the host, by design")
+    monkeypatch.setattr(setup, "check_backend", lambda *_: None)
+    monkeypatch.setattr(context, "sees_in_blocks", lambda *_: True)  # masks are made as on a GPU
+    monkeypatch.setattr(attention, "attend", torchs)  # meta has no kernel for them
+    shape = "size=micro", "data.image_share=0.5", "trainer.precision=bf16", "router.noise=true", f"trainer.backend={backend}"
+    config = compose([f"+experiment={words[0]}", *shape, *words[1:]]).config
+    world = World(0, 1, META, None, None)
+    model, _ = setup.build_model(config, IDS, world)
+    meter, here = LossMeter(IDS.names, modality_table(IDS, META)), SimpleNamespace(world=world, model=model)
+    batch = make_batch(4, (40, 24)).to(META)
+    monkeypatch.setattr(Batch, "to", lambda self, device: self)
+    with FromHost(), FromLists():
+        chosen = backward(config, here, batch, meter, 64, 3)  # type: ignore[arg-type]
+        norm = gradient_norm(model.parameters(), META)
+        clip_grads_with_norm_(model.parameters(), config.optim.grad_clip, norm)
+    assert chosen.is_meta
+    assert all(p.grad is not None and p.grad.is_meta for p in model.parameters())
