@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-ROWS = 32  # of a tile
+EACH = 8  # heads of a program
 
 
 def norm_rotate_triton(
     x: Tensor, queries: int, scales: list[Tensor], modality: Tensor, table: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """x (B, S, N, K), scales M of queries and M of keys (K,) or none, modality (B, S), table (2, B, 1, S, K / 2) fp32
-    -> q (B, H, S, K), k (B, N - H, S, K)."""
+    -> q (B, H, S, K), k (B, N - H, S, K), the rows of a position side by side: attention's result is then laid out so, too."""
     q, k = _norm_rotate(x, queries, scales, modality, table, eps)
     return q, k
 
@@ -52,10 +52,10 @@ def _norm_rotate_backward(
 
     b, s, n, width = x.shape
     dx = x.new_empty(x.shape)
-    tiles = -(-b * s // ROWS)
+    tiles = -(-b * s // rows_of(width))
     parts = x.new_empty(tiles, n, len(scales) // 2, width, dtype=torch.float32)
     if not isinstance(x, FakeTensor) and x.numel():
-        _start(backward_kernel, x, queries, scales, modality, table, eps, (dq.contiguous(), dk.contiguous(), dx, parts))
+        _start(backward_kernel, x, queries, scales, modality, table, eps, (*map(_by_row, (dq, dk)), dx, parts))
     sums = parts[:, :queries].sum((0, 1)), parts[:, queries:].sum((0, 1))
     return dx, [row.to(scale.dtype, copy=True) for row, scale in zip([*sums[0], *sums[1]], scales, strict=True)]
 
@@ -83,9 +83,19 @@ def _backward(ctx: Any, dq: Tensor, dk: Tensor) -> tuple[Any, ...]:
 _norm_rotate.register_autograd(_backward, setup_context=_setup_context)
 
 
+def rows_of(width: int) -> int:
+    """Rows of a program: as many as registers hold of heads of this width, without spills."""
+    return min(32, max(1, 2048 // (1 << (width - 1).bit_length())))
+
+
 def _outputs(x: Tensor, queries: int) -> tuple[Tensor, Tensor]:
     b, s, n, width = x.shape
-    return x.new_empty(b, queries, s, width), x.new_empty(b, n - queries, s, width)
+    return tuple(x.new_empty(b, s, heads, width).transpose(1, 2) for heads in (queries, n - queries))  # type: ignore[return-value]
+
+
+def _by_row(x: Tensor) -> Tensor:
+    """x (B, H, S, K) -> (B, S, H, K) without gaps; a copy only where attention's backward laid its result out otherwise."""
+    return x.transpose(1, 2).contiguous()
 
 
 def _start(
@@ -98,15 +108,15 @@ def _start(
     eps: float,
     last: tuple[Tensor, ...],
 ) -> Any:
-    """A program for each tile of rows and each head; `last` are the kernel's own arguments. Returns what triton compiled."""
+    """A program for each tile of rows and some heads; `last` are the kernel's own arguments. Returns what triton compiled."""
     import triton
 
     b, s, n, width = x.shape
     if x.stride(3) != 1 or x.stride(0) != s * x.stride(1):
         x = x.contiguous()
-    m = len(scales) // 2
-    return kernel[(triton.cdiv(b * s, ROWS), n)](
-        x, tuple(scales[:m]), tuple(scales[m:]), modality.contiguous(), table.contiguous(), *last, b * s, s, x.stride(1),
-        x.stride(2), QUERIES=queries, HEADS=n, WIDTH=width, SCALES=m, EPS=eps, ROWS=ROWS,
+    m, rows = len(scales) // 2, rows_of(width)
+    return kernel[(triton.cdiv(b * s, rows), triton.cdiv(n, EACH))](
+        x, tuple(scales[:m]), tuple(scales[m:]), modality.contiguous(), table.contiguous(), *last, b * s, x.stride(1),
+        x.stride(2), QUERIES=queries, HEADS=n, WIDTH=width, SCALES=m, EPS=eps, ROWS=rows, EACH=EACH,
         HALF=triton.next_power_of_2(width // 2), num_warps=4,
     )  # fmt: skip

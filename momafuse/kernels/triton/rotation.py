@@ -1,10 +1,10 @@
-"""QK-norm and rotary positions, tile by tile: a program takes ROWS rows of one head, in two halves of its columns.
+"""QK-norm and rotary positions, tile by tile: a program takes ROWS rows of some heads, one by one, each in two halves.
 
     forward    a, b -> r g a, r g b -> their rotation                        r = 1 / sqrt(mean(x^2) + eps), in fp32
     backward   the rotation turned back, then through the norm; sums over the tile for the gradient of g
 
-Queries and keys are told apart by the number of the head. Scales are one (K,) each, or one for each modality, picked by the
-row's. rotary.py starts them.
+Queries and keys are told apart by the number of the head; the angles of a tile's rows are read once for its heads. Scales are
+one (K,) each, or one for each modality, picked by the row's. rotary.py starts them.
 """
 
 from __future__ import annotations
@@ -42,64 +42,68 @@ def _scales(q_scales, k_scales, modality, t, mine, is_query, j, SCALES: tl.const
 
 
 @triton.jit
-def _place(T, S, QUERIES: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr):
-    """Rows of this program, its head, what is inside, and where the rows of the head begin in q, or in k."""
+def _rows(table, T, WIDTH: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr):
+    """Rows of this program, its columns, what is inside, and the angles of the rows."""
     t = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    n = tl.program_id(1)
     j = tl.arange(0, HALF)
     mine = t < T
     inside = mine[:, None] & (j < WIDTH // 2)[None, :]
+    cos, sin = _halves(table, t[:, None] * (WIDTH // 2) + j[None, :], T * (WIDTH // 2), inside)
+    return t, j, mine, inside, cos, sin
+
+
+@triton.jit
+def _of_kind(t, n, j, QUERIES: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):
+    """Where the rows of head n begin in q (T, QUERIES, WIDTH), or in k."""
     heads = tl.where(n < QUERIES, QUERIES, HEADS - QUERIES)
-    of_kind = tl.where(n < QUERIES, n, n - QUERIES)
-    to = ((t // S * heads + of_kind) * S + t % S) * WIDTH
-    return t, n, j, mine, inside, to[:, None] + j[None, :]
+    return (t[:, None] * heads + tl.where(n < QUERIES, n, n - QUERIES)) * WIDTH + j[None, :]
 
 
 @triton.jit
 def forward_kernel(
-    x, q_scales, k_scales, modality, table, q, k, T, S, LDT, LDN,
+    x, q_scales, k_scales, modality, table, q, k, T, LDT, LDN,
     QUERIES: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, SCALES: tl.constexpr, EPS: tl.constexpr,
-    ROWS: tl.constexpr, HALF: tl.constexpr,
+    ROWS: tl.constexpr, EACH: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """x (T, N, WIDTH), LDT and LDN between rows and heads -> q, k."""
-    t, n, j, mine, inside, to = _place(T, S, QUERIES, HEADS, WIDTH, ROWS, HALF)
-    a, b = _halves(x, t[:, None] * LDT + n * LDN + j[None, :], WIDTH // 2, inside)
-    if SCALES:
-        r = 1 / tl.sqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / WIDTH + EPS)
-        ga, gb, _ = _scales(q_scales, k_scales, modality, t, mine, n < QUERIES, j, SCALES, WIDTH)
-        a, b = a * r[:, None] * ga, b * r[:, None] * gb
-    angle = t[:, None] * (WIDTH // 2) + j[None, :]
-    cos, sin = _halves(table, angle, T * (WIDTH // 2), inside)
-    y = tl.where(n < QUERIES, q, k)
-    tl.store(y + to, (a * cos - b * sin).to(y.dtype.element_ty), mask=inside)
-    tl.store(y + to + WIDTH // 2, (a * sin + b * cos).to(y.dtype.element_ty), mask=inside)
+    """x (T, N, WIDTH), LDT and LDN between rows and heads -> q (T, QUERIES, WIDTH), k (T, N - QUERIES, WIDTH)."""
+    t, j, mine, inside, cos, sin = _rows(table, T, WIDTH, ROWS, HALF)
+    for n in range(tl.program_id(1) * EACH, tl.minimum(tl.program_id(1) * EACH + EACH, HEADS)):
+        a, b = _halves(x, t[:, None] * LDT + n * LDN + j[None, :], WIDTH // 2, inside)
+        if SCALES:
+            r = 1 / tl.sqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / WIDTH + EPS)
+            ga, gb, _ = _scales(q_scales, k_scales, modality, t, mine, n < QUERIES, j, SCALES, WIDTH)
+            a, b = a * r[:, None] * ga, b * r[:, None] * gb
+        y = tl.where(n < QUERIES, q, k)
+        to = _of_kind(t, n, j, QUERIES, HEADS, WIDTH)
+        tl.store(y + to, (a * cos - b * sin).to(y.dtype.element_ty), mask=inside)
+        tl.store(y + to + WIDTH // 2, (a * sin + b * cos).to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def backward_kernel(
-    x, q_scales, k_scales, modality, table, dq, dk, dx, parts, T, S, LDT, LDN,
+    x, q_scales, k_scales, modality, table, dq, dk, dx, parts, T, LDT, LDN,
     QUERIES: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, SCALES: tl.constexpr, EPS: tl.constexpr,
-    ROWS: tl.constexpr, HALF: tl.constexpr,
+    ROWS: tl.constexpr, EACH: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """dq, dk and x -> dx (T, N, WIDTH) without gaps, parts (tiles, N, SCALES, WIDTH) fp32: sums for the scales."""
-    t, n, j, mine, inside, to = _place(T, S, QUERIES, HEADS, WIDTH, ROWS, HALF)
-    ya, yb = _halves(tl.where(n < QUERIES, dq, dk), to, WIDTH // 2, inside)
-    angle = t[:, None] * (WIDTH // 2) + j[None, :]
-    cos, sin = _halves(table, angle, T * (WIDTH // 2), inside)
-    da, db = ya * cos + yb * sin, yb * cos - ya * sin
-    if SCALES:
-        a, b = _halves(x, t[:, None] * LDT + n * LDN + j[None, :], WIDTH // 2, inside)
-        r = (1 / tl.sqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / WIDTH + EPS))[:, None]
-        a, b = a * r, b * r
-        ga, gb, kind = _scales(q_scales, k_scales, modality, t, mine, n < QUERIES, j, SCALES, WIDTH)
-        part = parts + ((tl.program_id(0).to(tl.int64) * HEADS + n) * SCALES) * WIDTH + j
-        for m in tl.static_range(SCALES):
-            of_m = (mine & ((kind == m) | (SCALES == 1)))[:, None]
-            tl.store(part + m * WIDTH, tl.sum(tl.where(of_m, da * a, 0.0), 0), mask=j < WIDTH // 2)
-            tl.store(part + m * WIDTH + WIDTH // 2, tl.sum(tl.where(of_m, db * b, 0.0), 0), mask=j < WIDTH // 2)
-        da, db = da * ga, db * gb
-        dot = ((tl.sum(da * a, 1) + tl.sum(db * b, 1)) / WIDTH)[:, None]
-        da, db = (da - a * dot) * r, (db - b * dot) * r
-    at = (t[:, None] * HEADS + n) * WIDTH + j[None, :]
-    tl.store(dx + at, da.to(dx.dtype.element_ty), mask=inside)
-    tl.store(dx + at + WIDTH // 2, db.to(dx.dtype.element_ty), mask=inside)
+    t, j, mine, inside, cos, sin = _rows(table, T, WIDTH, ROWS, HALF)
+    for n in range(tl.program_id(1) * EACH, tl.minimum(tl.program_id(1) * EACH + EACH, HEADS)):
+        to = _of_kind(t, n, j, QUERIES, HEADS, WIDTH)
+        ya, yb = _halves(tl.where(n < QUERIES, dq, dk), to, WIDTH // 2, inside)
+        da, db = ya * cos + yb * sin, yb * cos - ya * sin
+        if SCALES:
+            a, b = _halves(x, t[:, None] * LDT + n * LDN + j[None, :], WIDTH // 2, inside)
+            r = (1 / tl.sqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / WIDTH + EPS))[:, None]
+            a, b = a * r, b * r
+            ga, gb, kind = _scales(q_scales, k_scales, modality, t, mine, n < QUERIES, j, SCALES, WIDTH)
+            part = parts + ((tl.program_id(0).to(tl.int64) * HEADS + n) * SCALES) * WIDTH + j
+            for m in tl.static_range(SCALES):
+                of_m = (mine & ((kind == m) | (SCALES == 1)))[:, None]
+                tl.store(part + m * WIDTH, tl.sum(tl.where(of_m, da * a, 0.0), 0), mask=j < WIDTH // 2)
+                tl.store(part + m * WIDTH + WIDTH // 2, tl.sum(tl.where(of_m, db * b, 0.0), 0), mask=j < WIDTH // 2)
+            da, db = da * ga, db * gb
+            dot = ((tl.sum(da * a, 1) + tl.sum(db * b, 1)) / WIDTH)[:, None]
+            da, db = (da - a * dot) * r, (db - b * dot) * r
+        at = (t[:, None] * HEADS + n) * WIDTH + j[None, :]
+        tl.store(dx + at, da.to(dx.dtype.element_ty), mask=inside)
+        tl.store(dx + at + WIDTH // 2, db.to(dx.dtype.element_ty), mask=inside)

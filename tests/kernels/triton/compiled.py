@@ -125,12 +125,12 @@ def rotated(dtype: torch.dtype, d: int, scales: int) -> None:
     width = d if d % 64 else 128 if d >= 2048 else 64
     n = 2 * d // width
     qkv = torch.empty(4, 256, n, width, dtype=dtype)
-    q, k = (torch.empty(4, n // 2, 256, width, dtype=dtype) for _ in "qk")
+    q, k = (torch.empty(4, 256, n // 2, width, dtype=dtype) for _ in "qk")
     each = [torch.empty(width) for _ in range(2 * scales)]
     modality, table = torch.zeros(4, 256, dtype=torch.uint8), torch.empty(2, 4, 1, 256, width // 2)
     common = (qkv, n // 2, each, modality, table, 1e-5)
     rotary._start(rotation.forward_kernel, *common, (q, k))
-    parts = torch.empty(-(-1024 // rotary.ROWS), n, scales, width)
+    parts = torch.empty(-(-1024 // rotary.rows_of(width)), n, scales, width)
     rotary._start(rotation.backward_kernel, *common, (q, k, torch.empty_like(qkv), parts))
 
 

@@ -121,6 +121,20 @@ def test_frozen_scales_get_no_gradient_and_inputs_may_have_gaps():
     assert torch.equal(k, wanted[1])
 
 
+def test_results_stand_by_row_and_gradients_may_come_in_any_layout():
+    heads, queries, keys, *rest = case(*CASES["grouped, odd halves"])
+    found = []
+    for by_row in (True, False):
+        q, k = in_one(heads, queries, keys, *rest)
+        assert q.transpose(1, 2).is_contiguous()
+        assert k.transpose(1, 2).is_contiguous()
+        directions = [torch.linspace(-1, 1, y.numel()).view_as(y) for y in (q, k)]
+        if by_row:
+            directions = [d.transpose(1, 2).contiguous().transpose(1, 2) for d in directions]
+        found.append(torch.autograd.grad([q, k], [heads, *rest[0]], directions))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_nothing_is_kept_but_the_inputs():
     heads, queries, keys, scales, modality, table = case(*CASES["untied"])
     kept = []
