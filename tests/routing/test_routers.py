@@ -126,6 +126,26 @@ def test_equal_logits_go_to_the_lower_row():
     assert top_rows(scores, 4).tolist() == [[[1, 2, 4, 0]]]
 
 
+SCORE = st.sampled_from([-float("inf"), -1e30, -1.5, -1e-40, -0.0, 0.0, 1e-40, 1.0, 1.0000001, 3e38, float("inf")])
+
+
+@settings(max_examples=60)
+@given(st.data(), st.integers(1, 12))
+def test_the_choice_is_that_of_a_stable_sort(data, rows):
+    """Ties, both zeros, infinities and numbers below the normal ones included."""
+    values = st.one_of(SCORE, st.floats(width=32, allow_nan=False))
+    scores = torch.tensor(data.draw(st.lists(st.lists(values, min_size=rows, max_size=rows), min_size=2, max_size=2)))[None]
+    sorted_ = scores.argsort(dim=-1, descending=True, stable=True)
+    for count in range(rows + 1):
+        assert torch.equal(top_rows(scores, count), sorted_[..., :count])
+        assert torch.equal(top_rows(scores.double(), count), sorted_[..., :count])
+
+
+def test_scores_that_are_no_numbers_do_not_stop_the_choice():
+    scores = torch.tensor([[[1.0, float("nan"), 2.0]]])
+    assert top_rows(scores, 2).tolist() == [[[1, 2]]]
+
+
 def test_capacity_is_floored_and_may_be_zero():
     group = Group("image", 4, (1,), 8)
     assert capacity(group, (10, 6), pool=2, capacity_factor=1.0) == 3
