@@ -4,8 +4,9 @@
 
 A round runs one step of each experiment in turn, so that a machine whose speed drifts slows all of them alike, and each
 round begins with another one, since the first pays for memory that the allocator had given back; ratios are medians over the
-rounds of the ratio within a round. The whole step is forward, backward, clipping and the optimizer on one
-micro-batch of random ids with the exact budget; the blocks alone are forward and backward without loss and optimizer.
+rounds of the ratio within a round. The whole step is forward and backward of `--accumulate` micro-batches of random ids with
+the exact budget, clipping and the optimizer, whose cost follows the parameters and not the tokens: with one micro-batch a step
+it weighs more than in a run. The blocks alone are forward and backward of one micro-batch without loss and optimizer.
 
 Prints JSON: {"dense": {"seconds": s, "ratio": 1.0, "blocks_ratio": 1.0, "tokens_per_second": n, "tflops": f}, ..., "dtype": d,
 "threads": ..., "rounds": ...}; `tflops` are those of the model (reports/flops.py), without what is computed again.
@@ -67,15 +68,15 @@ def random_batch(config: Config, vocabulary: Vocabulary) -> Batch:
     )
 
 
-def steps(config: Config) -> tuple[Callable[[], None], Callable[[], None]]:
+def steps(config: Config, accumulate: int = 1) -> tuple[Callable[[], None], Callable[[], None]]:
     """The whole training step of one experiment, and its blocks alone."""
     device = resolve_device(config.trainer.device)
     model, _ = build_model(config, STARTER, World(0, 1, device, None, None))
-    return steps_of(config, model, build_optimizer(model, config.optim), device)
+    return steps_of(config, model, build_optimizer(model, config.optim), device, accumulate)
 
 
 def steps_of(
-    config: Config, model: Transformer, optimizer: Optimizer, device: torch.device
+    config: Config, model: Transformer, optimizer: Optimizer, device: torch.device, accumulate: int = 1
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """The same of a model that is there, sharded or not, on a micro-batch of this process."""
     batch = random_batch(config, STARTER).to(device)
@@ -86,7 +87,8 @@ def steps_of(
         return next_token(hidden, head, targets, weights, config.objective.z_loss).total
 
     def whole() -> None:
-        model(batch, loss)[0].backward()
+        for _ in range(accumulate):
+            model(batch, loss)[0].backward()
         clip_grad_norm_(model.parameters(), config.optim.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -118,13 +120,15 @@ def seconds(action: Callable[[], None]) -> float:
     return time.perf_counter() - begin
 
 
-def measure(experiments: list[str], overrides: list[str], precision: str, rounds: int) -> dict[str, object]:
+def measure(
+    experiments: list[str], overrides: list[str], precision: str, rounds: int, accumulate: int = 1
+) -> dict[str, object]:
     """Medians of paired rounds; `dense` is the base of every ratio."""
     words = [*overrides, f"trainer.precision={precision}"]
     configs = {name: compose([f"+experiment={name}", *words]).config for name in experiments}
     device = resolve_device(configs["dense"].trainer.device)
     dtype = resolve_precision(configs["dense"].trainer.precision, device)
-    actions = {name: steps(config) for name, config in configs.items()}
+    actions = {name: steps(config, accumulate) for name, config in configs.items()}
     for whole, blocks in actions.values():
         for _ in range(3):  # warm: kernels chosen, optimizer state made
             whole()
@@ -141,7 +145,7 @@ def measure(experiments: list[str], overrides: list[str], precision: str, rounds
 
     def per_second(name: str) -> float:
         t = configs[name]
-        return t.trainer.micro_batch * t.data.sequence_length / statistics.median(times[name][0])
+        return accumulate * t.trainer.micro_batch * t.data.sequence_length / statistics.median(times[name][0])
 
     result: dict[str, object] = {
         name: {
@@ -155,7 +159,7 @@ def measure(experiments: list[str], overrides: list[str], precision: str, rounds
         for name in experiments
     }
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    facts = {"dtype": str(dtype).removeprefix("torch."), "device": device_name, "rounds": rounds}
+    facts = {"dtype": str(dtype).removeprefix("torch."), "device": device_name, "rounds": rounds, "accumulate": accumulate}
     return result | facts | {"threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
@@ -165,11 +169,13 @@ def main() -> None:
     parser.add_argument("--size", default="nano")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--accumulate", type=int, default=1, metavar="N", help="micro-batches a step")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="more overrides, as for momafuse.train")
     args = parser.parse_args()
     names = ["dense", *(e for e in args.experiments if e != "dense")]
     try:
-        print(json.dumps(measure(names, [f"size={args.size}", *args.set], args.precision, args.rounds), indent=1))
+        words = [f"size={args.size}", *args.set]
+        print(json.dumps(measure(names, words, args.precision, args.rounds, args.accumulate), indent=1))
     except UserError as error:
         raise SystemExit(f"bench_step: error: {error}") from None
 

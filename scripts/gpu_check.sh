@@ -24,7 +24,7 @@ part() { # name, seconds, command: its output to $out/NAME.txt, its exit code to
 }
 
 small="--size 90m --precision bf16 --set trainer.compile=true"
-large="--size 435m --precision bf16 --set trainer.compile=true trainer.micro_batch=4"
+large="--size 435m --precision bf16 --accumulate 4 --set trainer.compile=true trainer.micro_batch=4"
 few="moe_1t1i mot mod_dense" all="moe_1t1i moma_4t4i moe_8x mot mod_dense" # few: they fit in 80 GB together at 435m
 
 timeout $((180 * ${PATIENCE:-1})) sh -c "

@@ -21,7 +21,7 @@ STEPS = ("90m", "435m", "435m_4t4i", "435m_8x")
 # Words per second and GPU against dense, 435M class on 256 A100: MoMa, arXiv 2407.21770, Table 2.
 PAPER = {"dense": 1.0, "moe_8x": 0.91, "moe_1t1i": 0.94, "moma_4t4i": 0.83, "mod_moe_1t1i": 0.79, "mod_moma_4t4i": 0.69}
 PEAK = 8192  # rows and columns of the product that shows what the device can do
-FACTS = ("device", "dtype", "threads", "rounds", "torch")
+FACTS = ("device", "dtype", "threads", "rounds", "accumulate", "torch")
 
 
 def peak_tflops() -> float | None:
@@ -112,8 +112,11 @@ def slower(rows: list[dict[str, Any]]) -> list[str]:
 def step_section(part: dict[str, Any], peak: float | None) -> list[str]:
     if part["json"] is None:
         return [outcome(part)]
+    head = f"{part['json'].get('accumulate', 1)} micro-batches a step."
     lines = [
-        "| member | seconds | to dense | blocks to dense | tokens/s | to dense | MoMa's Table 2 | TFLOP/s | MFU of the peak |"
+        head,
+        "",
+        "| member | seconds | to dense | blocks to dense | tokens/s | to dense | MoMa's Table 2 | TFLOP/s | MFU of the peak |",
     ]
     lines.append("|" + "---|" * 9)
     for name, r in part["json"].items():

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from momafuse.kernels.experts import Backend, leaves_sizes
+from momafuse.kernels.experts import Backend, has_triton
 
 Mask = Tensor | BlockMask
 BLOCK = 128  # rows; FlexAttention's own choice
@@ -27,8 +27,9 @@ NARROWEST = 16  # head that it takes
 
 
 def sees_in_blocks(backend: Backend, span: Tensor, width: int, dtype: torch.dtype) -> bool:
-    """Whether FlexAttention serves these rows under this backend: on GPUs where the products are ours, too."""
-    return span.is_cuda and leaves_sizes(backend, span.device) and width >= NARROWEST and dtype != torch.float64
+    """Whether FlexAttention serves these rows: on GPUs that Triton compiles for, but under `reference`."""
+    plain = backend == "reference" or dtype == torch.float64 or width < NARROWEST
+    return span.is_cuda and has_triton(span.device) and not plain
 
 
 def pairs(span: Tensor, dtype: torch.dtype) -> Tensor:
