@@ -1,11 +1,12 @@
 """Finds the fastest tiles of the Triton kernels on this GPU and writes them into the table that ships with the code.
 
-    python scripts/tune_kernels.py                        every kernel, dtype and bucket: about half an hour
+    python scripts/tune_kernels.py                        every kernel, dtype and bucket
     python scripts/tune_kernels.py --kernels up slope --bits 16 --sizes 435m
 
-For each kernel, width of a number and bucket (momafuse/kernels/triton/tiles.py) all candidates are timed at the shapes of the
-sizes, two groups of four experts; the one whose times multiply to the least wins. Candidates that do not fit, or spill
-registers, are left out. Only the entry of this GPU's architecture changes. Nothing is tuned when a model runs.
+For each kernel, width of a number and bucket (momafuse/kernels/triton/tiles.py) every candidate is timed at one size, and the
+fastest few, as one program a tile and as persistent ones, at the shapes of all sizes, two groups of four experts; the one whose
+times multiply to the least wins. Candidates that do not fit, or spill registers, are left out. Kernels are compiled by many
+processes before they are timed by one. Only the entry of this GPU's architecture changes. Nothing is tuned when a model runs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import argparse
 import itertools
 import json
 import math
+import multiprocessing
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, get_args
 from unittest.mock import patch
 
@@ -29,20 +33,24 @@ from momafuse.models.experts import expert_width
 
 EXPERTS, GROUPS = 4, 2
 PLACES = {"few": 128, "many": 4096}  # of an expert, one number in each bucket
+FINALISTS = 8
+PER_SM = (0, 1, 2)  # programs of a persistent grid; 0: one program a tile
 DTYPES = {16: torch.bfloat16, 32: torch.float32}
+Shape = tuple[int, int]  # (D, F)
 Times = dict[Tile, list[float]]
+Task = tuple[Kernel, int, Shape, Tile]
+Compile = Callable[[Iterable[Task]], Iterable[None]]
 
 
 def candidates(bits: int) -> Iterator[Tile]:
     """Tiles worth a try: squarish, with enough work for the warps."""
     for m, n, k in itertools.product((64, 128), (64, 128, 256), (32, 64)):
-        for warps, stages, per_sm in itertools.product((4, 8), (3, 4), (0, 1, 2)):
+        for warps, stages in itertools.product((4, 8), (3, 4)):
             if m * n // warps >= 1024 and (bits == 16 or k == 32):
-                yield Tile(m, n, k, 8, warps, stages, per_sm)
+                yield Tile(m, n, k, 8, warps, stages, 0)
 
 
-def shapes(sizes: list[str]) -> list[tuple[int, int]]:
-    """(D, F) of each size."""
+def shapes(sizes: list[str]) -> list[Shape]:
     models = [compose(["+experiment=dense", f"size={size}"]).config.model for size in sizes]
     return [(m.dim, expert_width(m.ffn, m.ffn_multiple_of)) for m in models]
 
@@ -100,10 +108,44 @@ def timed(tile: Tile, call: Callable[[], Any]) -> float | None:
     return milliseconds
 
 
-def best(times: Times) -> Tile:
-    """The one with the least geometric mean among those that every shape allowed."""
+def compile_task(task: Task) -> None:
+    """Into Triton's cache, in a process of its own. Few places are enough: their number is not compiled in."""
+    from triton.runtime.errors import OutOfResources
+
+    from momafuse.kernels.triton import launch
+
+    kernel, bits, (d, f), tile = task
+    with patch.object(launch, "tile_for", lambda *_: tile):
+        for call in calls(kernel, d, f, 16, DTYPES[bits]):
+            try:
+                call()
+            except OutOfResources:
+                return
+
+
+def measured(kernel: Kernel, bits: int, places: int, at: list[Shape], tiles: list[Tile], compile_all: Compile) -> Times:
+    """Milliseconds of every launch at these shapes, of every tile."""
+    label, console = f"{kernel} {bits} bits, {places} places", Console(stderr=True)
+    shown = partial(track, console=console, transient=True, disable=not sys.stderr.isatty())
+    tasks = [(kernel, bits, shape, tile) for shape in at for tile in tiles]
+    for _ in shown(compile_all(tasks), f"{label}: compiling", total=len(tasks)):
+        pass
+    made = [c for d, f in at for c in calls(kernel, d, f, places, DTYPES[bits])]
+    return {tile: [t for t in (timed(tile, c) for c in made) if t is not None] for tile in shown(tiles, f"{label}: timing")}
+
+
+def tune(kernel: Kernel, bits: int, places: int, at: list[Shape], compile_all: Compile) -> tuple[Tile, list[float]]:
+    """The fastest tile, and its times."""
+    first = measured(kernel, bits, places, at[len(at) // 2 :][:1], list(candidates(bits)), compile_all)
+    finalists = [t._replace(per_sm=n) for t in ranking(first)[:FINALISTS] for n in PER_SM]
+    second = measured(kernel, bits, places, at, finalists, compile_all)
+    return ranking(second)[0], second[ranking(second)[0]]
+
+
+def ranking(times: Times) -> list[Tile]:
+    """By the geometric mean, those that every shape allowed."""
     longest = max(len(t) for t in times.values())
-    return min((tile for tile, t in times.items() if len(t) == longest), key=lambda tile: sum(map(math.log, times[tile])))
+    return sorted((tile for tile, t in times.items() if len(t) == longest), key=lambda tile: sum(map(math.log, times[tile])))
 
 
 def main() -> None:
@@ -111,23 +153,20 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", choices=get_args(Kernel), default=list(get_args(Kernel)))
     parser.add_argument("--bits", nargs="+", type=int, choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--sizes", nargs="+", default=["90m", "435m", "1_4b"])
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that compile; default: one a core")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("tune_kernels: error: torch finds no CUDA device, and tiles are tuned by what they take on one")
     major, minor = torch.cuda.get_device_capability()
     table = json.loads(TABLE.read_text())
     mine = table.setdefault(str(10 * major + minor), {})
-    console = Console(stderr=True)
-    for kernel, bits, bucket in itertools.product(args.kernels, args.bits, BUCKETS):
-        made = [c for d, f in shapes(args.sizes) for c in calls(kernel, d, f, PLACES[bucket], DTYPES[bits])]
-        times: Times = {}
-        label = f"{kernel} {bits} {bucket}"
-        for tile in track(list(candidates(bits)), label, console=console, disable=not sys.stderr.isatty()):
-            taken = [timed(tile, call) for call in made]
-            times[tile] = [t for t in taken if t is not None]
-        mine.setdefault(kernel, {}).setdefault(str(bits), {})[bucket] = best(times)._asdict()
-        console.print(f"{label}: {best(times)}, {times[best(times)]} ms")
-        TABLE.write_text(json.dumps(table, indent=1) + "\n")  # after each: what was found stays
+    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
+        for kernel, bits, bucket in itertools.product(args.kernels, args.bits, BUCKETS):
+            compile_all = partial(pool.imap_unordered, compile_task)
+            tile, times = tune(kernel, bits, PLACES[bucket], shapes(args.sizes), compile_all)
+            mine.setdefault(kernel, {}).setdefault(str(bits), {})[bucket] = tile._asdict()
+            print(f"{kernel} {bits} {bucket}: {tile}, {times} ms")
+            TABLE.write_text(json.dumps(table, indent=1) + "\n")  # after each: what was found stays
 
 
 if __name__ == "__main__":

@@ -43,13 +43,41 @@ def test_which_tile_is_taken():
         tile_for("rows", 75, 16, 9999, 1)
 
 
-def test_the_table_holds_candidates_and_the_least_product_wins():
+def test_tiles_are_squarish_and_the_least_product_of_times_wins():
     tune = script()
-    every = set(tune.candidates(16)) | set(tune.candidates(32))
-    a, b, c = list(every)[:3]
-    assert tune.best({a: [1.0, 8.0], b: [2.0, 3.0], c: [0.1]}) == b, "c does not fit every shape"
+    a, b, c = list(tune.candidates(16))[:3]
+    assert tune.ranking({a: [1.0, 8.0], b: [2.0, 3.0], c: [0.1]}) == [b, a], "c does not fit every shape"
     for bits in (16, 32):
         assert all(t.m * t.n // t.warps >= 1024 for t in tune.candidates(bits))
+
+
+def test_every_tile_is_tried_at_one_size_and_the_fastest_few_at_all(monkeypatch):
+    tune, compiled, tried = script(), [], []
+    monkeypatch.setattr(tune, "calls", lambda kernel, d, f, places, dtype: [(d, f)])
+
+    def timed(tile, call):
+        tried.append((tile, call))
+        if tile.m == 128 and call == (2048, 5504):
+            return None  # does not fit
+        return tile.n + tile.k + (tile.per_sm != 1) + tile.warps / 100 + tile.stages / 100
+
+    monkeypatch.setattr(tune, "timed", timed)
+    at = [(512, 1408), (1024, 2816), (2048, 5504)]
+    tile, times = tune.tune("rows", 16, 128, at, lambda tasks: map(compiled.append, tasks))
+    assert tile == Tile(64, 64, 32, 8, 4, 3, 1)
+    assert times == pytest.approx([96.07] * 3)
+    every = list(tune.candidates(16))
+    assert tried[: len(every)] == [(t, at[1]) for t in every]
+    assert len(tried) - len(every) == tune.FINALISTS * len(tune.PER_SM) * len(at)
+    assert {(tile, shape) for _, _, shape, tile in compiled} == set(tried), "whatever is timed was compiled before"
+
+
+def test_a_compiling_process_makes_every_launch(monkeypatch):
+    """In the interpreter, which ignores the tile's size."""
+    tune, made = script(), []
+    monkeypatch.setattr(tune, "calls", lambda *args: [lambda: made.append(args)] * 2)
+    tune.compile_task(("up", 32, (16, 20), Tile(64, 64, 32, 8, 4, 3, 0)))
+    assert made == [("up", 16, 20, 16, torch.float32)] * 2
 
 
 def test_its_launches_are_those_of_a_step(monkeypatch):
