@@ -55,9 +55,10 @@ def blocks(span: Tensor) -> BlockMask:
     low, high = first[:, i * BLOCK], first[:, (i * BLOCK + BLOCK - 1).clamp(max=s - 1)]  # (B, n): of a block's ends
     seen = (i * BLOCK + BLOCK > low[..., None]) & (i <= i[:, None])
     whole = (i * BLOCK >= high[..., None]) & (i < i[:, None])
-    return BlockMask.from_kv_blocks(
-        *_in_order(seen & ~whole), *_in_order(whole), BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(s, s)
-    )
+    broken = seen & ~whole
+    by_rows = *_in_order(broken), *_in_order(whole)
+    by_columns = *_in_order(broken.mT), *_in_order(whole.mT)  # for the gradients of keys and values
+    return BlockMask((s, s), *by_rows, *by_columns, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=sees)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
