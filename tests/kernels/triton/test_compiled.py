@@ -14,7 +14,7 @@ from tests.kernels.triton.compiled import SHARED
 
 SIZES = {"90m": (512, [1408]), "435m": (1024, [2816, 2816]), "1_4b": (2048, [5504, 5504])}  # D and F, one and two groups
 PRODUCTS = {"up_kernel", "slope_kernel", "rows_kernel", "weights_kernel"}
-OTHERS = {"combine_kernel", "forward_kernel", "backward_kernel"}  # the last two: QK-norm and rotation
+OTHERS = {"combine_kernel", "forward_kernel", "backward_kernel", "loss_kernel"}  # forward, backward: QK-norm and rotation
 
 
 @cache

@@ -12,7 +12,9 @@ import torch
 from torch.nn.utils import clip_grads_with_norm_
 
 from momafuse.config.compose import compose
+from momafuse.kernels import cross_entropy as losses
 from momafuse.kernels.attention import attend, blocks, pairs
+from momafuse.kernels.cross_entropy import cross_entropy
 from momafuse.kernels.experts import apply_experts
 from momafuse.kernels.linear import apply_linear, linear_reference
 from momafuse.kernels.reference import experts_reference
@@ -136,6 +138,23 @@ def test_attention_in_blocks_is_no_further_from_float64_than_by_pairs_and_the_sa
         assert error(mine, right) <= 1.25 * error(other, right)  # both round the weights of rows, but not in the same places
     for _ in range(20):
         assert all(torch.equal(a, b) for a, b in zip(found(torch.bfloat16, blocks(span)), ours, strict=True))
+
+
+def test_the_loss_in_bf16_is_no_further_from_float64_than_torchs_passes_and_the_same_each_time():
+    g = torch.Generator(device="cuda").manual_seed(0)
+    logits = (3 * torch.randn(500, 12_287, generator=g, device="cuda")).bfloat16()
+    targets = torch.randint(-1, 12_287, (500,), generator=g, device="cuda")
+    weights = torch.rand(500, generator=g, device="cuda") * (targets >= 0)
+    exact = cross_entropy(logits.double(), targets, weights.double(), 1e-5, True)
+    ours = cross_entropy(logits.clone(), targets, weights, 1e-5, True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "has_triton", lambda device: False)
+        torchs = cross_entropy(logits.clone(), targets, weights, 1e-5, True)
+    for mine, theirs, right in zip(ours, torchs, exact, strict=True):
+        assert error(mine, right) <= max(1.02 * error(theirs, right), ROUNDING[torch.float32])
+    for _ in range(20):
+        again = cross_entropy(logits.clone(), targets, weights, 1e-5, True)
+        assert all(torch.equal(a, b) for a, b in zip(again, ours, strict=True))
 
 
 def test_results_are_the_same_in_each_of_20_runs():
