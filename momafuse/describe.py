@@ -82,11 +82,11 @@ def description(job: Job[DescribeConfig]) -> dict[str, object]:
         torch.device("cuda") if t.device == "cuda" or gpu is not None else resolve_device(t.device)
     )  # a GPU may be asked about from anywhere
     dtype = resolve_precision(t.precision, device)
+    on_gpu = device.type == "cuda"
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = fake_model(config, v, dtype)
+        model = fake_model(config, v, dtype, on_gpu=on_gpu)
 
         def measured(*, accumulates: bool) -> Memory:
-            on_gpu = device.type == "cuda"
             return measure(model, lambda m: fake_forward(config, v, budget, m), accumulates=accumulates, fused_norms=on_gpu)
 
         memory = measured(accumulates=t.global_batch > t.micro_batch)

@@ -41,7 +41,7 @@ def rows(config: DescribeConfig) -> list[tuple[int, int, dict[int | None, dict]]
     budget = check_vocabulary(config, v)
     found = []
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = fake_model(config, v, torch.bfloat16)
+        model = fake_model(config, v, torch.bfloat16, on_gpu=True)
         memory = measure(model, lambda m: fake_forward(config, v, budget, m), accumulates=True, fused_norms=True)
     for ranks in GPUS:
         batch = max(t.global_batch, ranks * t.micro_batch)

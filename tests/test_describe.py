@@ -197,6 +197,16 @@ def test_a_gpu_may_be_asked_about_from_anywhere() -> None:
     assert (d["memory"]["device"], d["memory"]["precision"]) == ("cuda", "bfloat16")
 
 
+def test_on_a_gpu_the_products_of_triton_are_counted() -> None:
+    """Sizes stay on the device there, so that what needs them on the host is known, too."""
+    words = ["+experiment=moma_4t4i", "size=micro", "trainer=gpu"]
+    triton = described(*words, "trainer.backend=triton")["memory"]
+    assert described(*words)["memory"] == triton
+    assert described(*words, "trainer.backend=bmm")["memory"]["activations_total"] > triton["activations_total"]
+    per_pool = described("+experiment=mod_moma_4t4i", "size=micro", "trainer=gpu", "model.depth.per_modality=false")
+    assert per_pool["memory"]["unknown"] is None
+
+
 def test_recomputation_stands_apart(capsys: pytest.CaptureFixture[str]) -> None:
     plain, again = (
         described("+experiment=moma_4t4i", "size=micro", f"trainer.activation_checkpointing={mode}")

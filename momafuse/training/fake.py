@@ -22,10 +22,11 @@ from momafuse.training.losses import LossMeter, modality_table, objective
 from momafuse.training.optimizer import freeze
 
 
-def fake_model(config: Config, v: Vocabulary, dtype: torch.dtype) -> Transformer:
-    """The model that train builds, its rows in `dtype`."""
+def fake_model(config: Config, v: Vocabulary, dtype: torch.dtype, *, on_gpu: bool = False) -> Transformer:
+    """The model that train builds, its rows in `dtype`; `on_gpu`: with the products that `auto` takes there."""
     t = config.trainer
-    model = Transformer(config.model, config.router, vocabulary_size=v.size, modality_names=v.names, backend=t.backend)
+    backend = "triton" if on_gpu and t.backend == "auto" else t.backend
+    model = Transformer(config.model, config.router, vocabulary_size=v.size, modality_names=v.names, backend=backend)
     freeze(model, config.optim.train)
     apply_precision(model, dtype)
     apply_activation_checkpointing(model, t.activation_checkpointing)
