@@ -17,7 +17,8 @@ from momafuse.training.setup import Setup
 from momafuse.training.stage import Stage
 
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")
-NO_COMPILER = ("InvalidCxxCompiler", "No working C++ compiler", "CppCompileError", "Failed to find C compiler")
+NO_COMPILER = ("InvalidCxxCompiler", "No working C++ compiler", "CppCompileError")  # inductor's
+NO_C_COMPILER = ("Failed to find C compiler",)  # triton's, which starts kernels through a little C
 
 
 def dry_step(config: Config, setup: Setup, stage: Stage) -> None:
@@ -41,6 +42,9 @@ def explained(config: Config, setup: Setup) -> Iterator[None]:
         if config.trainer.compile and _found(NO_COMPILER, texts):
             problem = "torch.compile finds no C++ compiler that works"
             raise UserError(f"trainer.compile=true: {problem}; install one, name it in CXX, or write false") from error
+        if _found(NO_C_COMPILER, texts):
+            problem = f"trainer.backend={config.trainer.backend}: the kernels of a GPU need a C compiler, and Triton finds none"
+            raise UserError(f"{problem}; install one (gcc), or name it in CC") from error
         raise
 
 

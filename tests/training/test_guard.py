@@ -209,6 +209,13 @@ def test_a_compiler_that_inductor_does_not_find():
         raise RuntimeError("backend='inductor' raised") from InvalidCxxCompiler()
 
 
+def test_a_compiler_that_triton_does_not_find():
+    with pytest.raises(UserError, match=r"trainer\.backend=auto: .* Triton finds none; .* CC$"), explained():
+        raise RuntimeError(
+            "Failed to find C compiler. Please specify via CC environment variable or set triton.knobs.build.impl."
+        )
+
+
 @pytest.mark.slow
 def test_a_missing_compiler_is_one_line(start, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "false")
