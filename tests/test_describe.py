@@ -207,6 +207,12 @@ def test_on_a_gpu_the_products_of_triton_are_counted() -> None:
     assert per_pool["memory"]["unknown"] is None
 
 
+def test_a_plan_that_does_not_fit_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = ["+experiment=dense", "size=90m", "launch.nodes=1", "launch.gpus_per_node=1", "trainer.micro_batch=4"]
+    assert "does not fit in the 24 GB of one" in printed(capsys, *plan, "trainer.micro_batch=64", "describe.gpu=l4")
+    assert "does not fit" not in printed(capsys, *plan, "describe.gpu=h100_sxm")
+
+
 def test_recomputation_stands_apart(capsys: pytest.CaptureFixture[str]) -> None:
     plain, again = (
         described("+experiment=moma_4t4i", "size=micro", f"trainer.activation_checkpointing={mode}")

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from momafuse.reports.flops import EXPERTS
+from momafuse.reports.gpus import GPUS
 
 Values = dict[str, Any]
 
@@ -143,6 +144,10 @@ def _scaling(s: Values) -> RenderableType:
     known = ", ".join(f"{_name(part)} {'?' if n is None else _gib(n)}" for part, n in parts.items())
     total = s["memory"]["total"]
     facts.add_row("a rank's memory", f"{'?' if total is None else _gib(total)} GiB: {known}")
+    room = GPUS[s["gpu"]].memory if s["gpu"] else None
+    if room is not None and total is not None and total > room:
+        remedies = "more GPUs, a smaller trainer.micro_batch or trainer.activation_checkpointing=full"
+        facts.add_row("", Text(f"does not fit in the {room / 1e9:g} GB of one: {remedies}", style="red"))
     for collective, sizes in s["bytes_received"].items():
         for dtype, n in sizes.items():
             facts.add_row(_name(collective), f"{_gib(n)} GiB a step received by a rank, and sent, in {dtype}")

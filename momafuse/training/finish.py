@@ -110,10 +110,10 @@ def summary(job: Job, path: Path, report: dict[str, float | str]) -> list[str]:
             lines.append(f"  {key} {value:.3f} nats (a table of frequencies: {frequency:.3f})")
     plots = [str(p) for p in sorted(path.glob("*/*.png"))]
     other = "moma_4t4i" if job.config.model.name == "dense" else "dense"
-    own = ("trainer.max_steps=", "trainer.max_tokens=", "run.name=", "run.seed=", "resume=")
-    again = [w for w in job.overrides if not w.startswith(own)]
+    again = [w for w in job.overrides if not w.startswith(("run.name=", "resume="))]
     own_model = ("experiment=", "model=", "model.", "optim.train=", "upcycl")
     compared = [w for w in again if not w.lstrip("+").startswith(own_model)]
+    compared = [w.removesuffix("_mod") if w.startswith("size=") else w for w in compared]  # FLOPs of models without depth
     seeds = f"run.seed={job.config.run.seed + 1},{job.config.run.seed + 2}"
     more_seeds = f"  python -m momafuse.train -m {_shell(again, seeds)}   # two more seeds"
     return [

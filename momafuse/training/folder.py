@@ -22,6 +22,7 @@ from momafuse.config.results import config_differences
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
 from momafuse.files import write_aside
+from momafuse.training.schedule import more, total_steps
 from momafuse.training.seed import Seed, find_seed
 
 REVISION = "revision.txt"  # in a run folder; and beside a copy of the package (launch/folder.py)
@@ -71,7 +72,10 @@ def open_run(config: Config) -> RunFolder:
         newest = store.find(Path(config.resume))
         differences = config_differences(load_config(newest / "config.yaml"), config)
         _refuse_differences(newest, [key for key in differences if key.startswith(SAME_MODEL)])
-        return RunFolder(path, newest, store.read_state(newest), origin)
+        state = store.read_state(newest)
+        if state["step"] >= total_steps(config):
+            raise UserError(f"resume={config.resume}: is at step {state['step']}; for more: {more(config, state['step'])}")
+        return RunFolder(path, newest, state, origin)
     if newest is None:
         return RunFolder(path, None, None, None, find_seed(config))
     state = store.read_state(newest)

@@ -53,7 +53,8 @@ def train_in(world: World, job: Job, say: Callable[[str], None]) -> None:
     folder = world.on_main(lambda: open_run(config))
     if folder.complete(total):
         if world.main:
-            say(f"{folder.path} is complete: {total} steps. For more: {more(config, total)}")
+            done = 0 if folder.state is None else folder.state["step"]
+            say(f"{folder.path} is complete: {done} steps. For more: {more(config, done)}")
         return
     world.leave_if_warned()
     check_vocabulary(config, Encoder.load(config.tokenizer).vocabulary)  # before a long prepare
@@ -122,7 +123,8 @@ def start_state(config: Config, setup: Setup, corpus: Corpus, folder: RunFolder,
     if config.router.auxiliary:
         check_teacher(config, folder.state)
     store.load(folder.checkpoint, setup.model, setup.optimizer, setup.world)
-    return folder.state | here
+    asked = config.optim.schedule_steps  # of a run that starts from another; of any other it is what the state says
+    return folder.state | here | ({} if asked is None else {"schedule_steps": asked})
 
 
 def layout(config: Config, setup: Setup) -> dict[str, int]:
@@ -143,6 +145,11 @@ def introduce(config: Config, setup: Setup, folder: RunFolder, state: dict[str, 
     if world.mesh is not None:
         own = " and ".join(f"{mine * n} {m}" for m, n in zip(setup.model.modality_names, setup.plan.budget, strict=True))
         logger.message(f"every rank takes {own} tokens on every step, by construction")
+    schedule, total = state["schedule_steps"], total_steps(config)
+    if schedule < total and state["step"]:
+        logger.message(f"the schedule has {schedule} steps: after them the learning rate stays at {config.optim.lr_end:g}")
+    if schedule > total and config.optim.schedule_steps is None:
+        logger.message(f"the schedule has {schedule} steps, as at the first start; this run ends at {total}")
     if state["dtype"] != dtype:
         logger.message(f"the run began in {state['dtype']}: from here on its losses differ in the last digits")
     if folder.state is not None and (saved := folder.state["layout"]) != state["layout"]:

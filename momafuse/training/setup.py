@@ -63,6 +63,7 @@ def build(config: Config, corpus: Corpus, world: World) -> Setup:
 
     plan, held_out_plan = plan_of(corpus.train, config.run.seed), plan_of(corpus.validation, HELD_OUT_SEED)
     answers_only = config.objective.answers_only
+    sequences = _held_out_sequences(config, held_out_plan.sequences_per_epoch)  # before a model of any size is made
     model, dtype = build_model(config, v, world)
     return Setup(
         world=world,
@@ -72,7 +73,7 @@ def build(config: Config, corpus: Corpus, world: World) -> Setup:
         plan=plan,
         train=Loader(corpus.train, v, plan, budget, answers_only),
         held_out=Loader(corpus.validation, v, held_out_plan, budget, answers_only),
-        held_out_sequences=_held_out_sequences(config, held_out_plan.sequences_per_epoch),
+        held_out_sequences=sequences,
     )
 
 
@@ -101,12 +102,13 @@ def build_model(config: Config, v: Vocabulary, world: World) -> tuple[Transforme
 
 
 def _held_out_sequences(config: Config, available: int) -> int:
-    """Whole pools, of at most one pass over the held-out split."""
+    """Whole pools, of at most one pass over the held-out split; of models that choose nothing, too, so that they compare."""
     pool = config.router.pool
     n = min(config.trainer.eval_sequences, available) // pool * pool
     if not n:
         raise UserError(
-            f"trainer.eval_sequences={config.trainer.eval_sequences}: the held-out split has {available} sequences and "
-            f"experts choose in pools of router.pool={pool}; prepare more held-out data or lower router.pool"
+            f"trainer.eval_sequences={config.trainer.eval_sequences}: the held-out split has {available} sequences of "
+            f"{config.data.sequence_length} tokens, less than a pool (router.pool={pool}); prepare more data: what is embedded "
+            "is enough for size=nano, not for longer sequences (docs/data.md)"
         )
     return n

@@ -74,16 +74,24 @@ def test_the_same_command_again_does_nothing_and_more_steps_go_on(run):
     folder = run("trainer.max_steps=3")
     before = (folder / "metrics.jsonl").read_bytes()
     run("trainer.max_steps=3", said=said)
-    assert "is complete: 3 steps" in said[0]
+    run("trainer.max_steps=2", said=said)
+    assert all("is complete: 3 steps. For more: trainer.max_steps=6" in line for line in said[:2])
     assert (folder / "metrics.jsonl").read_bytes() == before
     run("trainer.max_steps=5")
     assert len(losses(folder)) == 5
     assert json.loads((folder / "report.json").read_text())["steps"] == 5
 
 
-def test_a_schedule_is_fixed_at_the_first_start(run):
+def said_by(capsys) -> str:
+    """What a run printed, without the line breaks of a narrow terminal."""
+    return " ".join("".join(capsys.readouterr()).split())
+
+
+def test_a_schedule_is_fixed_at_the_first_start_and_it_says_so(run, capsys):
     folder = run("trainer.max_steps=3")
+    assert "the schedule has" not in said_by(capsys)
     run("trainer.max_steps=5")
+    assert "the schedule has 3 steps: after them the learning rate stays at" in said_by(capsys)
     assert store.read_state(store.find(folder))["schedule_steps"] == 3
 
 
@@ -108,6 +116,28 @@ def test_resume_from_another_run(run):
     copy = run("trainer.max_steps=4", "run.name=copy", f"resume={seed}", "optim.schedule_steps=4")
     rows = [r for r in read_metrics(copy / "metrics.jsonl") if "train/loss" in r]
     assert [tuple(r[k] for k in RESULTS) for r in rows] == losses(undisturbed)[2:]
+
+
+def test_a_run_from_another_may_have_a_schedule_of_its_own(run, run_root):
+    run("trainer.max_steps=2", "run.name=seed", "optim.lr_end=1e-4")
+    longer = "trainer.max_steps=4", "run.name=longer", "resume=" + str(run_root / "seed"), "optim.schedule_steps=9"
+    rows = [r for r in read_metrics(run(*longer, "optim.lr=0.5", "optim.lr_end=1e-4") / "metrics.jsonl") if "train/lr" in r]
+    assert all(r["train/lr"] > 0.1 for r in rows)
+
+
+def test_a_run_from_another_that_is_at_its_end_is_refused(run, run_root):
+    run("trainer.max_steps=2", "run.name=seed")
+    with pytest.raises(UserError, match=r"resume=.*: is at step 2; for more: trainer\.max_steps=4"):
+        run("trainer.max_steps=2", "run.name=again", "resume=" + str(run_root / "seed"))
+    assert not (run_root / "again").exists()
+
+
+def test_what_it_says_to_try_next_compares_equal_runs(run, capsys):
+    run("trainer.max_steps=2", "run.seed=3", "run.name=one")
+    command = said_by(capsys).partition("# go on")[2].partition("# compare")[0]
+    assert "+experiment=dense" in command
+    assert "trainer.max_steps=2 run.seed=3" in command
+    assert "run.name" not in command
 
 
 def test_the_loss_falls(run):
