@@ -1,7 +1,7 @@
 """Does upcycling pay at equal FLOPs? moma_4t4i from scratch against upcycled from moe_1t1i at 10 % and 20 % of the steps.
 
     python scripts/study_upcycling.py                  # nano, 240 steps, three seeds: docs/results/upcycling.md
-    python scripts/study_upcycling.py --size micro --steps 20 --seeds 1 --out /tmp/study    # a quick try
+    python scripts/study_upcycling.py --size micro --steps 20 --seeds 1 --out runs/study    # a quick try
 
 A seed run is moe_1t1i on the schedule of all steps, stopped at 20 % with checkpoints at 10 % and 20 %. An upcycled run makes
 the steps that are left on a schedule of its own, so that every arm makes as many steps in all; one costs nearly the same FLOPs

@@ -22,6 +22,7 @@ from momafuse.config.compose import load_config
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.errors import UserError
+from momafuse.kernels.cross_entropy import rows_at_once
 from momafuse.models.transformer import Transformer
 from momafuse.parallel.precision import resolve_device
 from momafuse.routing.auxiliary import Routing
@@ -32,7 +33,6 @@ from momafuse.vision.tokenizer import ImageTokenizer
 from momafuse.world import World
 
 Score = tuple[float, bool]  # log-likelihood in nats; whether every token was the most likely one
-CHUNK_ELEMENTS = 1 << 23  # logits at once: 32 MiB in fp32
 
 
 class LanguageModel:
@@ -98,7 +98,7 @@ class LanguageModel:
 
         def judge(hidden: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
             likely, best = [], []
-            step = max(1, CHUNK_ELEMENTS // head.shape[0])
+            step = rows_at_once(head)
             for part, wanted in zip(torch.split(hidden[rows], step), torch.split(targets, step), strict=True):
                 logits = (part @ head.t()).float()
                 likely.append(torch.log_softmax(logits, -1).gather(1, wanted[:, None])[:, 0])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from momafuse.kernels.experts import has_triton
+from momafuse.kernels.experts import triton_serves
 from momafuse.kernels.triton.cross_entropy import cross_entropy_triton
 
 CPU_ELEMENTS = 1 << 23  # logits at once: 32 MiB in fp32, about what a cache holds
@@ -31,7 +31,7 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """logits (T, V), which are used up, targets (T,) int64 with -1 for none, weights (T,), 0 where there is no target
     -> nll and lse (T,) in fp32 at least, and the gradient (T, V) in the dtype of the logits, if it is needed."""
-    if logits.is_cuda and logits.dtype != torch.float64 and has_triton(logits.device):
+    if triton_serves(logits):
         nll, lse = cross_entropy_triton(logits, targets, weights, z_loss, needs_grad)
         return nll, lse, logits if needs_grad else None
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -67,9 +67,14 @@ def choose(backend: Backend, x: Tensor, plan: ExpertPlan) -> Backend:
     """What `auto` stands for; others stand for themselves."""
     if backend != "auto":
         return backend
-    if x.dtype != torch.float64 and x.is_cuda and has_triton(x.device):
+    if triton_serves(x):
         return "triton"
     return "reference" if plan.sizes is None else "bmm"
+
+
+def triton_serves(x: Tensor) -> bool:
+    """Whether our kernels take x: on a GPU that they run on, in a dtype that they compute."""
+    return x.dtype != torch.float64 and x.is_cuda and has_triton(x.device)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -113,7 +113,8 @@ def summary(job: Job, path: Path, report: dict[str, float | str]) -> list[str]:
     again = [w for w in job.overrides if not w.startswith(("run.name=", "resume="))]
     own_model = ("experiment=", "model=", "model.", "optim.train=", "upcycl")
     compared = [w for w in again if not w.lstrip("+").startswith(own_model)]
-    compared = [w.removesuffix("_mod") if w.startswith("size=") else w for w in compared]  # FLOPs of models without depth
+    if job.config.model.depth is not None:  # the other has none, and the FLOPs of the size without
+        compared = [w.removesuffix("_mod") if w.startswith("size=") else w for w in compared]
     seeds = f"run.seed={job.config.run.seed + 1},{job.config.run.seed + 2}"
     more_seeds = f"  python -m momafuse.train -m {_shell(again, seeds)}   # two more seeds"
     return [

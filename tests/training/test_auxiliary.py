@@ -30,7 +30,7 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
     out = checkpoint.parent / "whole.pt"
     dcp_to_torch_save(checkpoint, out)
-    found: dict[str, torch.Tensor] = torch.load(out, weights_only=False)["model"]  # written a moment ago
+    found: dict[str, torch.Tensor] = torch.load(out, weights_only=True)["model"]
     return found
 
 

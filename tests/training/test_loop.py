@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from momafuse.checkpoint import store
+from momafuse.config.compose import compose
 from momafuse.data.sources import Picture
 from momafuse.errors import UserError
 from momafuse.files import only_writer
 from momafuse.reports.metrics import read_metrics
-from momafuse.training import loop, stage
+from momafuse.training import finish, loop, stage
 
 MEMBERS = ["dense", "moe_1t1i", "moma_4t4i", "moe_8x", "mod_dense", "mod_moma_4t4i", "mot", "mot_text_moe4"]
 CAUSAL = ("dense", "moe_1t1i", "mot")
@@ -138,6 +139,13 @@ def test_what_it_says_to_try_next_compares_equal_runs(run, capsys):
     assert "+experiment=dense" in command
     assert "trainer.max_steps=2 run.seed=3" in command
     assert "run.name" not in command
+
+
+@pytest.mark.parametrize(("experiment", "wanted"), [("mod_moma_4t4i", "size=nano"), ("dense", "size=nano_mod")])
+def test_models_are_compared_at_the_size_of_equal_flops(experiment, wanted):
+    job = compose([f"+experiment={experiment}", "size=nano_mod", "run.name=one"])
+    command = next(line for line in finish.summary(job, Path("one"), {"steps": 2.0}) if line.endswith("# compare"))
+    assert wanted in command.split()
 
 
 def test_the_loss_falls(run):

@@ -102,7 +102,7 @@ def test_norms_are_those_of_the_checkpoints(watched):
 
     out = watched[0] / "weights.pt"
     dcp_to_torch_save(store.latest(watched[0] / "checkpoints"), out)
-    model = torch.load(out, weights_only=False)["model"]
+    model = torch.load(out, weights_only=True)["model"]
     row = rows(watched[0])[-1]
     for part, prefix in (("0", "blocks.0."), ("1", "blocks.1."), ("head", "head."), ("embedding", "embedding.")):
         expected = math.sqrt(sum(float(p.double().square().sum()) for path, p in model.items() if path.startswith(prefix)))

@@ -90,7 +90,8 @@ def rows_of(width: int) -> int:
 
 def _outputs(x: Tensor, queries: int) -> tuple[Tensor, Tensor]:
     b, s, n, width = x.shape
-    return tuple(x.new_empty(b, s, heads, width).transpose(1, 2) for heads in (queries, n - queries))  # type: ignore[return-value]
+    q, k = (x.new_empty(b, s, heads, width).transpose(1, 2) for heads in (queries, n - queries))
+    return q, k
 
 
 def _by_row(x: Tensor) -> Tensor:
