@@ -5,24 +5,23 @@
 
 Two groups (text, image) share the rows half and half, each row goes through one expert, so that FLOPs are those of the dense
 network. `--skew s` takes the share s of the rows of every other expert of a group and gives them to the first; bmm serves only
-0. A round runs every member in turn, each round beginning with another one; ratios are medians over the rounds of the ratio to
-the dense network within a round. `dense` is the FFN of the dense models (the same products without a plan), `dense torch` the
-plain formula under autograd, `triton by group` a launch for each group instead of one for all, `liger` (where liger-kernel is
-installed, on a GPU) its fused experts of equal sizes, which sort the rows themselves. `layer_ratio_to_dense` adds the router
-(logits, choice, plan; forward and backward). The row of bmm says what the parts of its forward take.
+0. Paired rounds and ratios as in scripts/timing.py, by what the device works. `dense` is the FFN of the dense models (the same
+products without a plan), `dense torch` the plain formula under autograd, `nine products` the products of dense and nothing
+else, forward and backward: the least that any of them takes. `triton by group` is a launch for each group instead of one for
+all, `liger` (where liger-kernel is installed, on a GPU) its fused experts of equal sizes, which sort the rows themselves.
+`layer_ratio_..` adds the router (logits, choice, plan; forward and backward). The row of bmm says what the parts of its forward
+take.
 
 Prints a table, and JSON {"rows": [...], "device", "torch", ...} or writes it to --out; a row has `backend dim ffn rows groups
-experts skew dtype forward_ms backward_ms ratio_to_dense layer_ratio_to_dense forward_tflops backward_tflops`, and bmm's
-`parts_ms`: route, gather, products, combine.
+experts skew dtype forward_ms backward_ms ratio_to_dense ratio_to_products layer_ratio_to_dense layer_ratio_to_products
+forward_tflops backward_tflops`, and bmm's `parts_ms`: route, gather, products, combine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -31,8 +30,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from timing import device_seconds, facts, milliseconds, paired, ratio, write
 from torch import Tensor
 from torch.nn.functional import silu
 
@@ -77,12 +76,30 @@ class Stretch:
     budget: tuple[int, ...]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Member:
     forward: Callable[[], Tensor]
     leaves: list[Tensor]
-    forward_s: list[float]
-    backward_s: list[float]
+
+    def both(self, direction: Tensor) -> None:
+        torch.autograd.grad(self.forward(), self.leaves, direction)
+
+
+class Products(torch.autograd.Function):
+    """The nine products of a SwiGLU without anything between them: the numbers mean nothing, their time does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        a, _ = x @ gate, x @ up
+        ctx.save_for_backward(x, a, gate, up, down)
+        return a @ down
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
+        x, a, gate, up, down = ctx.saved_tensors
+        dh = dy @ down.t()
+        dx = torch.addmm(dh @ gate.t(), dh, up.t())
+        return dx, x.t() @ dh, x.t() @ a, a.t() @ dy
 
 
 def groups_of(case: Case) -> list[Group]:
@@ -152,7 +169,7 @@ def liger(case: Case, x: Tensor, generator: torch.Generator) -> Member:
     gate_up, down = randn(e, 2 * case.ffn, case.dim), randn(e, case.dim, case.ffn)
     choice = (torch.randperm(case.rows, generator=generator, device=case.device) % e).int().unsqueeze(1)
     gates = torch.rand(case.rows, 1, generator=generator, device=case.device).requires_grad_()
-    return Member(lambda: LigerFusedMoEFunction.apply(x, gate_up, down, choice, gates), [x, gate_up, down, gates], [], [])
+    return Member(lambda: LigerFusedMoEFunction.apply(x, gate_up, down, choice, gates), [x, gate_up, down, gates])
 
 
 def members_of(case: Case, backends: list[str]) -> dict[str, Member]:
@@ -167,8 +184,9 @@ def members_of(case: Case, backends: list[str]) -> dict[str, Member]:
     dense = [GroupWeights(*(w[:1].detach().requires_grad_() for w in groups[0]))]
     gate, up, down = (w[0] for w in dense[0])
     found = {
-        "dense": Member(lambda: apply_experts(x, None, dense, "bmm"), [x, *dense[0]], [], []),
-        "dense torch": Member(lambda: (silu(x @ gate) * (x @ up)) @ down, [x, *dense[0]], [], []),
+        "dense": Member(lambda: apply_experts(x, None, dense, "bmm"), [x, *dense[0]]),
+        "nine products": Member(lambda: Products.apply(x, gate, up, down), [x, *dense[0]]),  # type: ignore[no-untyped-call]
+        "dense torch": Member(lambda: (silu(x @ gate) * (x @ up)) @ down, [x, *dense[0]]),
     }
     if case.device.type == "cuda" and not case.skew and find_spec("liger_kernel") is not None:
         found["liger"] = liger(case, x, generator)
@@ -180,32 +198,18 @@ def members_of(case: Case, backends: list[str]) -> dict[str, Member]:
             return one + two
 
         leaves = [x, *stacks] if gates is None else [x, gates, *stacks]
-        found["triton by group"] = Member(by_group, leaves, [], [])
+        found["triton by group"] = Member(by_group, leaves)
     for name in backends:
         if case.skew and case.experts > 1 and name == "bmm":
             continue
         leaves = [x, *stacks] if gates is None else [x, gates, *stacks]
-        found[name] = Member(lambda name=name: apply_experts(x, plan, groups, name), leaves, [], [])  # type: ignore[misc]
+        found[name] = Member(lambda name=name: apply_experts(x, plan, groups, name), leaves)  # type: ignore[misc]
         if router is not None:
             inner = [x, *router.parameters(), *stacks]
             found[f"{name} layer"] = Member(
-                lambda name=name: apply_experts(x, skewed(case, plan_of(x)), groups, name), inner, [], []  # type: ignore[misc]
+                lambda name=name: apply_experts(x, skewed(case, plan_of(x)), groups, name), inner  # type: ignore[misc]
             )  # fmt: skip
     return found
-
-
-def wait(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def run(member: Member, direction: Tensor, device: torch.device) -> tuple[float, float]:
-    begin = wait(device)
-    y = member.forward()
-    middle = wait(device)
-    torch.autograd.grad(y, member.leaves, direction)
-    return middle - begin, wait(device) - middle
 
 
 def parts_of(case: Case, rounds: int) -> dict[str, float]:
@@ -227,42 +231,32 @@ def parts_of(case: Case, rounds: int) -> dict[str, float]:
             ),
             "combine": lambda: sum_places(xs, by_row, starts, plan.weights),
         }  # fmt: skip
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(rounds):
-            for name, step in steps.items():
-                begin = wait(case.device)
-                step()
-                times[name].append(wait(case.device) - begin)
-    return {name: round(1e3 * statistics.median(t), 4) for name, t in times.items()}
+        times = paired(steps, rounds, case.device, timer=device_seconds)
+    return {name: milliseconds(t) for name, t in times.items()}
 
 
 def measure(case: Case, backends: list[str], rounds: int) -> list[dict[str, Any]]:
     members = members_of(case, backends)
     direction = torch.randn(case.rows, case.dim, device=case.device).to(case.dtype)
-    names = list(members)
-    for i in range(-2, rounds):
-        turn = i % len(names)
-        for name in names[turn:] + names[:turn]:
-            forward, backward = run(members[name], direction, case.device)
-            if i >= 0:
-                members[name].forward_s.append(forward)
-                members[name].backward_s.append(backward)
+    label = f"D {case.dim}, {case.experts} experts, skew {case.skew}"
+    actions = {name: lambda m=m: m.both(direction) for name, m in members.items()}  # type: ignore[misc]
+    both = paired(actions, rounds, case.device, timer=device_seconds, label=label)
+    alone = {n: m.forward for n, m in members.items() if not n.endswith(" layer")}
+    forward = paired(alone, rounds, case.device, timer=device_seconds, label=f"{label}, forward")
 
-    def whole(name: str) -> list[float]:
-        return [f + b for f, b in zip(members[name].forward_s, members[name].backward_s, strict=True)]
-
-    def ratio(name: str) -> float:
-        return round(statistics.median(a / b for a, b in zip(whole(name), whole("dense"), strict=True)), 4)
+    def to(base: str, name: str) -> float | None:
+        return ratio(both[name], both[base]) if name in both else None
 
     rows = []
-    for name in (n for n in names if not n.endswith(" layer")):
-        forward, backward = (statistics.median(t) for t in (members[name].forward_s, members[name].backward_s))
-        row = {"backend": name, "dim": case.dim, "ffn": case.ffn, "rows": case.rows, "groups": MODALITIES}
+    for name in alone:
+        first, whole = (statistics.median(t[name]) for t in (forward, both))
+        row: dict[str, Any] = {"backend": name, "dim": case.dim, "ffn": case.ffn, "rows": case.rows, "groups": MODALITIES}
         row |= {"experts": case.experts, "skew": case.skew, "dtype": str(case.dtype).removeprefix("torch.")}
-        row |= {"forward_ms": round(1e3 * forward, 4), "backward_ms": round(1e3 * backward, 4), "ratio_to_dense": ratio(name)}
-        row |= {"layer_ratio_to_dense": ratio(f"{name} layer") if f"{name} layer" in members else None}
-        row |= {"forward_tflops": round(case.flops / forward / 1e12, 4)}
-        row |= {"backward_tflops": round(2 * case.flops / backward / 1e12, 4)}
+        row |= {"forward_ms": round(1e3 * first, 4), "backward_ms": round(1e3 * (whole - first), 4)}
+        row |= {"ratio_to_dense": to("dense", name), "ratio_to_products": to("nine products", name)}
+        row |= {f"layer_ratio_to_{base.split()[-1]}": to(base, f"{name} layer") for base in ("dense", "nine products")}
+        row |= {"forward_tflops": round(case.flops / first / 1e12, 4)}
+        row |= {"backward_tflops": round(2 * case.flops / (whole - first) / 1e12, 4)}
         rows.append(row | ({"parts_ms": parts_of(case, rounds)} if name == "bmm" else {}))
     return rows
 
@@ -280,11 +274,13 @@ def cases(args: argparse.Namespace, device: torch.device) -> list[Case]:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table("D", "F", "experts", "skew", "dtype", "backend", "forward ms", "backward ms", "TFLOP/s", "to dense", "layer")
+    heads = "forward ms", "backward ms", "TFLOP/s", "to dense", "to products", "layer to dense", "to products"
+    shown = Table("D", "F", "experts", "skew", "dtype", "backend", *heads)
     for r in rows:
         flops = 18 * r["rows"] * r["dim"] * r["ffn"] / (r["forward_ms"] + r["backward_ms"]) / 1e9
         cells = (r["dim"], r["ffn"], r["experts"], r["skew"], r["dtype"], r["backend"], r["forward_ms"], r["backward_ms"])
-        shown.add_row(*map(str, cells), f"{flops:.3f}", f"{r['ratio_to_dense']:.3f}", str(r["layer_ratio_to_dense"] or ""))
+        ratios = (r[f"{of}ratio_to_{base}"] for of in ("", "layer_") for base in ("dense", "products"))
+        shown.add_row(*map(str, cells), f"{flops:.3f}", *("" if r is None else f"{r:.3f}" for r in ratios))
     return shown
 
 
@@ -304,18 +300,9 @@ def main() -> None:
         keep_freed_memory()
     args.rows = args.rows or (32768 if device.type == "cuda" else 4096)
     backends = args.backends or [b for b in BACKENDS if b != "triton" or (device.type == "cuda" and has_triton(device))]
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
-    rows = []
-    for case in track(cases(args, device), "cases", console=console, disable=not sys.stderr.isatty()):
-        rows += measure(case, backends, args.rounds)
-    console.print(table(rows))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    facts = {"device": name, "threads": torch.get_num_threads(), "rounds": args.rounds, "torch": torch.__version__}
-    text = json.dumps({"rows": rows} | facts, indent=1)
-    if args.out is None:
-        print(text)
-    else:
-        args.out.write_text(text + "\n")
+    rows = [row for case in cases(args, device) for row in measure(case, backends, args.rounds)]
+    Console(stderr=True, width=None if sys.stderr.isatty() else 140).print(table(rows))
+    write({"rows": rows, "rounds": args.rounds} | facts(device), args.out)
 
 
 if __name__ == "__main__":

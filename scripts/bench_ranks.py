@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_step import STARTER, seconds, steps, steps_of
+from bench_step import STARTER, steps, steps_of
+from timing import seconds
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -87,13 +88,13 @@ def measure(world: World, words: list[str], rounds: int) -> dict[str, object]:
 
     def one() -> float:
         with threads(own * world.size):
-            taken = seconds(alone) if alone is not None else 0.0
+            taken = seconds(alone, world.device) if alone is not None else 0.0
         world.gather(0.0)  # the others wait
         return taken
 
     def all_ranks() -> float:
         world.gather(0.0)
-        return seconds(sharded)
+        return seconds(sharded, world.device)
 
     for _ in range(3):
         one()
@@ -135,11 +136,11 @@ def saves(
         saver.wait()
         for i in range(1, rounds + 1):
             world.gather(0.0)
-            without = seconds(span)
+            without = seconds(span, world.device)
             world.gather(0.0)
-            calls.append(seconds(lambda i=i: saver.save(i, model, optimizer, {}, "")) / usual)
-            delays.append(calls[-1] + (seconds(span) - without) / usual)
-            late += seconds(saver.wait) > 0.1 * usual
+            calls.append(seconds(lambda i=i: saver.save(i, model, optimizer, {}, ""), world.device) / usual)
+            delays.append(calls[-1] + (seconds(span, world.device) - without) / usual)
+            late += seconds(saver.wait, world.device) > 0.1 * usual
     world.on_main(lambda: shutil.rmtree(root))
     found: dict[str, object] = {
         "save_steps": round(statistics.median(delays), 3),

@@ -3,7 +3,7 @@
     python scripts/bench_rotary.py                                 4 sequences of 4,096 rows, heads of 90m, 435m, 1_4b, bf16
     python scripts/bench_rotary.py --sequences 1 --length 256      a quick try
 
-A round runs every member in turn; figures are medians over the rounds. The kernel needs a GPU and is left out without one.
+Paired rounds as in scripts/timing.py, by what the device works. The kernel needs a GPU and is left out without one.
 Prints JSON {"rows": [{size, member, forward_ms, backward_ms, gb_per_second}], "device", "torch"}: bytes are those that must
 be read and written at least, x, y and their gradients, in both directions.
 """
@@ -11,12 +11,11 @@ be read and written at least, x, y and their gradients, in both directions.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from timing import device_seconds, facts, paired, write
 from torch import Tensor
 from torch.nn.functional import rms_norm
 
@@ -46,22 +45,17 @@ def members_of(queries: int, scales: list[Tensor], table: Tensor, modality: Tens
 
 def timed(members: dict[str, Member], x: Tensor, scales: list[Tensor], rounds: int) -> dict[str, tuple[float, float]]:
     """Medians of seconds, forward and backward."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in members}
 
-    def now() -> float:
-        if x.is_cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
+    def both(member: Member) -> None:
+        y = member(x)
+        torch.autograd.grad(y, [x, *scales], [torch.ones_like(part) for part in y])
 
-    for number in range(rounds + 3):  # the first three warm up
-        for name, member in members.items():
-            start = now()
-            y = member(x)
-            middle = now()
-            torch.autograd.grad(y, [x, *scales], [torch.ones_like(part) for part in y])
-            if number >= 3:
-                found[name].append((middle - start, now() - middle))
-    return {name: (statistics.median(f for f, _ in t), statistics.median(b for _, b in t)) for name, t in found.items()}
+    actions: dict[tuple[str, bool], Callable[[], object]] = {}
+    for name, member in members.items():
+        actions[name, False] = lambda m=member: m(x)  # type: ignore[misc]
+        actions[name, True] = lambda m=member: both(m)  # type: ignore[misc]
+    taken = {k: statistics.median(t) for k, t in paired(actions, rounds, x.device, timer=device_seconds, warm=3).items()}
+    return {name: (taken[name, False], taken[name, True] - taken[name, False]) for name in members}
 
 
 def main() -> None:
@@ -85,8 +79,7 @@ def main() -> None:
             speed = 5 * x.numel() * x.element_size() / (forward + backward) / 1e9  # x and y, then dy, x and dx
             row = {"size": size, "member": name, "forward_ms": round(forward * 1e3, 4), "backward_ms": round(backward * 1e3, 4)}
             rows.append(row | {"gb_per_second": round(speed, 1)})
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    print(json.dumps({"rows": rows, "device": name, "torch": torch.__version__}, indent=1))
+    write({"rows": rows} | facts(device), None)
 
 
 if __name__ == "__main__":

@@ -2,29 +2,26 @@
 
     python scripts/bench_step.py moe_1t1i moma_4t4i --size nano --precision bf16
 
-A round runs one step of each experiment in turn, so that a machine whose speed drifts slows all of them alike, and each
-round begins with another one, since the first pays for memory that the allocator had given back; ratios are medians over the
-rounds of the ratio within a round. The whole step is forward and backward of `--accumulate` micro-batches of random ids with
-the exact budget, clipping and the optimizer, whose cost follows the parameters and not the tokens: with one micro-batch a step
-it weighs more than in a run. The blocks alone are forward and backward of one micro-batch without loss and optimizer.
+Paired rounds and ratios as in scripts/timing.py. The whole step is forward and backward of `--accumulate` micro-batches of
+random ids with the exact budget, in `--documents` documents a sequence, clipping and the optimizer, whose cost follows the
+parameters and not the tokens: with one micro-batch a step it weighs more than in a run. The blocks alone are forward and
+backward of one micro-batch without loss and optimizer. `--profile` says instead what a GPU ran in one whole step of
+each experiment, kernel by kernel.
 
 Prints JSON: {"dense": {"seconds": s, "ratio": 1.0, "blocks_ratio": 1.0, "tokens_per_second": n, "tflops": f}, ..., "dtype": d,
-"threads": ..., "rounds": ...}; `tflops` are those of the model (reports/flops.py), without what is computed again.
+"threads": ..., "rounds": ..., "documents": ...}; `tflops` are those of the model (reports/flops.py), nothing computed again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
-import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
+from timing import facts, kernels, paired, ratio, write
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -47,8 +44,8 @@ from momafuse.world import World
 STARTER = Vocabulary.build(image_codes=8192, image_block=64, text_pieces=4088)  # the ids of the starter corpus
 
 
-def random_batch(config: Config, vocabulary: Vocabulary) -> Batch:
-    """One micro-batch: text first, then pictures, random ids, the exact budget in every sequence."""
+def random_batch(config: Config, vocabulary: Vocabulary, documents: int = 1) -> Batch:
+    """One micro-batch: text first, then pictures, random ids, the exact budget in every sequence, so many documents in each."""
     budget = modality_budget(config.data, vocabulary, config.model.groups(vocabulary.names))
     rng = np.random.default_rng(0)
     b, s = config.trainer.micro_batch, config.data.sequence_length
@@ -56,30 +53,33 @@ def random_batch(config: Config, vocabulary: Vocabulary) -> Batch:
     first = np.array([m.first for m in vocabulary.modalities])[modality]
     count = np.array([m.count for m in vocabulary.modalities])[modality]
     tokens = torch.from_numpy(first + rng.integers(0, 1 << 30, (b, s)) % count)
+    document = torch.arange(s, dtype=torch.int32) * documents // s
+    begins = torch.searchsorted(document, torch.arange(documents, dtype=torch.int32)).to(torch.int32)
+    position = torch.arange(s, dtype=torch.int32) - begins[document]
     return Batch(
         tokens=tokens,
         targets=torch.cat([tokens[:, 1:], torch.full((b, 1), -1)], dim=1),
         modality=torch.from_numpy(modality.astype(np.uint8)),
-        document=torch.zeros(b, s, dtype=torch.int32),
-        position=torch.arange(s, dtype=torch.int32).expand(b, s).contiguous(),
+        document=document.expand(b, s).contiguous(),
+        position=position.expand(b, s).contiguous(),
         sequence=torch.arange(b),
         order=torch.from_numpy(np.argsort(modality.reshape(-1), kind="stable")),
         budget=budget,
     )
 
 
-def steps(config: Config, accumulate: int = 1) -> tuple[Callable[[], None], Callable[[], None]]:
+def steps(config: Config, accumulate: int = 1, documents: int = 1) -> tuple[Callable[[], None], Callable[[], None]]:
     """The whole training step of one experiment, and its blocks alone."""
     device = resolve_device(config.trainer.device)
     model, _ = build_model(config, STARTER, World(0, 1, device, None, None))
-    return steps_of(config, model, build_optimizer(model, config.optim), device, accumulate)
+    return steps_of(config, model, build_optimizer(model, config.optim), device, accumulate, documents)
 
 
 def steps_of(
-    config: Config, model: Transformer, optimizer: Optimizer, device: torch.device, accumulate: int = 1
+    config: Config, model: Transformer, optimizer: Optimizer, device: torch.device, accumulate: int = 1, documents: int = 1
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """The same of a model that is there, sharded or not, on a micro-batch of this process."""
-    batch = random_batch(config, STARTER).to(device)
+    batch = random_batch(config, STARTER, documents).to(device)
     targets = batch.targets.flatten()
     weights = torch.full(targets.shape, 1 / int((targets >= 0).sum()), device=device)
 
@@ -92,12 +92,10 @@ def steps_of(
         clip_grad_norm_(model.parameters(), config.optim.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        wait(device)
 
     def blocks() -> None:
         model(batch, lambda hidden, head: hidden.float().mean())[0].backward()
         optimizer.zero_grad(set_to_none=True)
-        wait(device)
 
     return whole, blocks
 
@@ -109,58 +107,47 @@ def training_tflop(config: Config) -> float:
     return TRAINING * sum(forward_flops(config.model, work, config.model.vocabulary_size or STARTER.size).values()) / 1e12
 
 
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def seconds(action: Callable[[], None]) -> float:
-    begin = time.perf_counter()
-    action()
-    return time.perf_counter() - begin
-
-
 def measure(
-    experiments: list[str], overrides: list[str], precision: str, rounds: int, accumulate: int = 1
+    experiments: list[str], overrides: list[str], precision: str, rounds: int, accumulate: int = 1, documents: int = 1
 ) -> dict[str, object]:
     """Medians of paired rounds; `dense` is the base of every ratio."""
     words = [*overrides, f"trainer.precision={precision}"]
     configs = {name: compose([f"+experiment={name}", *words]).config for name in experiments}
     device = resolve_device(configs["dense"].trainer.device)
     dtype = resolve_precision(configs["dense"].trainer.precision, device)
-    actions = {name: steps(config, accumulate) for name, config in configs.items()}
-    for whole, blocks in actions.values():
-        for _ in range(3):  # warm: kernels chosen, optimizer state made
-            whole()
-            blocks()
-    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in experiments}
-    for i in track(range(rounds), "rounds", console=Console(stderr=True), disable=not sys.stderr.isatty()):
-        turn = i % len(experiments)
-        for kind in (0, 1):
-            for name in experiments[turn:] + experiments[:turn]:
-                times[name][kind].append(seconds(actions[name][kind]))
-
-    def ratio(name: str, kind: int) -> float:
-        return statistics.median(a / b for a, b in zip(times[name][kind], times["dense"][kind], strict=True))
+    actions = {name: steps(config, accumulate, documents) for name, config in configs.items()}
+    # warm: kernels chosen, optimizer state made
+    whole, blocks = (paired({n: a[kind] for n, a in actions.items()}, rounds, device, warm=3) for kind in (0, 1))
 
     def per_second(name: str) -> float:
         t = configs[name]
-        return accumulate * t.trainer.micro_batch * t.data.sequence_length / statistics.median(times[name][0])
+        return accumulate * t.trainer.micro_batch * t.data.sequence_length / statistics.median(whole[name])
 
     result: dict[str, object] = {
         name: {
-            "seconds": round(statistics.median(times[name][0]), 5),
-            "ratio": round(ratio(name, 0), 4),
-            "blocks_seconds": round(statistics.median(times[name][1]), 5),
-            "blocks_ratio": round(ratio(name, 1), 4),
+            "seconds": round(statistics.median(whole[name]), 5),
+            "ratio": ratio(whole[name], whole["dense"]),
+            "blocks_seconds": round(statistics.median(blocks[name]), 5),
+            "blocks_ratio": ratio(blocks[name], blocks["dense"]),
             "tokens_per_second": round(per_second(name)),
             "tflops": round(per_second(name) * training_tflop(configs[name]), 3),
         }
         for name in experiments
     }
-    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    facts = {"dtype": str(dtype).removeprefix("torch."), "device": device_name, "rounds": rounds, "accumulate": accumulate}
-    return result | facts | {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    what = {"dtype": str(dtype).removeprefix("torch."), "rounds": rounds, "accumulate": accumulate, "documents": documents}
+    return result | what | facts(device)
+
+
+def profiled(experiment: str, overrides: list[str], precision: str, accumulate: int, documents: int) -> list[dict[str, object]]:
+    """Milliseconds and number of each kernel of one whole step on a GPU, the longest first; nothing on a CPU."""
+    config = compose([f"+experiment={experiment}", *overrides, f"trainer.precision={precision}"]).config
+    device = resolve_device(config.trainer.device)
+    if device.type != "cuda":
+        raise UserError("--profile: needs a GPU; trainer.profile=10:12 of a run writes a trace anywhere")
+    whole, _ = steps(config, accumulate, documents)
+    for _ in range(3):
+        whole()
+    return [{"kernel": name, "ms": round(1e3 * taken, 3), "count": n} for name, taken, n in kernels(whole, device)]
 
 
 def main() -> None:
@@ -170,12 +157,19 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--accumulate", type=int, default=1, metavar="N", help="micro-batches a step")
+    parser.add_argument("--documents", type=int, default=1, metavar="N", help="in a sequence, default 1")
+    parser.add_argument("--profile", action="store_true", help="what the device ran, by kernel, instead of times")
+    parser.add_argument("--out", type=Path, default=None, help="where the JSON goes")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="more overrides, as for momafuse.train")
     args = parser.parse_args()
-    names = ["dense", *(e for e in args.experiments if e != "dense")]
+    words = [f"size={args.size}", *args.set]
+    how = args.precision, args.accumulate, args.documents
     try:
-        words = [f"size={args.size}", *args.set]
-        print(json.dumps(measure(names, words, args.precision, args.rounds, args.accumulate), indent=1))
+        if args.profile:
+            write({name: profiled(name, words, *how) for name in args.experiments}, args.out)
+        else:
+            names = ["dense", *(e for e in args.experiments if e != "dense")]
+            write(measure(names, words, args.precision, args.rounds, *how[1:]), args.out)
     except UserError as error:
         raise SystemExit(f"bench_step: error: {error}") from None
 

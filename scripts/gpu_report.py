@@ -10,18 +10,21 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from timing import device_seconds, paired
 
 REPOSITORY = Path(__file__).parents[1]
-STEPS = ("90m", "435m", "435m_4t4i", "435m_8x")
+STEPS = ("90m", "435m", "435m_4t4i", "435m_4t4i_long", "435m_8x")
+ALONE = ("tests", "sanitizer", "first_step_cold", "first_step", "warm", "experts", "attention", "rotary", "profile")
+LONGEST = 25  # kernels of a profile that the page shows; the JSON has all
 # Words per second and GPU against dense, 435M class on 256 A100: MoMa, arXiv 2407.21770, Table 2.
 PAPER = {"dense": 1.0, "moe_8x": 0.91, "moe_1t1i": 0.94, "moma_4t4i": 0.83, "mod_moe_1t1i": 0.79, "mod_moma_4t4i": 0.69}
 PEAK = 8192  # rows and columns of the product that shows what the device can do
-FACTS = ("device", "dtype", "threads", "rounds", "accumulate", "torch")
+FACTS = ("device", "dtype", "threads", "rounds", "accumulate", "documents", "torch")
 
 
 def peak_tflops() -> float | None:
@@ -29,14 +32,8 @@ def peak_tflops() -> float | None:
     if not torch.cuda.is_available():
         return None
     a = torch.randn(PEAK, PEAK, device="cuda").bfloat16()
-    times = []
-    for _ in range(13):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        a @ a
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
-    return 2 * PEAK**3 / min(times[3:]) / 1e12
+    (times,) = paired({"product": lambda: a @ a}, 10, a.device, timer=device_seconds, warm=3).values()
+    return 2 * PEAK**3 / min(times) / 1e12
 
 
 def read(folder: Path, part: str) -> dict[str, Any]:
@@ -55,7 +52,7 @@ def read(folder: Path, part: str) -> dict[str, Any]:
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    parts = {p: read(folder, p) for p in ("tests", "sanitizer", "experts", "rotary", "order", *(f"step_{s}" for s in STEPS))}
+    parts = {p: read(folder, p) for p in (*ALONE, *(f"step_{s}" for s in STEPS))}
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else "no GPU"
     return {"device": device, "torch": torch.__version__, "cuda": torch.version.cuda, "peak_tflops": peak_tflops()} | parts
@@ -65,34 +62,52 @@ def outcome(part: dict[str, Any]) -> str:
     return f"not measured (exit code {part['code']}): {part['last']}"
 
 
+def markdown(heads: str, rows: Iterable[Sequence[object]]) -> list[str]:
+    """A table; None is an empty cell."""
+    lines = [f"| {heads} |", "|" + "---|" * (heads.count("|") + 1)]
+    return lines + ["| " + " | ".join("" if cell is None else str(cell) for cell in row) + " |" for row in rows]
+
+
 def experts_section(part: dict[str, Any]) -> list[str]:
     if part["json"] is None:
         return [outcome(part)]
     rows = part["json"]["rows"]
-    lines = ["| D | F | experts | skew | backend | forward ms | backward ms | TFLOP/s | to dense | with router |"]
-    lines.append("|" + "---|" * 10)
-    for r in rows:
-        flops = 18 * r["rows"] * r["dim"] * r["ffn"] / (r["forward_ms"] + r["backward_ms"]) / 1e9
-        cells = [r["dim"], r["ffn"], r["experts"], r["skew"], r["backend"], r["forward_ms"], r["backward_ms"], f"{flops:.0f}"]
-        lines.append("| " + " | ".join(map(str, [*cells, r["ratio_to_dense"], r["layer_ratio_to_dense"] or ""])) + " |")
+    keys = ("dim", "ffn", "experts", "skew", "backend", "forward_ms", "backward_ms")
+    ratios = [f"{of}ratio_to_{base}" for of in ("", "layer_") for base in ("dense", "products")]
+
+    def tflops(r: dict[str, Any]) -> str:
+        return f"{18 * r['rows'] * r['dim'] * r['ffn'] / (r['forward_ms'] + r['backward_ms']) / 1e9:.0f}"
+
+    heads = "D | F | experts | skew | backend | forward ms | backward ms | TFLOP/s | to dense | to nine products"
+    heads += " | with router: to dense | to nine products"
+    lines = markdown(heads, ([*(r[k] for k in keys), tflops(r), *(r[k] for k in ratios)] for r in rows))
     return [*lines, "", "Where another backend is ahead of `triton`:", *(slower(rows) or ["nowhere."])]
 
 
-def rotary_section(part: dict[str, Any]) -> list[str]:
+def rows_section(part: dict[str, Any]) -> list[str]:
+    """The rows of a bench as they are, its keys as heads."""
     if part["json"] is None:
         return [outcome(part)]
-    lines = ["| size | member | forward ms | backward ms | GB/s |", "|---|---|---|---|---|"]
-    return lines + ["| " + " | ".join(str(cell) for cell in row.values()) + " |" for row in part["json"]["rows"]]
+    rows = part["json"]["rows"]
+    return markdown(" | ".join(key.replace("_", " ") for key in rows[0]), (row.values() for row in rows))
 
 
-def order_section(part: dict[str, Any]) -> list[str]:
+def first_step_section(facts: dict[str, Any]) -> list[str]:
+    named = {"first_step_cold": "first start (prepares the corpus, compiles)", "first_step": "second start"}
+    return [
+        f"- {name}: {facts[p]['json']['seconds']} s" if facts[p]["json"] else f"- {name}: {outcome(facts[p])}"
+        for p, name in named.items()
+    ]
+
+
+def profile_section(part: dict[str, Any]) -> list[str]:
     if part["json"] is None:
         return [outcome(part)]
-    lines = ["| experiment | blocks ms: sequence, modality | ratio | attention ms | ratio | mask ms |", "|" + "---|" * 6]
-    for r in part["json"]["rows"]:
-        both = [", ".join(map(str, r[f"{kind}_ms"])) for kind in ("blocks", "attention")]
-        cells = [r["experiment"], both[0], r["blocks_ratio"], both[1], r["attention_ratio"], r["mask_ms"]]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines = []
+    for name, rows in part["json"].items():
+        lines += [f"### {name}: {sum(r['ms'] for r in rows):.1f} ms of the device", ""]
+        lines += markdown("ms | times | kernel", ([r["ms"], r["count"], f"`{r['kernel'][:100]}`"] for r in rows[:LONGEST]))
+        lines += [""]
     return lines
 
 
@@ -112,20 +127,15 @@ def slower(rows: list[dict[str, Any]]) -> list[str]:
 def step_section(part: dict[str, Any], peak: float | None) -> list[str]:
     if part["json"] is None:
         return [outcome(part)]
-    head = f"{part['json'].get('accumulate', 1)} micro-batches a step."
-    lines = [
-        head,
-        "",
-        "| member | seconds | to dense | blocks to dense | tokens/s | to dense | MoMa's Table 2 | TFLOP/s | MFU of the peak |",
-    ]
-    lines.append("|" + "---|" * 9)
+    head = f"{part['json'].get('accumulate', 1)} micro-batches a step, {part['json'].get('documents', 1)} documents a sequence."
+    rows = []
     for name, r in part["json"].items():
         if name not in FACTS:
             mfu = f"{r['tflops'] / peak:.1%}" if peak else "not measured"
             speed = [r["tokens_per_second"], f"{1 / r['ratio']:.2f}", PAPER.get(name, "")]
-            cells = [name, r["seconds"], r["ratio"], r["blocks_ratio"], *speed, r["tflops"], mfu]
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return lines
+            rows.append([name, r["seconds"], r["ratio"], r["blocks_ratio"], *speed, r["tflops"], mfu])
+    heads = "member | seconds | to dense | blocks to dense | tokens/s | to dense | MoMa's Table 2 | TFLOP/s | share of the peak"
+    return [head, "", *markdown(heads, rows)]
 
 
 def render(facts: dict[str, Any]) -> str:
@@ -135,13 +145,15 @@ def render(facts: dict[str, Any]) -> str:
     lines[-1] += f"{peak:.0f} TFLOP/s." if peak else "not measured."
     lines += ["", "## Tests", f"- `pytest -m gpu`: {facts['tests']['last']}, exit code {facts['tests']['code']}"]
     lines += [f"- compute-sanitizer: {facts['sanitizer']['last']}, exit code {facts['sanitizer']['code']}", ""]
-    lines += ["## The expert op", "16,384 rows, two groups; ratios of forward and backward together, paired.", ""]
+    lines += ["## From the command to the first step, moma_4t4i at 435m", "", *first_step_section(facts), ""]
+    lines += ["## The expert op", "16,384 rows, two groups; device time, ratios of forward and backward together, paired.", ""]
     lines += [*experts_section(facts["experts"]), ""]
-    lines += ["## QK-norm and rotation", "4 sequences of 4,096 rows, queries and keys of each size's heads.", ""]
-    lines += [*rotary_section(facts["rotary"]), ""]
-    lines += ["## Modality order against sequence order, 90m", *order_section(facts["order"]), ""]
+    lines += ["## Attention", "4 sequences of 4,096 rows, device time.", "", *rows_section(facts["attention"]), ""]
+    lines += ["## QK-norm and rotation", "4 sequences of 4,096 rows, queries and keys of each size's heads; device time.", ""]
+    lines += [*rows_section(facts["rotary"]), ""]
     for size in STEPS:
         lines += [f"## A training step, {size}, compiled", *step_section(facts[f"step_{size}"], peak), ""]
+    lines += ["## A step at 435m, two micro-batches, by kernel", "", *profile_section(facts["profile"])]
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-ROW = "backend dim ffn rows groups experts dtype forward_ms backward_ms ratio_to_dense".split()
+ROW = "backend dim ffn rows groups experts dtype forward_ms backward_ms ratio_to_dense ratio_to_products".split()
 
 
 def test_it_writes_the_documented_rows(tmp_path):
@@ -38,7 +38,7 @@ def test_it_writes_the_documented_rows(tmp_path):
         assert row["forward_ms"] > 0
         assert row["ratio_to_dense"] > 0
         assert row["backend"] != "dense" or row["ratio_to_dense"] == 1.0
-    every = ["dense", "dense torch", "reference", "bmm", "grouped_mm"]
+    every = ["dense", "nine products", "dense torch", "reference", "bmm", "grouped_mm"]
     assert cases == {(1, 0.0): every, (2, 0.0): every, (2, 0.5): [b for b in every if b != "bmm"]}
     parts = next(row["parts_ms"] for row in result["rows"] if row["backend"] == "bmm")
     assert list(parts) == ["route", "gather", "products", "combine"]
