@@ -6,18 +6,45 @@
     head, routers    N(0, 0.02^2); the first matrix of an auxiliary router N(0, 1 / fan_in)
     norms            1, their biases 0
 
-The full tensor is drawn on the CPU in fp32 from a generator seeded by (seed, path) and copied to wherever the parameter is.
+The flattened full tensor is drawn in blocks, each on the CPU in fp32 from a generator seeded by (seed, path, block). So a rank
+draws the blocks that it holds a part of and no others, many threads draw at once, and every layout has the same weights.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from momafuse.models.transformer import Transformer
+
+BLOCK = 1 << 20  # elements: smaller ones cost more in seeding and starting, larger ones more where shards cut them
+
+
+class Held(NamedTuple):
+    """What this process holds of a parameter: `start` .. of dimension `dim`, and all of the others."""
+
+    local: Tensor  # contiguous, on any device
+    dim: int
+    start: int
+
+
+class Stretch(NamedTuple):
+    """Elements of a block that lie together here."""
+
+    in_block: int
+    in_local: int
+    length: int
+
+
+def whole(p: Tensor) -> Held:
+    return Held(p.detach(), 0, 0)
 
 
 def _std(path: str, p: Tensor, swin: bool, layers: int) -> float:
@@ -40,13 +67,53 @@ def generator(seed: int, key: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-@torch.no_grad()
-def initialise(model: Transformer, seed: int, fill: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
-    """Fill every parameter in place; the model may lie on any device but meta. `fill(parameter, full tensor)` writes one."""
+def initialise(model: Transformer, seed: int, held: Callable[[Tensor], Held] = whole) -> None:
+    """Fill every parameter in place, with as many threads as torch's products have; on any device but meta. `held` says what
+    this process holds of a parameter."""
     config = model.config
+    tasks: list[Iterator[Callable[[], None]]] = []
     for path, p in model.named_parameters():
         if "norm" in path:
             nn.init.constant_(p, 0.0 if ".bias" in path else 1.0)
             continue
         std = _std(path, p, config.placement == "swin", config.n_layers)
-        fill(p, torch.empty(p.shape).normal_(0, std, generator=generator(seed, path)))
+        tasks.append(_draws(p.shape, held(p), seed, path, std))
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        for _ in threads.map(lambda draw: draw(), chain.from_iterable(tasks)):
+            pass  # raises what a thread raised
+
+
+def _draws(shape: torch.Size, held: Held, seed: int, path: str, std: float) -> Iterator[Callable[[], None]]:
+    """One call for each block that a part of `held` lies in."""
+    size, flat = shape.numel(), held.local.view(-1)
+    blocks: dict[int, list[Stretch]] = {}
+    for number, stretch in _stretches(shape, held):
+        blocks.setdefault(number, []).append(stretch)
+    for number, stretches in blocks.items():
+        key = f"{path}:{number}" if number else path
+        yield partial(_draw, flat, stretches, min(BLOCK, size - number * BLOCK), seed, key, std)
+
+
+def _stretches(shape: torch.Size, held: Held) -> Iterator[tuple[int, Stretch]]:
+    """The number of a block and what of it is held, in the order of the local tensor."""
+    inner = shape[held.dim + 1 :].numel()
+    length = held.local.shape[held.dim] * inner
+    for outer in range(shape[: held.dim].numel() if length else 0):
+        first = (outer * shape[held.dim] + held.start) * inner  # in the flattened full tensor
+        at = first
+        while at < first + length:
+            number, in_block = divmod(at, BLOCK)
+            n = min(BLOCK - in_block, first + length - at)
+            yield number, Stretch(in_block, outer * length + at - first, n)
+            at += n
+
+
+def _draw(flat: Tensor, stretches: list[Stretch], size: int, seed: int, key: str, std: float) -> None:
+    """Draw a block of `size` elements: where it belongs if all of it is held together on the CPU, else aside."""
+    one = stretches[0]
+    if one.length == size and flat.is_cpu and flat.dtype == torch.float32:
+        flat[one.in_local : one.in_local + size].normal_(0, std, generator=generator(seed, key))
+        return
+    block = torch.empty(size).normal_(0, std, generator=generator(seed, key))
+    for s in stretches:
+        flat[s.in_local : s.in_local + s.length].copy_(block[s.in_block : s.in_block + s.length])

@@ -22,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils._pytree import register_dataclass
 
+from momafuse.models.initialise import Held, whole
 from momafuse.models.transformer import Transformer
 from momafuse.routing.auxiliary import Auxiliary, Lesson
 from momafuse.routing.depth import DepthRouter, Kept
@@ -64,6 +65,15 @@ def shard_dim(p: Tensor, size: int) -> int:
     if p.dim() < 2 or p.shape[0] % size == 0:
         return 0
     return next((d for d in range(1, p.dim()) if p.shape[d] % size == 0), 0)
+
+
+def holds(p: Tensor) -> Held:
+    """What this rank holds of a parameter, sharded or not; padding is not part of it."""
+    if not isinstance(p, DTensor):
+        return whole(p)
+    ((number, dim),) = ((n, s.dim) for n, s in enumerate(p.placements) if isinstance(s, Shard))  # others are replicas
+    each = -(-p.shape[dim] // p.device_mesh.size(number))
+    return Held(p.to_local().detach(), dim, min(p.shape[dim], each * p.device_mesh.get_local_rank(number)))
 
 
 def fill(p: Tensor, full: Tensor) -> None:

@@ -20,7 +20,7 @@ from momafuse.parallel.checkpointing import apply_activation_checkpointing
 from momafuse.parallel.compilation import apply_compile
 from momafuse.parallel.host_memory import keep_freed_memory
 from momafuse.parallel.precision import apply_precision, resolve_precision
-from momafuse.parallel.sharding import fill, shard
+from momafuse.parallel.sharding import holds, shard
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.optimizer import build_optimizer, freeze
 from momafuse.world import World
@@ -97,7 +97,7 @@ def build_model(config: Config, v: Vocabulary, world: World) -> tuple[Transforme
     if world.mesh is not None:
         shard(model, world.mesh, dtype, torch.bfloat16 if t.reduce_dtype == "bf16" else torch.float32)
     model.to_empty(device=world.device)
-    initialise(model, config.run.seed, fill)
+    initialise(model, config.run.seed, holds)
     return model, dtype
 
 

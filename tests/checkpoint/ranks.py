@@ -27,7 +27,7 @@ from momafuse.config.compose import compose
 from momafuse.config.schema import UpcyclingConfig
 from momafuse.errors import UserError
 from momafuse.models.initialise import initialise
-from momafuse.parallel.sharding import fill, shard
+from momafuse.parallel.sharding import fill, holds, shard
 from momafuse.training.optimizer import build_optimizer, freeze
 from momafuse.world import World, join
 from tests.members import member
@@ -42,7 +42,7 @@ def built(name: str, world: World, seed: int) -> tuple[nn.Module, AdamW]:
     freeze(model, FROZEN_BUT)
     if world.mesh is not None:
         shard(model, world.mesh, torch.float32, torch.float32)
-    initialise(model, seed, fill)
+    initialise(model, seed, holds)
     return model, build_optimizer(model, compose(["size=micro"]).config.optim)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from momafuse.config.compose import compose
 from momafuse.config.schema import DepthConfig
-from momafuse.models.initialise import initialise
+from momafuse.models import initialise as room
+from momafuse.models.initialise import Held, generator, initialise
 from momafuse.models.transformer import Transformer
 from tests.batches import make_model
 from tests.models.zoo import EVERYTHING
@@ -22,6 +25,53 @@ def test_initial_weights_follow_the_path_and_the_seed():
     c = make_model(BOTH_2, seed=1)
     assert not torch.equal(a.blocks[0].attention.qkv.weight, c.blocks[0].attention.qkv.weight)
     assert not torch.equal(a.blocks[0].attention.qkv.weight, a.blocks[1].attention.qkv.weight)
+
+
+def drawn(shape: tuple[int, ...], held: Held) -> torch.Tensor:
+    for draw in room._draws(torch.Size(shape), held, 3, "a.path", 0.5):
+        draw()
+    return held.local
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=3), st.integers(1, 4), st.data(), st.sampled_from([7, 16, 40, 1 << 20]))
+def test_each_part_of_a_tensor_is_drawn_as_in_the_whole(shape, ranks, data, block):
+    dim = data.draw(st.integers(0, len(shape) - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "BLOCK", block)
+        whole = drawn(shape, Held(torch.empty(shape), 0, 0))
+        each, start = -(-shape[dim] // ranks), 0
+        for part in torch.split(whole, each, dim):
+            mine = drawn(shape, Held(torch.full(part.shape, torch.nan), dim, start))
+            assert torch.equal(mine, part)
+            start += each
+        nothing = [*shape[:dim], 0, *shape[dim + 1 :]]
+        assert drawn(shape, Held(torch.empty(nothing), dim, shape[dim])).numel() == 0  # a rank that padding is left for
+
+
+def test_a_block_is_what_its_generator_draws(monkeypatch):
+    """Block 0 has the key of the path, so that tensors of one block are what one call draws."""
+    monkeypatch.setattr(room, "BLOCK", 32)
+    found = drawn((7, 10), Held(torch.empty(7, 10), 0, 0)).view(-1)
+    for number, key in enumerate(["a.path", "a.path:1", "a.path:2"]):
+        size = min(32, 70 - 32 * number)
+        expected = torch.empty(size).normal_(0, 0.5, generator=generator(3, key))
+        assert torch.equal(found[32 * number : 32 * number + size], expected)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_weights_do_not_depend_on_threads(monkeypatch, threads):
+    monkeypatch.setattr(room, "BLOCK", 100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    expected = make_model(BOTH_2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    for p, q in zip(make_model(BOTH_2).parameters(), expected.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_what_a_thread_raises_is_raised(monkeypatch):
+    monkeypatch.setattr(room, "_draw", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make_model(BOTH_2)
 
 
 @pytest.mark.parametrize(("placement", "stream", "writes"), [("swin", 1.0, 1.0), ("pre", 0.02, 0.5)])

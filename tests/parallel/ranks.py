@@ -24,7 +24,7 @@ from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
 from momafuse.parallel.precision import apply_precision
-from momafuse.parallel.sharding import fill, shard
+from momafuse.parallel.sharding import holds, shard
 from momafuse.routing import depth, routers
 from momafuse.training.auxiliary import bce, lessons
 from momafuse.training.optimizer import freeze
@@ -41,7 +41,7 @@ def sharded(name: str, world: World, dtype: torch.dtype = torch.float32, auxilia
     apply_precision(model, dtype)
     shard(model, world.mesh, dtype, torch.float32)
     model.to_empty(device=CPU)
-    initialise(model, 0, fill)
+    initialise(model, 0, holds)
     return model
 
 

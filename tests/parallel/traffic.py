@@ -22,7 +22,7 @@ from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.parallel.checkpointing import apply_activation_checkpointing
 from momafuse.parallel.precision import apply_precision
-from momafuse.parallel.sharding import fill, shard
+from momafuse.parallel.sharding import holds, shard
 from momafuse.training.guard import local
 from momafuse.world import join
 from tests.reports.test_memory import VOCABULARY, configured, real_forward
@@ -79,7 +79,7 @@ def main() -> None:
         reduce_dtype = torch.bfloat16 if config.trainer.reduce_dtype == "bf16" else torch.float32
         shard(model, world.mesh, dtype, reduce_dtype)
         model.to_empty(device=CPU)
-        initialise(model, 0, fill)
+        initialise(model, 0, holds)
         optimizer = torch.optim.AdamW(model.parameters())
         for _ in range(2):  # the first one loads libraries and makes the optimizer's state
             gc.collect()
