@@ -37,5 +37,5 @@ def member(
 def mean_loss(model: Transformer, batch: Batch, noise: Tensor | None = None) -> tuple[Tensor, list[Decision]]:
     """The mean loss over valid targets, z-loss included, and the routers' decisions."""
     targets = batch.targets.flatten()
-    weights = torch.full(targets.shape, 1 / max(1, int((targets >= 0).sum())))
+    weights = torch.full(targets.shape, 1 / max(1, int((targets >= 0).sum())), device=targets.device)
     return model(batch, lambda hidden, head: next_token(hidden, head, targets, weights, 1e-5).total, noise)

@@ -71,9 +71,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
 
 
 def _in_order(dense: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, n, n) bool -> how many blocks each row of blocks has (B, 1, n), and their numbers first (B, 1, n, n)."""
+    """(B, n, n) bool -> how many blocks each row of blocks has (B, 1, n), and their numbers first (B, 1, n, n).
+
+    Contiguous, whatever `dense` is: sorting keeps strides, and the kernels read these tables as raw memory.
+    """
     counts, numbers = dense.sum(2), dense.to(torch.int8).argsort(dim=2, descending=True, stable=True)
-    return counts.to(torch.int32)[:, None], numbers.to(torch.int32)[:, None]
+    return counts.to(torch.int32)[:, None].contiguous(), numbers.to(torch.int32)[:, None].contiguous()
 
 
 @cache

@@ -64,8 +64,8 @@ def finish(
 
 def expert_report(counts: list[RoutingCounts], setup: Setup, corpus: Corpus) -> ExpertReport:
     """Per group of experts and modality, `GROUP` or `GROUP: MODALITY`: mean rows a layer and expert took, shares chosen."""
-    load = torch.stack([c.load for c in counts]).double()  # (layers, E, M)
-    chosen = torch.stack([c.chosen for c in counts]).double()  # (layers, M, 3)
+    load = torch.stack([c.load for c in counts]).cpu().double()  # (layers, E, M)
+    chosen = torch.stack([c.chosen for c in counts]).cpu().double()  # (layers, M, 3)
     report: ExpertReport = {}
     first = 0
     for g in setup.model.groups:

@@ -83,3 +83,15 @@ def test_attention_by_blocks_is_that_by_pairs_with_every_gradient(monkeypatch, l
 
 def test_a_cpu_takes_pairs():
     assert not sees_in_blocks("triton", torch.zeros(1, 4), 64, torch.float32)
+
+
+@settings(max_examples=20)
+@given(SPANS, SPANS)
+def test_tables_of_blocks_lie_as_the_kernels_read_them(first, second):
+    """FlexAttention's kernels read them as raw memory, row after row, whatever their strides say."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK", 8)
+        mask = blocks(span_of(first, second))
+    tables = {name: table for name, table in vars(mask).items() if isinstance(table, torch.Tensor)}
+    assert len(tables) == 8
+    assert [name for name, table in tables.items() if not table.is_contiguous()] == []
