@@ -147,7 +147,7 @@ class TrainerConfig:
     precision: Literal["auto", "fp32", "bf16"]  # of the model; parameters, optimizer, routers and the loss stay fp32
     backend: Literal["auto", "reference", "bmm", "grouped_mm", "triton"]  # of the expert op
     activation_checkpointing: Literal["none", "selective", "full"]
-    compile: bool  # each block by torch.compile
+    compile: bool | Literal["auto"]  # each block by torch.compile; auto: on a GPU, where each is one graph
     replicas: int  # of the sharded model: ranks / replicas hold one (HSDP); 1: sharded over all ranks
     reduce_dtype: Literal["fp32", "bf16"]  # of gradients between ranks
     timeout: float  # seconds that ranks wait for one another before the run ends with an error

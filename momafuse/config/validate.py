@@ -209,7 +209,7 @@ def _auxiliary(config: Config) -> None:
     if depth is None and all(n == 1 for name, n in config.model.groups(MODALITIES).items() if name != SHARED):
         problem = f"{config.model.name} has no router that chooses rows; it is causal as it is"
         _fail("model_from", source, problem)
-    if config.trainer.compile:
+    if config.trainer.compile is True:
         _fail("trainer.compile", "true", "is not for the stage of auxiliary routers; write false")
 
 
@@ -293,6 +293,6 @@ def _upcycling(config: Config) -> None:
         _fail("upcycle", "''", "write the path of a run or a checkpoint, or null")
     if not 0 <= u.redraw < 1:
         _fail("upcycling.redraw", u.redraw, "must be at least 0 and below 1, e.g. 0.5")
-    if config.upcycle is not None and u.capacity_steps and config.trainer.compile:
+    if config.upcycle is not None and u.capacity_steps and config.trainer.compile is True:
         problem = "every block would be compiled again on each of these steps; write trainer.compile=false"
         _fail("upcycling.capacity_steps", u.capacity_steps, problem)

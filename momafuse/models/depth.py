@@ -55,7 +55,9 @@ class DepthBlock(Block):
             mine, self.recipe.of_kept(context, kept, x.dtype), None if noise is None else noise[numbers]
         )
         change = kept.gates.to(x.dtype).unsqueeze(-1) * (y - mine)
-        return rows.index_add(0, numbers, change.flatten(0, 1)).view_as(x), decision._replace(kept=kept, depth_lesson=lesson)
+        y = rows.index_add(0, numbers, change.flatten(0, 1)).view_as(x)
+        # spelled out, for torch 2.11 does not compile `decision._replace`
+        return y, Decision(decision.experts, kept, decision.lesson, lesson)
 
     def _keep(self, rows: Tensor, c: Context) -> tuple[Kept, Lesson | None]:
         if c.routing == "training":

@@ -40,8 +40,9 @@ def explained(config: Config, setup: Setup) -> Iterator[None]:
         if any(isinstance(e, torch.OutOfMemoryError | MemoryError) for e in chain) or _found(NO_MEMORY, texts):
             raise UserError(out_of_memory(config, setup, str(chain[-1]))) from error
         if config.trainer.compile and _found(NO_COMPILER, texts):
-            problem = "torch.compile finds no C++ compiler that works"
-            raise UserError(f"trainer.compile=true: {problem}; install one, name it in CXX, or write false") from error
+            asked = str(config.trainer.compile).lower()
+            problem = f"trainer.compile={asked}: torch.compile finds no C++ compiler that works"
+            raise UserError(f"{problem}; install one, name it in CXX, or write false") from error
         if _found(NO_C_COMPILER, texts):
             problem = f"trainer.backend={config.trainer.backend}: the kernels of a GPU need a C compiler, and Triton finds none"
             raise UserError(f"{problem}; install one (gcc), or name it in CC") from error

@@ -25,6 +25,7 @@ from momafuse.data.encoding import Encoder
 from momafuse.data.prepare import open_or_prepare
 from momafuse.errors import UserError
 from momafuse.files import only_writer
+from momafuse.parallel.compilation import is_compiled
 from momafuse.parallel.precision import resolve_device
 from momafuse.reports.logger import Logger, RunLogger, Silence
 from momafuse.training.auxiliary import Auxiliaries, check_teacher, taught_by
@@ -142,6 +143,8 @@ def introduce(config: Config, setup: Setup, folder: RunFolder, state: dict[str, 
     world, mine = setup.world, config.trainer.global_batch // setup.world.size
     ranks = f"{world.size} ranks, " if world.mesh is not None else ""
     logger.message(f"{ranks}{world.device}, products in {dtype}, {torch.get_num_threads()} threads")
+    if is_compiled(setup.model):
+        logger.message("compiling the blocks: seconds to minutes before the first step, unless torch's cache has them")
     if world.mesh is not None:
         own = " and ".join(f"{mine * n} {m}" for m, n in zip(setup.model.modality_names, setup.plan.budget, strict=True))
         logger.message(f"every rank takes {own} tokens on every step, by construction")

@@ -17,7 +17,7 @@ from momafuse.kernels.experts import check_backend, leaves_sizes
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.parallel.checkpointing import apply_activation_checkpointing
-from momafuse.parallel.compilation import apply_compile
+from momafuse.parallel.compilation import apply_compile, compiles
 from momafuse.parallel.host_memory import keep_freed_memory
 from momafuse.parallel.precision import apply_precision, resolve_precision
 from momafuse.parallel.sharding import holds, shard
@@ -92,8 +92,9 @@ def build_model(config: Config, v: Vocabulary, world: World) -> tuple[Transforme
     freeze(model, config.optim.train)
     apply_precision(model, dtype)
     apply_activation_checkpointing(model, t.activation_checkpointing)
-    if t.compile:
-        apply_compile(model, ragged=leaves_sizes(t.backend, world.device))
+    ragged = leaves_sizes(t.backend, world.device)
+    if compiles(config, model, world.device, ragged=ragged):
+        apply_compile(model, ragged=ragged)
     if world.mesh is not None:
         shard(model, world.mesh, dtype, torch.bfloat16 if t.reduce_dtype == "bf16" else torch.float32)
     model.to_empty(device=world.device)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from momafuse.config.compose import compose
 from momafuse.errors import UserError
 from momafuse.parallel.checkpointing import apply_activation_checkpointing
-from momafuse.parallel.compilation import apply_compile
+from momafuse.parallel.compilation import apply_compile, compiles, is_compiled
 from tests.batches import make_batch
 from tests.kernels.blocks import on_cpu
 from tests.members import MEMBERS, mean_loss, member
@@ -123,3 +124,50 @@ def test_kernels_of_our_own_leave_counts_on_the_device(mode):
     losses = train(model, 1, compiled=True)
     assert not counters["graph_break"]
     assert losses == train(member(*words), 1, compiled=False)
+
+
+@pytest.mark.parametrize("name", ["dense", "moma_4t4i", "mod_moma_4t4i"])
+def test_an_evaluation_compiles_once_and_training_not_again(name):
+    model = member(name)
+    apply_compile(model, backend="aot_eager")
+    kinds = len({(type(b), b.experts.router is None) for b in model.blocks})
+
+    def evaluate() -> None:
+        model.eval()
+        with torch.no_grad():
+            mean_loss(model, make_batch(4, (40, 24), seed=9))
+        model.train()
+
+    train(model, 1, compiled=True)
+    evaluate()
+    assert counters["stats"]["unique_graphs"] == 2 * kinds, "one with gradients, one without"
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for _ in range(2):
+            train(model, 1, compiled=False)
+            evaluate()
+
+
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+RAGGED = ("+experiment=mod_moma_4t4i", "model.depth.per_modality=false")
+
+
+@pytest.mark.parametrize(
+    ("words", "device", "ragged", "expected"),
+    [
+        ([], CUDA, True, True),
+        ([], CPU, False, False),
+        (["trainer.compile=true"], CPU, False, True),
+        (["trainer.compile=false"], CUDA, True, False),
+        (RAGGED, CUDA, True, True),
+        (RAGGED, CUDA, False, False),
+        (["upcycle=x", "upcycling.capacity_steps=5"], CUDA, True, False),
+        (["+experiment=mod_dense", "model.depth.per_modality=false"], CUDA, False, True),
+    ],
+    ids=str,
+)
+def test_auto_compiles_on_a_gpu_what_is_one_graph(words, device, ragged, expected):
+    config = compose(["size=micro", "data.image_share=0.5", *words]).config
+    name = next((w.removeprefix("+experiment=") for w in words if w.startswith("+")), "moma_4t4i")
+    model = member(name, *(w for w in words if w.startswith("model.")))
+    assert compiles(config, model, device, ragged=ragged) is expected
+    assert not is_compiled(model)
