@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 
 from momafuse.config.compose import compose
 from momafuse.config.schema import Config
-from momafuse.data.batch import Batch
+from momafuse.data.batch import Batch, begins_of
 from momafuse.data.budget import modality_budget
 from momafuse.errors import UserError
 from momafuse.models.transformer import Transformer
@@ -63,6 +63,7 @@ def random_batch(config: Config, vocabulary: Vocabulary, documents: int = 1) -> 
         document=document.expand(b, s).contiguous(),
         position=position.expand(b, s).contiguous(),
         sequence=torch.arange(b),
+        begins=begins_of(document.expand(b, s)),
         order=torch.from_numpy(np.argsort(modality.reshape(-1), kind="stable")),
         budget=budget,
     )

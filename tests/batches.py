@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from momafuse.config.schema import AttentionConfig, DepthConfig, ModelConfig, RouterConfig
-from momafuse.data.batch import Batch
+from momafuse.data.batch import Batch, begins_of
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 
@@ -35,6 +35,7 @@ def make_batch(
         document=torch.from_numpy(document.astype(np.int32)),
         position=torch.arange(length, dtype=torch.int32).expand(sequences, -1).contiguous(),
         sequence=torch.arange(first_sequence, first_sequence + sequences),
+        begins=begins_of(torch.from_numpy(document)),
         order=torch.from_numpy(np.argsort(modality.reshape(-1), kind="stable")),
         budget=budget,
     )

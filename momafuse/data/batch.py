@@ -24,6 +24,7 @@ class Batch:
     document: Tensor  # (B, S) int32, number of the document within its sequence, from 0
     position: Tensor  # (B, S) int32, place in the sequence
     sequence: Tensor  # (B,) int64, global number of the sequence (keys router noise)
+    begins: Tensor  # (n + 1,) int32, the first row of each of the n documents among the T, then T
     order: Tensor  # (T,) int64, row numbers sorted by modality, then by row: the by-modality order, made once a batch
     budget: tuple[int, ...]  # host integers, tokens of each modality in a sequence; sum = S
 
@@ -42,3 +43,11 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         changed: dict[str, Any] = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "budget"}
         return replace(self, **changed)
+
+
+def begins_of(document: Tensor) -> Tensor:
+    """document (B, S), the same number in all rows of a document -> `Batch.begins`; waits for the device that it lies on."""
+    first = torch.ones_like(document, dtype=torch.bool)
+    first[:, 1:] = document[:, 1:] != document[:, :-1]
+    begins = first.flatten().nonzero()[:, 0]
+    return torch.cat([begins, begins.new_full((1,), document.numel())]).to(torch.int32)

@@ -96,6 +96,7 @@ class Loader:
             document=torch.from_numpy(document.astype(np.int32).reshape(shape)),
             position=torch.from_numpy(position.copy()),
             sequence=torch.tensor(list(sequences), dtype=torch.int64),
+            begins=torch.from_numpy(np.append(begins, total).astype(np.int32)),
             order=torch.from_numpy(np.argsort(modality, kind="stable")),
             budget=self._budget,
         )

@@ -125,6 +125,7 @@ def text_batch(rows: Sequence[Sequence[int]], v: Vocabulary) -> Batch:
         document=torch.zeros(tokens.shape, dtype=torch.int32),
         position=torch.arange(s, dtype=torch.int32).repeat(len(rows), 1),
         sequence=torch.arange(len(rows)),
+        begins=torch.arange(len(rows) + 1, dtype=torch.int32) * s,
         order=torch.arange(tokens.numel()),
         budget=(s, *(0 for _ in v.names[1:])),
     )

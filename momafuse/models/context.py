@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from momafuse.kernels.attention import Mask, blocks, pairs, sees_in_blocks
+from momafuse.kernels.attention import Mask, who_sees_whom
 from momafuse.kernels.experts import Backend
 from momafuse.routing.auxiliary import Routing
 from momafuse.routing.depth import Kept
@@ -31,11 +31,17 @@ class Recipe:
     backend: Backend
 
     def context(
-        self, rows: Rows, table: Tensor, span: Tensor | None, dtype: torch.dtype, routing: Routing = "training"
+        self,
+        rows: Rows,
+        table: Tensor,
+        span: Tensor | None,
+        dtype: torch.dtype,
+        routing: Routing = "training",
+        begins: Tensor | None = None,
     ) -> Context:
         """`table` (2, B, 1, S, K / 2) of `rotary_table`; `span` (B, S): rows see rows of the same number; None: all before.
 
-        `dtype` is that of the rows of the model.
+        `dtype` is that of the rows of the model; `begins` where the spans begin, if they are the documents of a batch.
         """
         by_modality = fixed_plan(self.modalities, rows) if self.untied_projections else None
         if all(g.experts == 1 for g in self.groups):
@@ -47,7 +53,8 @@ class Recipe:
         if self.untied_norms:
             one_hot = rows.modality.unsqueeze(-1) == torch.arange(len(self.modalities), device=table.device)
         constant = routing != "causal"  # there a depth router keeps as many rows as it likes, and texts have their own lengths
-        mask = None if span is None else self.mask(span, 2 * table.shape[-1], dtype, constant)
+        width = 2 * table.shape[-1]
+        mask = None if span is None else who_sees_whom(self.backend, span, begins, width, dtype, constant=constant)
         return Context(rows, table, span, mask, by_modality, one_hot, fixed, routing)
 
     def of_kept(self, context: Context, kept: Kept, dtype: torch.dtype) -> Context:
@@ -59,10 +66,6 @@ class Recipe:
             sequence = kept.rows // length
             span = sequence if span is None else sequence * length + span
         return self.context(kept, table, span, dtype, context.routing)
-
-    def mask(self, span: Tensor, width: int, dtype: torch.dtype, constant: bool = True) -> Mask:
-        """Of rows of `dtype` that see their own span, for heads of `width`; `constant`: their number is, over all calls."""
-        return blocks(span) if constant and sees_in_blocks(self.backend, span, width, dtype) else pairs(span, dtype)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,8 @@ class Transformer(nn.Module):
         x = self.embedding(batch.tokens)
         a = self.config.attention
         table = rotary_table(batch.position, self.config.dim // self.config.n_heads, a.rope_theta)
-        context = self.recipe.context(batch, table, batch.document if a.document_mask else None, x.dtype, routing)
+        span = batch.document if a.document_mask else None
+        context = self.recipe.context(batch, table, span, x.dtype, routing, batch.begins)
         decisions = []
         for i, block in enumerate(self.blocks):
             x, decision = block(x, context, None if noise is None else noise[i])

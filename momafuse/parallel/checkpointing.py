@@ -32,6 +32,7 @@ ATTENTION = (
     _ATEN._scaled_dot_product_efficient_attention.default,
     _ATEN._scaled_dot_product_cudnn_attention.default,
     _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+    _OURS.attention_varlen.default,
     torch.ops.higher_order.flex_attention,
 )
 KEPT = {"full": DECISIONS, "selective": DECISIONS + ATTENTION}

@@ -55,6 +55,7 @@ def fake_batch(sequences: int, budget: tuple[int, ...]) -> Batch:
         document=torch.empty(shape, dtype=torch.int32),
         position=torch.empty(shape, dtype=torch.int32),
         sequence=torch.empty(sequences, dtype=torch.int64),
+        begins=torch.empty(sequences + 1, dtype=torch.int32),
         order=torch.empty(sequences * sum(budget), dtype=torch.int64),
         budget=budget,
     )

@@ -146,7 +146,7 @@ def test_for_a_gpu_every_tensor_is_pinned_and_otherwise_the_same(starter, monkey
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self.clone()) or pinned[-1])
     batches = next(loader(starter).stream(3, global_batch=8, micro_batch=4, pinned=True))
     moved = [t for batch in batches for t in vars(batch).values() if isinstance(t, torch.Tensor)]
-    assert len(moved) == 2 * 7
+    assert len(moved) == 2 * 8
     assert {id(t) for t in moved} <= {id(t) for t in pinned}
     assert all(same(a, b) for a, b in zip(batches, next(loader(starter).stream(3, global_batch=8, micro_batch=4)), strict=True))
 

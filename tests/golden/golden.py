@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from momafuse.config.compose import compose
-from momafuse.data.batch import Batch
+from momafuse.data.batch import Batch, begins_of
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
@@ -53,6 +53,7 @@ def load_batches() -> list[Batch]:
                 document=torch.from_numpy(document[i : i + BATCH].astype(np.int32)),
                 position=torch.arange(part.shape[1], dtype=torch.int32).expand(BATCH, -1).contiguous(),
                 sequence=torch.arange(i, i + BATCH),
+                begins=begins_of(torch.from_numpy(document[i : i + BATCH])),
                 order=torch.from_numpy(np.argsort(modality.reshape(-1), kind="stable")),
                 budget=tuple(int((modality[0] == m).sum()) for m in range(len(VOCABULARY.modalities))),
             )

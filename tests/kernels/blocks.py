@@ -7,7 +7,6 @@ import torch
 from torch.nn.attention import flex_attention as flex
 
 from momafuse.kernels import attention
-from momafuse.models import context
 
 
 def on_cpu(patch: pytest.MonkeyPatch, block: int) -> None:
@@ -16,4 +15,4 @@ def on_cpu(patch: pytest.MonkeyPatch, block: int) -> None:
     patch.setattr(flex, "_validate_device", lambda *_: None)
     patch.setattr(attention, "_compiled", lambda: compiled)
     patch.setattr(attention, "BLOCK", block)
-    patch.setattr(context, "sees_in_blocks", lambda *_: True)
+    patch.setattr(attention, "sees_in_blocks", lambda *_: True)

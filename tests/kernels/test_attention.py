@@ -7,8 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from momafuse.data.batch import begins_of
 from momafuse.kernels import attention
-from momafuse.kernels.attention import attend, blocks, pairs, sees_in_blocks
+from momafuse.kernels.attention import (
+    Documents,
+    attend,
+    blocks,
+    pairs,
+    sees_documents,
+    sees_in_blocks,
+    who_sees_whom,
+)
+from tests.kernels import documents
 from tests.kernels.blocks import on_cpu
 
 
@@ -83,6 +93,77 @@ def test_attention_by_blocks_is_that_by_pairs_with_every_gradient(monkeypatch, l
 
 def test_a_cpu_takes_pairs():
     assert not sees_in_blocks("triton", torch.zeros(1, 4), 64, torch.float32)
+    assert not sees_documents("triton", torch.zeros(1, 4), 64, torch.bfloat16)
+
+
+@given(SPANS, SPANS)
+def test_documents_begin_where_the_loop_says(first, second):
+    span = span_of(first, second)
+    flat = [(n, int(i)) for n, row in enumerate(span) for i in row]
+    begins = [t for t in range(len(flat)) if t == 0 or flat[t] != flat[t - 1]]
+    assert begins_of(span).tolist() == [*begins, len(flat)]
+    assert begins_of(span).dtype == torch.int32
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=["as many keys", "grouped"])
+@pytest.mark.parametrize("lengths", [[50], [7, 1, 30, 12], [16, 16, 18]], ids=str)
+def test_attention_by_documents_is_that_by_pairs_with_every_gradient(monkeypatch, lengths, heads):
+    """With the layouts of a layer: queries and keys by row, values as a part of their projection."""
+    documents.on_cpu(monkeypatch)
+    span = span_of(lengths, lengths[::-1])
+    g = torch.Generator().manual_seed(0)
+    both, wide = (
+        torch.randn(2, span.shape[1], n, 16, generator=g).requires_grad_() for n in (sum(heads), heads[0] + 2 * heads[1])
+    )
+    direction = torch.randn(2, heads[0], span.shape[1], 16, generator=g)
+    results = []
+    for mask in (Documents(begins_of(span), span.shape[1]), pairs(span, torch.float32)):
+        q, k = (x.transpose(1, 2) for x in both.split(list(heads), dim=2))
+        y = attend(q, k, wide[:, :, sum(heads) :].transpose(1, 2), mask)
+        assert y.transpose(1, 2).is_contiguous() or isinstance(mask, torch.Tensor), "the output projection reads it as it lies"
+        results.append([y, *torch.autograd.grad(y, (both, wide), direction)])
+    for by_documents, by_pairs in zip(*results, strict=True):
+        torch.testing.assert_close(by_documents, by_pairs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_setting_of_the_process_stays_what_it_was(monkeypatch):
+    documents.on_cpu(monkeypatch)
+    q = torch.randn(1, 2, 4, 8, requires_grad=True)
+    for fills in (True, False):
+        torch.utils.deterministic.fill_uninitialized_memory = fills
+        attend(q, q, q, Documents(torch.tensor([0, 4], dtype=torch.int32), 4)).sum().backward()
+        assert torch.utils.deterministic.fill_uninitialized_memory is fills
+        assert not torch.are_deterministic_algorithms_enabled()
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+WAYS = [
+    # on a GPU that is served, dtype, width of a head, documents of a batch, constant rows, backend: the way
+    (True, torch.bfloat16, 64, True, True, "auto", "documents"),
+    (True, torch.bfloat16, 64, True, False, "auto", "documents"),
+    (True, torch.float16, 128, True, True, "bmm", "documents"),
+    (True, torch.bfloat16, 64, False, True, "auto", "blocks"),
+    (True, torch.bfloat16, 64, False, False, "auto", "pairs"),
+    (True, torch.float32, 64, True, True, "auto", "blocks"),
+    (True, torch.bfloat16, 60, True, True, "auto", "blocks"),
+    (True, torch.bfloat16, 8, False, True, "auto", "pairs"),
+    (True, torch.float64, 64, True, True, "auto", "pairs"),
+    (True, torch.bfloat16, 64, True, True, "reference", "pairs"),
+    (False, torch.bfloat16, 64, True, True, "auto", "pairs"),
+]
+
+
+@pytest.mark.parametrize(("served", "dtype", "width", "of_batch", "constant", "backend", "way"), WAYS, ids=str)
+def test_which_way_is_taken(monkeypatch, served, dtype, width, of_batch, constant, backend, way):
+    class OnGpu(torch.Tensor):
+        is_cuda = served
+
+    monkeypatch.setattr(attention, "has_triton", lambda device: served)
+    span = torch.tensor([[0, 0, 1, 1]]).as_subclass(OnGpu)
+    begins = begins_of(torch.tensor([[0, 0, 1, 1]])) if of_batch else None
+    mask = who_sees_whom(backend, span, begins, width, dtype, constant=constant)
+    names = {Documents: "documents", attention.BlockMask: "blocks"}
+    assert names.get(type(mask), "pairs") == way
 
 
 @settings(max_examples=20)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from momafuse.data.batch import Batch
+from momafuse.data.batch import Batch, begins_of
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
@@ -49,8 +49,9 @@ def part(batch: Batch, world: World) -> Batch:
     """This rank's stretch of the sequences."""
     share = batch.shape[0] // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)
-    cut = {f.name: getattr(batch, f.name)[mine] for f in fields(batch) if f.name not in ("order", "budget")}
-    return replace(batch, **cut, order=torch.argsort(cut["modality"].flatten(), stable=True))
+    cut = {f.name: getattr(batch, f.name)[mine] for f in fields(batch) if f.name not in ("begins", "order", "budget")}
+    order = torch.argsort(cut["modality"].flatten(), stable=True)
+    return replace(batch, **cut, begins=begins_of(cut["document"]), order=order)
 
 
 def loss_of(model: Transformer, batch: Batch, valid: int) -> Tensor:

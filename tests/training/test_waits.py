@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 from momafuse.config.compose import compose
 from momafuse.data.batch import Batch
-from momafuse.models import attention, context
+from momafuse.kernels import attention as ways
+from momafuse.models import attention
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training import setup
 from momafuse.training.guard import gradient_norm
@@ -123,7 +124,8 @@ WORDS += [("mod_moma_4t4i", "trainer.backend=triton", "model.depth.per_modality=
 @pytest.mark.parametrize("words", WORDS, ids="-".join)
 def test_forward_and_backward_bring_nothing_but_the_batch_and_read_nothing(monkeypatch, words):
     monkeypatch.setattr(setup, "check_backend", lambda *_: None)
-    monkeypatch.setattr(context, "sees_in_blocks", lambda *_: True)  # masks are made as on a GPU
+    monkeypatch.setattr(ways, "sees_documents", lambda *_: True)  # masks are made as on a GPU
+    monkeypatch.setattr(ways, "sees_in_blocks", lambda *_: True)
     monkeypatch.setattr(attention, "attend", torchs)  # meta has no kernel for them
     shape = "size=micro", "data.image_share=0.5", "trainer.precision=bf16", "router.noise=true"
     config = compose([f"+experiment={words[0]}", *shape, *words[1:]]).config
