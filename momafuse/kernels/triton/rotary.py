@@ -34,7 +34,7 @@ def _norm_rotate(
 
     q, k = _outputs(x, queries)
     if not isinstance(x, FakeTensor) and x.numel():
-        _start(forward_kernel, x, queries, scales, modality, table, eps, (q, k))
+        _start(forward_kernel, x, queries, scales, modality, table, eps, (_by_row(q), _by_row(k)))
     return q, k
 
 
@@ -95,7 +95,8 @@ def _outputs(x: Tensor, queries: int) -> tuple[Tensor, Tensor]:
 
 
 def _by_row(x: Tensor) -> Tensor:
-    """x (B, H, S, K) -> (B, S, H, K) without gaps; a copy only where attention's backward laid its result out otherwise."""
+    """x (B, H, S, K) -> (B, S, H, K) without gaps: of `_outputs` a view, a copy only where attention's backward laid its result
+    out otherwise."""
     return x.transpose(1, 2).contiguous()
 
 
