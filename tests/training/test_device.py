@@ -1,4 +1,5 @@
-"""Every program to every one of its ends on a device whose tensors are no host memory (tests/pretended.py).
+"""Every program to every one of its ends on a device whose tensors are no host memory: a pretended one (tests/pretended.py)
+and, where there is one, a GPU (`-m gpu`), in bf16 with its kernels.
 
 What reaches numpy, a plot or JSON without `.cpu()`, or meets a tensor of the host in an op, fails here as it would on a GPU.
 The other half, what kernels read as raw memory: tests/kernels/triton/conftest.py.
@@ -25,12 +26,19 @@ from tests import pretended
 REPORT = "report.json"
 
 
-@pytest.fixture
-def device(monkeypatch) -> Iterator[torch.device]:
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+
+@pytest.fixture(params=["pretended", pytest.param("cuda", marks=ON_GPU)])
+def device(request, monkeypatch) -> Iterator[list[str]]:
+    """What a run on the device is told more; compiled is only the run that shows it (test_gpu.py)."""
+    if request.param == "cuda":
+        yield ["trainer.precision=bf16", "trainer.compile=false"]
+        return
     with pretended.device() as (there, _):
         for program in (loop, held_out, language_model):
             monkeypatch.setattr(program, "resolve_device", lambda *_: there)
-        yield there
+        yield []
 
 
 def losses(path) -> list[float]:
@@ -78,9 +86,10 @@ def test_losses_are_those_of_the_host(run, monkeypatch):
 
 
 def test_a_run_goes_on(run, device):
-    whole = run("trainer.max_steps=4", "optim.schedule_steps=4", "run.name=whole")
+    more = ["optim.schedule_steps=4", "router.noise=true", *device]
+    whole = run("trainer.max_steps=4", "run.name=whole", *more)
     for steps in (2, 4):
-        cut = run(f"trainer.max_steps={steps}", "optim.schedule_steps=4", "run.name=cut")
+        cut = run(f"trainer.max_steps={steps}", "run.name=cut", *more)
     assert losses(cut) == losses(whole)
 
 
@@ -89,15 +98,15 @@ def test_a_spike_is_skipped_and_what_is_not_finite_is_named(run, device, monkeyp
 
     monkeypatch.setattr(steps, "gradient_norm", lambda parameters, device: torch.full((), torch.inf, device=device))
     said: list[str] = []
-    path = run("trainer.max_steps=2", "trainer.max_skipped=3", said=said)
+    path = run("trainer.max_steps=2", "trainer.max_skipped=3", *device, said=said)
     assert [row["train/skipped"] for row in read_metrics(path / "metrics.jsonl") if "train/skipped" in row] == [1, 1]
 
 
 @pytest.mark.parametrize("experiment", ["moma_4t4i", "mod_moma_4t4i"])
 def test_auxiliary_routers_and_both_routings(run, run_root, device, experiment):
-    source = run("trainer.max_steps=1", experiment=experiment)
+    source = run("trainer.max_steps=1", *device, experiment=experiment)
     words = ["trainer.max_steps=1", "trainer.global_batch=4", "trainer.micro_batch=4", "trainer.eval_sequences=8"]
-    common = ["logger.wandb=disabled", "trainer.precision=fp32", "trainer.dry_step=false", "run.name=aux"]
+    common = ["logger.wandb=disabled", "trainer.precision=fp32", "trainer.dry_step=false", "run.name=aux", *device]
     loop.train(compose(["+experiment=aux_routers", f"model_from={source}", f"run.root={run_root}", *words, *common]), say=print)
     report = json.loads((run_root / "aux" / REPORT).read_text())
     assert report["eval/routing"] == "causal"
@@ -112,8 +121,8 @@ def test_auxiliary_routers_and_both_routings(run, run_root, device, experiment):
 
 
 def test_an_upcycled_run(run, device):
-    seed = run("trainer.max_steps=2", "run.name=seed", experiment="moe_1t1i")
+    seed = run("trainer.max_steps=2", "run.name=seed", *device, experiment="moe_1t1i")
     more = ["upcycling.optimizer=tiled", "upcycling.weight_noise=0.1", "upcycling.redraw=0.25", "upcycling.capacity_steps=2"]
-    path = run("trainer.max_steps=2", "run.name=up", f"upcycle={seed}", *more)
+    path = run("trainer.max_steps=2", "run.name=up", f"upcycle={seed}", *more, *device)
     assert json.loads((path / REPORT).read_text())["steps"] == 2
     assert store.read_state(store.find(path))["upcycled"]["step"] == 2

@@ -1,12 +1,11 @@
 """Whatever reaches a kernel lies as the kernel reads it: without gaps, or with its strides among the kernel's arguments.
 
-A kernel gets an address. What torch says of strides is lost there, so a tensor that is a view of something else would be read as
-another one, without a word (docs/kernels.md).
+A kernel gets an address. What torch says of strides is lost there, so a tensor that is a view of something else would be read
+as another one, without a word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ def lies_as_read(x: Tensor, numbers: list[int]) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def raw_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def raw_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     interpreter = pytest.importorskip("triton.runtime.interpreter")
     run = interpreter.InterpretedFunction.run
 
@@ -37,4 +36,3 @@ def raw_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return run(self, *args, **kwargs)
 
     monkeypatch.setattr(interpreter.InterpretedFunction, "run", checked)
-    yield
