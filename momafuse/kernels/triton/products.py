@@ -221,16 +221,24 @@ def weights_kernel(
 
 @triton.jit
 def combine_kernel(
-    ys, slots, weights, y, T, D, COLUMNS, WEIGHTED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+    ys, slots, weights, y, offsets, table, T, D, COLUMNS, WEIGHTED: tl.constexpr, EXPERTS: tl.constexpr, TILE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """ys (R, D), slots (T, COLUMNS) -> y (T, D): the (weighted) sum of each row's places, column by column; 0 without one."""
+    """ys (R, D), slots (T, COLUMNS) -> y (T, D): the (weighted) sum of each row's places, column by column; 0 without one.
+
+    With EXPERTS their places begin at tiles of TILE rows of ys (bulk.py).
+    """
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     j = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for c in range(COLUMNS):
         place = tl.load(slots + row.to(tl.int64) * COLUMNS + c, mask=row < T, other=-1)
         taken = place >= 0
-        part = tl.load(ys + place[:, None] * D + j[None, :], mask=taken[:, None] & (j < D)[None, :], other=0.0).to(tl.float32)
+        at = place
+        for e in tl.static_range(EXPERTS):
+            begin = tl.load(offsets + e)
+            at = tl.where(place >= begin, place - begin + tl.load(table + e).to(tl.int64) * TILE, at)
+        part = tl.load(ys + at[:, None] * D + j[None, :], mask=taken[:, None] & (j < D)[None, :], other=0.0).to(tl.float32)
         if WEIGHTED:
             part *= tl.load(weights + place, mask=taken, other=0.0)[:, None]
         total += part
