@@ -23,7 +23,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from momafuse.kernels.triton import bulk, bulk_launch, cross_entropy, launch, products, rotary, rotation, softmax
+from momafuse.kernels.triton import activation, bulk, bulk_launch, cross_entropy, launch, products, rotary, rotation, softmax
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that one program may have
 INSTRUCTIONS = {"mma": r"\bmma\.sync", "wgmma": r"\bwgmma\.mma_async", "cp_async": r"\bcp\.async\.c[ag]\.shared"}
@@ -31,6 +31,7 @@ INSTRUCTIONS["bulk"] = r"\bcp\.async\.bulk\.tensor"
 ROOMS = {
     products: ("up_kernel", "slope_kernel", "rows_kernel", "weights_kernel", "combine_kernel"),
     bulk: ("gather_kernel", *(f"bulk_{name}_kernel" for name in ("up", "slope", "rows", "weights"))),
+    activation: ("swiglu_kernel", "swiglu_backward_kernel"),
     rotation: ("forward_kernel", "backward_kernel"),
     softmax: ("loss_kernel",),
 }
@@ -124,6 +125,8 @@ def every_kernel(dtype: torch.dtype, d: int, widths: list[int], places: int, exp
             bulk_launch.backward(x, x, rows, weights, slots, stacks, (wide, wide), [True] * len(stacks), padded)
         bulk_launch.forward(x, rows, None, slots, stacks, padded, False)
         bulk_launch.backward(x, x, rows, None, slots, stacks, (wide, wide), [True] * len(stacks), padded)
+    activation.swiglu(a, b)
+    activation.swiglu_backward(a, b, h)
     square = [empty(1, d, d) for _ in range(2)]
     pair = launch.Layout(torch.zeros(3, dtype=torch.int64), (1, 1), places)
     launch.rows_times(x, pair, square, x, rows, transposed=True, gather=True, scatter=True)

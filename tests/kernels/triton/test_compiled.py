@@ -15,7 +15,8 @@ from tests.kernels.triton.compiled import SHARED
 SIZES = {"90m": (512, [1408]), "435m": (1024, [2816, 2816]), "1_4b": (2048, [5504, 5504])}  # D and F, one and two groups
 PRODUCTS = {"up_kernel", "slope_kernel", "rows_kernel", "weights_kernel"}
 BULK = {f"bulk_{name}_kernel" for name in ("up", "slope", "rows", "weights")}  # on 9.0, in 16 bits, at widths of whole tiles
-OTHERS = {"combine_kernel", "forward_kernel", "backward_kernel", "loss_kernel"}  # forward, backward: QK-norm and rotation
+OTHERS = {"swiglu_kernel", "swiglu_backward_kernel", "combine_kernel", "loss_kernel"}
+OTHERS |= {"forward_kernel", "backward_kernel"}  # of QK-norm and rotation
 
 
 @cache

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from momafuse.config.compose import compose
 from momafuse.data.batch import begins_of
+from momafuse.kernels import bmm
 from momafuse.kernels import cross_entropy as losses
 from momafuse.kernels.attention import Documents, attend, blocks, pairs
 from momafuse.kernels.cross_entropy import cross_entropy
@@ -160,6 +161,24 @@ def test_the_loss_in_bf16_is_no_further_from_float64_than_torchs_passes_and_the_
     for _ in range(20):
         again = cross_entropy(logits.clone(), targets, weights, 1e-5, True)
         assert all(torch.equal(a, b) for a, b in zip(again, ours, strict=True))
+
+
+def test_the_activation_in_bf16_is_no_further_from_float64_than_torchs_passes():
+    g = torch.Generator(device="cuda").manual_seed(0)
+    a, b, dh = (torch.randn(1000, 1408, generator=g, device="cuda").bfloat16() for _ in range(3))
+    exact = [a.double().requires_grad_(), b.double().requires_grad_()]
+    y = torch.nn.functional.silu(exact[0]) * exact[1]
+    wanted = [y.detach(), *torch.autograd.grad(y, exact, dh.double())]
+
+    def found():
+        da, db, _ = bmm._slope(a, b, dh.clone())
+        return [bmm._activated(a, b), da, db]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bmm, "triton_serves", lambda x: False)
+        theirs = found()
+    for mine, other, right in zip(found(), theirs, wanted, strict=True):
+        assert error(mine, right) <= 1.02 * error(other, right)
 
 
 @pytest.mark.parametrize("shape", [LARGE, WHOLE], ids=["any width", "whole tiles"])
