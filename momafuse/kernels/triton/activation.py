@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 2048  # elements of a program
+HOW = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit
@@ -38,7 +39,7 @@ def swiglu(a: Tensor, b: Tensor) -> Tensor:
     """a and b of one shape, contiguous -> h."""
     h = torch.empty_like(a)
     if a.numel():
-        swiglu_kernel[(triton.cdiv(a.numel(), BLOCK),)](a, b, h, a.numel(), BLOCK=BLOCK, num_warps=4)
+        swiglu_kernel[(triton.cdiv(a.numel(), BLOCK),)](a, b, h, a.numel(), BLOCK=BLOCK, **HOW)
     return h
 
 
@@ -46,5 +47,5 @@ def swiglu_backward(a: Tensor, b: Tensor, dh: Tensor) -> tuple[Tensor, Tensor, T
     """a, b, dh of one shape, contiguous -> da, in the memory of dh, db and h."""
     db, h = torch.empty_like(a), torch.empty_like(a)
     if a.numel():
-        swiglu_backward_kernel[(triton.cdiv(a.numel(), BLOCK),)](a, b, dh, db, h, a.numel(), BLOCK=BLOCK, num_warps=4)
+        swiglu_backward_kernel[(triton.cdiv(a.numel(), BLOCK),)](a, b, dh, db, h, a.numel(), BLOCK=BLOCK, **HOW)
     return dh, db, h

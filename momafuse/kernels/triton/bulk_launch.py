@@ -112,7 +112,7 @@ def gather(x: Tensor, rows: Tensor, layout: Padded) -> tuple[Tensor, Tensor]:
     if layout.tiles and not isinstance(x, FakeTensor):
         bulk.gather_kernel[(layout.rows // m, triton.cdiv(x.shape[1], n))](
             x, rows, layout.offsets, xs, table, x.stride(0), x.shape[1], EXPERTS=experts,
-            LANES=triton.next_power_of_2(experts), TILE=tile, BLOCK_M=m, BLOCK_N=n, num_warps=4,
+            LANES=triton.next_power_of_2(experts), TILE=tile, BLOCK_M=m, BLOCK_N=n, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     return xs, table
 
@@ -186,7 +186,7 @@ def _start(kernel: Any, work: int, name: str, *args: Any, **constants: Any) -> N
     tiles = triton.cdiv(work, tile.n)
     kernel[(min(tiles, launch.processors(args[0].device)),)](
         *args, **constants, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, GROUP_M=tile.band,
-        num_warps=tile.warps, num_stages=tile.stages,
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
 
 

@@ -120,5 +120,5 @@ def _start(
     return kernel[(triton.cdiv(b * s, rows), triton.cdiv(n, EACH))](
         x, tuple(scales[:m]), tuple(scales[m:]), modality.contiguous(), table.contiguous(), *last, b * s, x.stride(1),
         x.stride(2), QUERIES=queries, HEADS=n, WIDTH=width, SCALES=m, EPS=eps, ROWS=rows, EACH=EACH,
-        HALF=triton.next_power_of_2(width // 2), num_warps=4,
+        HALF=triton.next_power_of_2(width // 2), num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
