@@ -10,6 +10,7 @@ As torch's own fake tensors do it, with values: a wrapper around a CPU tensor, a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -23,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+ALLOWED = "MOMAFUSE_PRETENDED_DEVICE"  # set in the environment of a process that is for it alone
 CPU = torch.device("cpu")
 READ: list[str] = []  # what was read from the device: a wait each
 READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default, torch.ops.aten.nonzero.default}
@@ -140,6 +142,7 @@ def _registered() -> torch.device:
 @contextmanager
 def device() -> Iterator[tuple[torch.device, list[str]]]:
     """There is such a device within; and what was read from it."""
+    assert os.environ.get(ALLOWED), "a process that is not for it alone would keep it as its accelerator"
     READ.clear()
     there = _registered()
     with Here(), FromLists():

@@ -3,11 +3,17 @@ and, where there is one, a GPU (`-m gpu`), in bf16 with its kernels.
 
 What reaches numpy, a plot or JSON without `.cpu()`, or meets a tensor of the host in an op, fails here as it would on a GPU.
 The other half, what kernels read as raw memory: tests/kernels/triton/conftest.py.
+
+torch counts a process's devices once, at its first backward, and a device of others stays its accelerator: the pretended one is
+for a process of its own, which the first test here starts.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,10 +32,11 @@ from tests import pretended
 REPORT = "report.json"
 
 
+OF_ITS_OWN = pytest.mark.skipif(not os.environ.get(pretended.ALLOWED), reason="runs in test_a_pretended_device's process")
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 
-@pytest.fixture(params=["pretended", pytest.param("cuda", marks=ON_GPU)])
+@pytest.fixture(params=[pytest.param("pretended", marks=OF_ITS_OWN), pytest.param("cuda", marks=ON_GPU)])
 def device(request, monkeypatch) -> Iterator[list[str]]:
     """What a run on the device is told more; compiled is only the run that shows it (test_gpu.py)."""
     if request.param == "cuda":
@@ -45,6 +52,15 @@ def losses(path) -> list[float]:
     return [row["train/loss"] for row in read_metrics(path / "metrics.jsonl") if "train/loss" in row]
 
 
+@pytest.mark.skipif(bool(os.environ.get(pretended.ALLOWED)), reason="this is that process")
+def test_a_pretended_device():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--tb=short", __file__]
+    child = subprocess.run(command, env={**os.environ, pretended.ALLOWED: "1"}, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stdout + child.stderr
+    assert " passed" in child.stdout
+
+
+@OF_ITS_OWN
 def test_it_refuses_what_a_gpu_refuses():
     with pretended.device() as (there, read):
         x = torch.ones(3, 4, device=there, requires_grad=True)
@@ -77,6 +93,7 @@ def test_a_run_ends_with_its_report_and_pictures(run, device, experiment):
     assert any(key.startswith("probe/") for row in read_metrics(path / "metrics.jsonl") for key in row)
 
 
+@OF_ITS_OWN
 def test_losses_are_those_of_the_host(run, monkeypatch):
     expected = losses(run("trainer.max_steps=3", "run.name=host"))
     with pretended.device() as (there, _):
