@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from momafuse.models.transformer import Transformer
 from momafuse.parallel.checkpointing import apply_activation_checkpointing
 from momafuse.parallel.compilation import apply_compile, compiles
 from momafuse.parallel.host_memory import keep_freed_memory
-from momafuse.parallel.precision import apply_precision, resolve_precision
+from momafuse.parallel.precision import Working, apply_precision, resolve_precision, working
 from momafuse.parallel.sharding import holds, shard
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.optimizer import build_optimizer, freeze
@@ -33,6 +34,7 @@ class Setup:
     world: World
     dtype: torch.dtype
     model: Transformer
+    working: Working  # the model computes under it: forward, backward and evaluation
     optimizer: AdamW
     plan: PackPlan
     train: Loader
@@ -69,6 +71,7 @@ def build(config: Config, corpus: Corpus, world: World) -> Setup:
         world=world,
         dtype=dtype,
         model=model,
+        working=nullcontext if world.mesh is not None else working(model, dtype),
         optimizer=build_optimizer(model, config.optim),
         plan=plan,
         train=Loader(corpus.train, v, plan, budget, answers_only),
