@@ -2,9 +2,9 @@
 
 Every storage that an op makes is followed until it dies, forward and backward. What is alive at the end of the forward are the
 activations: what autograd keeps (under activation checkpointing: inputs of blocks and what the policy keeps), gradients that
-the loss makes in its forward, copies of weights in the dtype of the rows (working copies, and what modules cast themselves), and
-the plans of the routers. The highest sum at any moment is the peak: with gradients, temporaries, and what a backward computes
-again. What an allocator wastes is not seen.
+the loss makes in its forward, copies of weights in the dtype of the rows (working copies, and what modules cast themselves),
+and the plans of the routers. The highest sum at any moment is the peak: with gradients, temporaries, and what a backward
+computes again. What an allocator wastes is not seen.
 
 Attention is counted as its fused kernels keep it: q, k, v, mask, output, log-sum-exp. RMSNorm is composed of small ops on a
 CPU, which keep several fp32 copies of the rows; CUDA's fused kernel keeps its input and one number a row (`fused_norms`).

@@ -174,12 +174,17 @@ def test_outside_the_model_has_its_own_parameters_whatever_happens_within():
     model = rounded("moma_4t4i")
     before, copies = dict(model.named_parameters()), working(model, BF16)
     held = []
-    with pytest.raises(KeyboardInterrupt), copies():
-        held.append(dict(model.named_parameters()))
-        assert list(held[0]) == list(before), "paths stay"
-        mean_loss(model, make_batch(4, (40, 24)))[0].backward()
-        assert all(p.grad is None for path, p in held[0].items() if p is not before[path]), "no gradient stays with a copy"
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with copies():
+            held.append(dict(model.named_parameters()))
+            assert list(held[0]) == list(before), "paths stay"
+            mean_loss(model, make_batch(4, (40, 24)))[0].backward()
+            assert all(p.grad is None for path, p in held[0].items() if p is not before[path]), "no gradient stays with a copy"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     after = dict(model.named_parameters())
     assert all(after[path] is p and p.grad is not None for path, p in before.items())
     assert {path for path, p in held[0].items() if p.dtype == torch.float32} == {

@@ -135,8 +135,8 @@ def test_the_activations_are_what_autograd_saves(experiment: str) -> None:
 
 
 def test_copies_of_weights_are_those_of_the_products() -> None:
-    """In bf16 every matrix and scale has a copy of half its size, but the router's, which stays fp32; in fp32 there is none. The
-    embedding is looked up."""
+    """In bf16 every matrix and scale has a copy of half its size, but the router's, which stays fp32; in fp32 there is none.
+    The embedding is looked up."""
     config = configured("+experiment=moma_4t4i", "trainer.precision=bf16")
     copied = [p for path, p in real_model(config).named_parameters() if not path.startswith("embedding")]
     copied = [p for p in copied if p.shape[-1] != 32 or p.dim() != 2 or p.shape[0] != 4]
