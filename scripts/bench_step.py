@@ -33,6 +33,7 @@ from momafuse.data.budget import modality_budget
 from momafuse.errors import UserError
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
+from momafuse.parallel.graphs import CudaCapture, Replayed, check_graphs
 from momafuse.parallel.precision import Working, resolve_device, resolve_precision, working
 from momafuse.reports.flops import TRAINING, forward_flops
 from momafuse.reports.work import model_work
@@ -72,6 +73,7 @@ def random_batch(config: Config, vocabulary: Vocabulary, documents: int = 1) -> 
 def steps(config: Config, accumulate: int = 1, documents: int = 1) -> tuple[Callable[[], None], Callable[[], None]]:
     """The whole training step of one experiment, and its blocks alone."""
     device = resolve_device(config.trainer.device)
+    check_graphs(config, device, sharded=False)
     model, dtype = build_model(config, STARTER, World(0, 1, device, None, None))
     optimizer, under = build_optimizer(model, config.optim), working(model, dtype)
     return steps_of(config, model, optimizer, device, under, accumulate=accumulate, documents=documents)
@@ -95,10 +97,18 @@ def steps_of(
     def loss(hidden: Tensor, head: Tensor) -> Tensor:
         return next_token(hidden, head, targets, weights, config.objective.z_loss).total
 
+    def micro_batch(batch: Batch, _: Tensor) -> tuple[()]:
+        model(batch, loss)[0].backward()
+        return ()
+
+    once, none = micro_batch, torch.zeros(0, device=device)
+    if config.trainer.cuda_graphs:
+        once = Replayed(micro_batch, [p for p in model.parameters() if p.requires_grad], CudaCapture(device))
+
     def whole() -> None:
         with under():
             for _ in range(accumulate):
-                model(batch, loss)[0].backward()
+                once(batch, none)
         clip_grad_norm_(model.parameters(), config.optim.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

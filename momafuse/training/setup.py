@@ -19,6 +19,7 @@ from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.parallel.checkpointing import apply_activation_checkpointing
 from momafuse.parallel.compilation import apply_compile, compiles
+from momafuse.parallel.graphs import check_graphs
 from momafuse.parallel.host_memory import keep_freed_memory
 from momafuse.parallel.precision import Working, apply_precision, resolve_precision, working
 from momafuse.parallel.sharding import holds, shard
@@ -54,6 +55,7 @@ def build(config: Config, corpus: Corpus, world: World) -> Setup:
     """Raises UserError where the corpus cannot give the sequences that the config asks for."""
     v = corpus.vocabulary
     budget = check_vocabulary(config, v)
+    check_graphs(config, world.device, sharded=world.mesh is not None)
     if not corpus.train.documents:
         raise UserError(
             f"data.path={corpus.path}: this corpus holds held-out documents alone; choose data= that can be trained on"

@@ -35,7 +35,7 @@ class Recorded(TorchDispatchMode):
 
 
 def record(action: Callable[[], T]) -> tuple[Callable[[], None], T]:
-    """The counterpart of parallel/graphs.py's `capture`; here the action is run, too, once."""
+    """What runs the launches again, and the results of the first time."""
     recorded = Recorded()
     with recorded:
         out = action()
@@ -44,3 +44,21 @@ def record(action: Callable[[], T]) -> tuple[Callable[[], None], T]:
 
 def _tensors(x: Any) -> list[Tensor]:
     return [t for t in tree_leaves(x) if isinstance(t, Tensor)]
+
+
+class Recording:
+    """Takes the place of `CudaCapture`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.warmed = self.captured = 0
+
+    def warm(self, action: Callable[[], T]) -> T:
+        self.warmed += 1
+        return action()
+
+    def capture(self, action: Callable[[], T]) -> tuple[Callable[[], None], T]:
+        """What was run to be recorded counts as the first replay: a graph's capture runs nothing."""
+        self.captured += 1
+        replay, results = record(action)
+        calls = iter([lambda: None])
+        return lambda: next(calls, replay)(), results

@@ -37,7 +37,7 @@ MODES = [("dense", "none"), ("moma_4t4i", "none"), ("mot", "none"), ("mod_moma_4
 MODES += [("mod_moma_4t4i", "selective"), ("moma_4t4i", "full")]
 
 
-@pytest.mark.parametrize(("name", "mode"), MODES, ids="-".join)
+@pytest.mark.parametrize(("name", "mode"), MODES)
 def test_launches_hold_nothing_of_their_batch_or_step(name, mode):
     config, setup = made(name, f"trainer.activation_checkpointing={mode}")
     parameters = list(setup.model.parameters())
