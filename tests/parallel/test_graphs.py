@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 
 from momafuse.config.compose import compose
 from momafuse.errors import UserError
-from momafuse.parallel.graphs import WARM, Replayed, check_graphs
+from momafuse.parallel.graphs import WARM, CudaCapture, Replayed, check_graphs
 from momafuse.parallel.precision import working
+from momafuse.training.losses import LossMeter
 from momafuse.training.step import backward, micro_batch, numbers
 from tests.batches import make_batch
 from tests.training.recorded import Recording
@@ -20,49 +22,64 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 MEMBERS = ("dense", "moma_4t4i", "mot", "mod_moma_4t4i", "moe_8x")
 
 
-def trained(name: str, *, replayed: bool, documents: int = 1, kept: bool = False):
-    """Losses, chosen rows, and weights of steps of three micro-batches each."""
-    config, setup = made(name)
+def trained(name: str, *words: str, capture=None, documents: int = 1, kept: bool = False, device=CPU):
+    """Chosen rows and losses of steps of four micro-batches each, and the weights after them; eager without a `capture`."""
+    config, setup = made(name, *words, device=device)
     optimizer = torch.optim.AdamW(setup.model.parameters(), lr=3e-2)
-    copies, capture = working(setup.model, torch.bfloat16), Recording(CPU)
+    copies, table = working(setup.model, torch.bfloat16), meter(device).table
 
     def compute(batch, of_step):
-        mine = meter()
+        mine = LossMeter(setup.model.modality_names, table)
         return micro_batch(config, setup, batch, mine, of_step), mine.sums
 
-    once, seen = Replayed(compute, list(setup.model.parameters()), capture), []
+    once, seen = None if capture is None else Replayed(compute, list(setup.model.parameters()), capture), []
     for step in range(1, 5):
         with copies():
-            for i in range(3):
-                seed = 3 * step + i
+            for i in range(4):
+                seed = 4 * step + i
                 batch = make_batch(4, (40, 24), seed=seed, first_sequence=4 * i, documents=1 + seed % documents)
-                if replayed:
-                    seen.append(once(batch, numbers(setup, 50 + step, step)))
-                else:
-                    mine = meter()
+                if once is None:
+                    mine = LossMeter(setup.model.modality_names, table)
                     seen.append((backward(config, setup, batch, mine, 50 + step, step), mine.sums))
-        if step == 2 and kept:  # gradients of one step more, as where an eager micro-batch came between
+                else:
+                    seen.append(once(batch, numbers(setup, 50 + step, step)))
+        if step == 2 and kept:  # as where something else adds to these gradients
             continue
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return seen, [p.detach() for p in setup.model.parameters()], capture
+    return seen, [p.detach() for p in setup.model.parameters()]
+
+
+def assert_equal(one, other):
+    for mine, theirs in zip(one[0], other[0], strict=True):
+        assert all(map(torch.equal, mine, theirs))
+    assert all(map(torch.equal, one[1], other[1]))
 
 
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("name", MEMBERS)
 def test_replayed_is_eager_to_the_last_digit(name, kept):
-    mine, theirs = trained(name, replayed=True, kept=kept), trained(name, replayed=False, kept=kept)
-    for ours, eager in zip(mine[0], theirs[0], strict=True):
-        assert all(map(torch.equal, ours, eager))
-    assert all(map(torch.equal, mine[1], theirs[1]))
-    assert (mine[2].warmed, mine[2].captured) == (WARM, 1)
+    capture = Recording(CPU)
+    assert_equal(trained(name, capture=capture, kept=kept), trained(name, kept=kept))
+    assert (capture.warmed, capture.captured) == (WARM, 1)
 
 
 def test_each_power_of_two_of_documents_has_a_graph_of_its_own():
     """Sequences of one document and of two take turns, so that captures fall into the midst of steps."""
-    mine, theirs = trained("moma_4t4i", replayed=True, documents=2), trained("moma_4t4i", replayed=False, documents=2)
-    assert all(map(torch.equal, mine[1], theirs[1]))
-    assert (mine[2].warmed, mine[2].captured) == (2 * WARM, 2)
+    capture = Recording(CPU)
+    assert_equal(trained("moma_4t4i", capture=capture, documents=2), trained("moma_4t4i", documents=2))
+    assert (capture.warmed, capture.captured) == (2 * WARM, 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="TRITON_INTERPRET=0 compiles the kernels")
+@pytest.mark.parametrize("compiled", ["false", "true"])
+@pytest.mark.parametrize("name", ["dense", "moma_4t4i", "mod_moma_4t4i"])
+def test_cuda_graphs_are_eager_to_the_last_digit(name, compiled):
+    words = (f"trainer.compile={compiled}",)
+    mine = trained(name, *words, capture=CudaCapture(CUDA), documents=2, device=CUDA)
+    assert_equal(mine, trained(name, *words, documents=2, device=CUDA))
 
 
 def test_documents_without_rows_fill_up():

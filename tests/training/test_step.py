@@ -17,20 +17,21 @@ from momafuse.world import World
 from tests.batches import make_batch
 from tests.training.recorded import record
 
-ALONE = World(0, 1, torch.device("cpu"), None, None)
+CPU = torch.device("cpu")
 IDS = Vocabulary.build(image_codes=32, image_block=8, text_pieces=24)
 TENSORS = ("tokens", "targets", "modality", "document", "position", "sequence", "order")
 
 
-def made(name: str, *words: str):
-    shape = ("size=micro", "data.image_share=0.5", "trainer.precision=bf16", "router.noise=true", "trainer.device=cpu")
+def made(name: str, *words: str, device: torch.device = CPU):
+    shape = ("size=micro", "data.image_share=0.5", "trainer.precision=bf16", "router.noise=true")
     config = compose([f"+experiment={name}", *shape, *words]).config
-    model, _ = build_model(config, IDS, ALONE)
-    return config, SimpleNamespace(world=ALONE, model=model)
+    world = World(0, 1, device, None, None)
+    model, _ = build_model(config, IDS, world)
+    return config, SimpleNamespace(world=world, model=model)
 
 
-def meter() -> LossMeter:
-    return LossMeter(IDS.names, modality_table(IDS, ALONE.device))
+def meter(device: torch.device = CPU) -> LossMeter:
+    return LossMeter(IDS.names, modality_table(IDS, device))
 
 
 MODES = [("dense", "none"), ("moma_4t4i", "none"), ("mot", "none"), ("mod_moma_4t4i", "none"), ("moe_8x", "none")]
