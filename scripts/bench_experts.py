@@ -36,7 +36,8 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from momafuse.config.compose import compose
-from momafuse.kernels.experts import apply_experts, has_triton
+from momafuse.kernels.capability import has_triton
+from momafuse.kernels.experts import apply_experts
 from momafuse.kernels.gather import places_by_row, sum_places
 from momafuse.kernels.weights import GroupWeights
 from momafuse.models.experts import expert_width

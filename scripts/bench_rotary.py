@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import rms_norm
 
 from momafuse.config.compose import compose
-from momafuse.kernels.experts import has_triton
+from momafuse.kernels.capability import has_triton
 from momafuse.kernels.rotary import norm_rotate, rotate
 from momafuse.models.context import rotary_table
 

@@ -25,8 +25,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from momafuse.kernels.capability import has_triton
 from momafuse.kernels.documents import WIDEST, attention_varlen
-from momafuse.kernels.experts import Backend, has_triton
+from momafuse.kernels.experts import Backend
 
 BLOCK = 128  # rows; FlexAttention's own choice
 NARROWEST = 16  # head that it takes

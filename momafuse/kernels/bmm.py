@@ -4,7 +4,7 @@ Both need the number of places of each group as host integers. `bmm` needs the e
 (expert choice and by-modality plans have it); `grouped_mm` reads from offsets where each expert ends, so that the experts of a
 group may differ. The backward is written out, because three things are cheaper than what autograd does:
 - a gate weighs dy, which is narrow, before the products, and not the wide hidden rows; its own gradient is <y, dy> of a place;
-- silu(a) * b is computed again from a and b;
+- silu(a) * b is computed again from a and b, on a GPU in one pass with its derivative (triton/activation.py);
 - gradients of the gather and of the combine are gathers (gather.py), never scatters.
 
 Both directions are `torch.library` ops (`momafuse::experts_bmm`, `momafuse::experts_bmm_backward`): compile sees one node,
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import grouped_mm, silu
 from torch.utils.flop_counter import register_flop_formula
 
+from momafuse.kernels.capability import triton_serves
 from momafuse.kernels.gather import places_by_row, sum_places
 from momafuse.kernels.weights import GroupWeights
 
@@ -97,6 +98,27 @@ def _transposed_times(x: Tensor, y: Tensor, ends: Tensor | None, e: int) -> Tens
     return grouped_mm(x.t(), y, offs=ends)
 
 
+def _activated(a: Tensor, b: Tensor) -> Tensor:
+    """silu(a) * b"""
+    if triton_serves(a):
+        from momafuse.kernels.triton.activation import swiglu
+
+        return swiglu(a, b)
+    return silu(a).mul_(b)
+
+
+def _slope(a: Tensor, b: Tensor, dh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """a, b and the gradient dh of h = silu(a) * b, which is used up -> the gradients of a and b, and h."""
+    if triton_serves(a):
+        from momafuse.kernels.triton.activation import swiglu_backward
+
+        return swiglu_backward(a, b, dh)
+    sa = silu(a)
+    db = dh * sa
+    h, dh = sa.mul_(b), dh.mul_(b)  # in place: memory that is fresh costs as much as the arithmetic
+    return torch.ops.aten.silu_backward.grad_input(dh, a, grad_input=dh), db, h
+
+
 @torch.library.custom_op("momafuse::experts_bmm", mutates_args=())
 def _experts(
     x: Tensor,
@@ -116,7 +138,7 @@ def _experts(
     for g, (xg, yg, ends) in enumerate(zip(*parts, _ends(offsets, stacks), strict=True)):
         gate, up, down = stacks[3 * g : 3 * g + 3]
         a, b = _times(xg, gate, ends), _times(xg, up, ends)
-        _times(silu(a).mul_(b), down, ends, yg)
+        _times(_activated(a, b), down, ends, yg)
         kept += [a, b]
     if by_row is None:
         return ys, kept
@@ -167,11 +189,7 @@ def _experts_backward(
     for g, (xg, dyg, dxg, ends) in enumerate(zip(*parts, _ends(offsets, stacks), strict=True)):
         gate, up, down = stacks[3 * g : 3 * g + 3]
         a, b = ab[2 * g : 2 * g + 2]
-        sa = silu(a)
-        dh = _times(dyg, down.transpose(1, 2), ends)
-        db = dh * sa
-        h, dh = sa.mul_(b), dh.mul_(b)  # in place: memory that is fresh costs as much as the arithmetic
-        da = torch.ops.aten.silu_backward.grad_input(dh, a, grad_input=dh)
+        da, db, h = _slope(a, b, _times(dyg, down.transpose(1, 2), ends))
         _times(da, gate.transpose(1, 2), ends, dxg)
         _times(db, up.transpose(1, 2), ends, dxg, add=True)
         pairs = ((xg, da), (xg, db), (h, dyg))

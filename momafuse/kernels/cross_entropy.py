@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from momafuse.kernels.experts import triton_serves
+from momafuse.kernels.capability import triton_serves
 from momafuse.kernels.triton.cross_entropy import cross_entropy_triton
 
 CPU_ELEMENTS = 1 << 23  # logits at once: 32 MiB in fp32, about what a cache holds

@@ -11,9 +11,6 @@ row is no sparse product: bmm computes it for triton, too. What is said here of 
 
 from __future__ import annotations
 
-import os
-from functools import cache
-from importlib.util import find_spec
 from typing import Literal, Protocol
 
 import torch
@@ -21,6 +18,7 @@ from torch import Tensor
 
 from momafuse.errors import UserError
 from momafuse.kernels.bmm import experts_bmm, swiglu_bmm
+from momafuse.kernels.capability import has_triton, triton_serves
 from momafuse.kernels.reference import experts_reference, swiglu_reference
 from momafuse.kernels.triton.experts import experts_triton
 from momafuse.kernels.weights import GroupWeights
@@ -70,26 +68,6 @@ def choose(backend: Backend, x: Tensor, plan: ExpertPlan) -> Backend:
     if triton_serves(x):
         return "triton"
     return "reference" if plan.sizes is None else "bmm"
-
-
-def triton_serves(x: Tensor) -> bool:
-    """Whether our kernels take x: on a GPU that they run on, in a dtype that they compute."""
-    return x.dtype != torch.float64 and x.is_cuda and has_triton(x.device)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def has_triton(device: torch.device) -> bool:
-    """Whether our kernels run there: on a GPU from compute capability 8.0, or on a CPU in the interpreter."""
-    return _found_triton(device)
-
-
-@cache
-def _found_triton(device: torch.device) -> bool:
-    if find_spec("triton") is None:
-        return False
-    if device.type != "cuda":
-        return os.environ.get("TRITON_INTERPRET") == "1"
-    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def leaves_sizes(backend: Backend, device: torch.device) -> bool:

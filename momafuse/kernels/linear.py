@@ -5,7 +5,8 @@
 The plan is the by-modality plan: one "expert" for each modality, every row in exactly one place. Backends as for the expert op
 (experts.py): `reference` reads offsets on the host; `bmm` and `grouped_mm` are the same here and need sizes that the host
 knows, a plan without them is the reference's. They gather rows by modality once, multiply stretches and gather back, so that
-gradients of gathers are gathers.
+gradients of gathers are gathers; so does `auto` with such sizes on a GPU, too, where gathers cost less than what kernels that
+gather as they load lose (docs/kernels.md).
 
 Shape legend: T rows, D width of x, N width of y, M modalities.
 """
@@ -25,7 +26,7 @@ from momafuse.kernels.triton.linear import linear_triton
 def apply_linear(x: Tensor, plan: ExpertPlan, weights: list[Tensor], backend: Backend = "auto") -> Tensor:
     """x (T, D), weights M times (N, D) in the dtype of x -> y (T, N)."""
     chosen = choose(backend, x, plan)
-    if chosen == "triton":
+    if chosen == "triton" and (backend == "triton" or plan.sizes is None):
         return linear_triton(x, plan.rows, plan.offsets, weights, plan.sizes)
     if chosen == "reference" or plan.sizes is None:
         return linear_reference(x, plan.rows, plan.offsets, weights)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from momafuse.errors import UserError
-from momafuse.kernels import experts
+from momafuse.kernels import capability, experts
 from momafuse.kernels.experts import apply_experts, check_backend, choose, leaves_sizes
 from momafuse.routing.plan import Plan
 from tests.kernels.test_experts import gradients, loop, make_case
@@ -48,7 +48,8 @@ def test_auto_goes_by_what_the_device_can(monkeypatch):
     with torch._subclasses.FakeTensorMode():
         on_gpu = torch.empty(2, 2, device="cuda", dtype=torch.bfloat16)
         for has, ragged, whole in ((True, "triton", "triton"), (False, "reference", "bmm")):
-            monkeypatch.setattr(experts, "has_triton", lambda device, has=has: has)
+            for room in (experts, capability):
+                monkeypatch.setattr(room, "has_triton", lambda device, has=has: has)
             assert choose("auto", on_gpu, plan) == ragged
             assert choose("auto", on_gpu, known) == whole
             assert leaves_sizes("auto", GPU) == has
@@ -69,9 +70,9 @@ def test_what_the_device_can_is_a_constant_to_the_compiler(recwarn):
 
 def test_kernels_without_a_gpu_are_one_line(monkeypatch):
     check_backend("triton", CPU)  # tests run them in the interpreter
-    experts._found_triton.cache_clear()
+    capability._found_triton.cache_clear()
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(UserError, match=r"trainer\.backend=triton: needs triton and a GPU .* this is cpu; write"):
         check_backend("triton", CPU)
     check_backend("auto", CPU)
-    experts._found_triton.cache_clear()
+    capability._found_triton.cache_clear()

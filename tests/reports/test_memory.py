@@ -63,8 +63,9 @@ def fake(config: Config, *, fused_norms: bool = False) -> Memory:
 
 
 def real_batch(config: Config) -> Batch:
-    """Its tensors are made by ops, so that they are seen; as many documents as `fake_batch` has."""
-    batch = make_batch(config.trainer.micro_batch, budget_of(config), VOCABULARY.size, documents=1)
+    """Its tensors are made by ops, so that they are seen; of documents it lists as many as the fake one."""
+    batch = make_batch(config.trainer.micro_batch, budget_of(config), VOCABULARY.size, documents=3)
+    batch = replace(batch, begins=batch.begins[: config.trainer.micro_batch + 1])
     return replace(batch, **{name: t.clone() for name, t in vars(batch).items() if isinstance(t, Tensor)})
 
 

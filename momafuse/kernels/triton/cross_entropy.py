@@ -45,5 +45,5 @@ def start(logits: Tensor, targets: Tensor, weights: Tensor, nll: Tensor, lse: Te
     assert logits.stride(1) == 1, "products come so"
     return softmax.loss_kernel[(logits.shape[0],)](
         logits, targets.contiguous(), weights.contiguous(), nll, lse, z_loss, logits.stride(0), V=logits.shape[1],
-        NEEDS_GRAD=needs_grad, BLOCK=BLOCK, num_warps=WARPS,
+        NEEDS_GRAD=needs_grad, BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=True,
     )  # fmt: skip

@@ -66,10 +66,14 @@ def _experts(
     keep: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """-> y (T, D), and a and b (R, F) if they are to be kept."""
-    from momafuse.kernels.triton import launch
+    from momafuse.kernels.triton import bulk_launch, launch
 
     x, stacks = launch.usable(x, stacks)
-    layout = launch.Layout(offsets, tuple(w.shape[0] for w in stacks[::3]), rows.numel())
+    experts = tuple(w.shape[0] for w in stacks[::3])
+    if bulk_launch.serves(x, stacks):
+        padded = bulk_launch.padded(offsets, experts, rows.numel(), sizes)
+        return bulk_launch.forward(x, rows, weights, slots, stacks, padded, keep)
+    layout = launch.Layout(offsets, experts, rows.numel())
     a, b, h = launch.up(x, rows, layout, stacks[::3], stacks[1::3], keep=keep)
     kept = [a, b] if keep else []
     y = _filled(x, slots, rows, weights, sizes)
@@ -90,8 +94,12 @@ def _(
     sizes: list[int] | None,
     keep: bool,
 ) -> tuple[Tensor, list[Tensor]]:
-    wide = max(gate.shape[2] for gate in stacks[::3])
-    return x.new_empty(x.shape), [x.new_empty(rows.shape[0], wide) for _ in "ab" if keep]
+    from momafuse.kernels.triton import bulk_launch
+
+    wide, places = max(gate.shape[2] for gate in stacks[::3]), rows.shape[0]
+    if bulk_launch.serves(x, stacks):
+        places = bulk_launch.padded(offsets, tuple(w.shape[0] for w in stacks[::3]), places, sizes).rows
+    return x.new_empty(x.shape), [x.new_empty(places, wide) for _ in "ab" if keep]
 
 
 @torch.library.custom_op("momafuse::experts_triton_backward", mutates_args=())
@@ -109,12 +117,16 @@ def _experts_backward(
     needed: list[bool],
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """-> dx (T, D), dweights (R,) or empty, and the gradient of each stack, empty where it is not needed."""
-    from momafuse.kernels.triton import launch
+    from momafuse.kernels.triton import bulk_launch, launch
 
     x, stacks = launch.usable(x, stacks)
     dy, _ = launch.usable(dy, [])
     gates, ups, downs = stacks[::3], stacks[1::3], stacks[2::3]
-    layout = launch.Layout(offsets, tuple(w.shape[0] for w in gates), rows.numel())
+    experts = tuple(w.shape[0] for w in gates)
+    if bulk_launch.serves(x, stacks):
+        padded = bulk_launch.padded(offsets, experts, rows.numel(), sizes)
+        return bulk_launch.backward(dy, x, rows, weights, slots, stacks, (a, b), needed, padded)
+    layout = launch.Layout(offsets, experts, rows.numel())
     da, db, h, dweights = launch.slope(dy, rows, layout, downs, a, b, weights)
     dstacks: list[Tensor] = [dy.new_empty(0)] * len(stacks)
     dstacks[::3] = launch.weights_of(x, da, layout, rows, gates, needed[::3], gather="x")

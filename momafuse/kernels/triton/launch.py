@@ -135,25 +135,30 @@ def weights_of(
     return out
 
 
-def combine(ys: Tensor, slots: Tensor, weights: Tensor | None) -> Tensor:
-    """ys (R, D), slots (T, n) -> y (T, D)."""
+def combine(
+    ys: Tensor, slots: Tensor, weights: Tensor | None, shifted: tuple[Tensor, Tensor, int, int] | None = None
+) -> Tensor:
+    """ys (R, D), slots (T, n) -> y (T, D). `shifted`: experts begin at tiles of ys; offsets, table, experts, tile (bulk.py)."""
     t, d = slots.shape[0], ys.shape[1]
     y = ys.new_empty(t, d)
     block = (4, 128) if capability(ys.device) else (16, 16)
+    offsets, tables, experts, tile = shifted or (None, None, 0, 0)
     if y.numel() and not isinstance(y, FakeTensor):
         grid = (triton.cdiv(t, block[0]), triton.cdiv(d, block[1]))
         products.combine_kernel[grid](
-            ys, slots, weights, y, t, d, slots.shape[1], WEIGHTED=weights is not None, BLOCK_M=block[0], BLOCK_N=block[1],
-            num_warps=4, enable_fp_fusion=True,
+            ys, slots, weights, y, offsets, tables, t, d, slots.shape[1], WEIGHTED=weights is not None, EXPERTS=experts,
+            TILE=tile, BLOCK_M=block[0], BLOCK_N=block[1], num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     return y
 
 
 def _programs(tiles: int, tile: Tile, device: torch.device) -> tuple[int]:
-    if not tile.per_sm:
-        return (tiles,)
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    return (min(tiles, processors * tile.per_sm),)
+    return (min(tiles, processors(device) * tile.per_sm) if tile.per_sm else tiles,)
+
+
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors of a GPU; 1 in the interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def _even(tile: Tile, depths: Sequence[int], widths: Sequence[int]) -> dict[str, bool]:

@@ -59,7 +59,7 @@ def _inside(place, mine, columns, width, LD, EVEN_N: tl.constexpr):
 
 @triton.jit
 def _halves(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The left and the right half of a tile's columns: what follows a product is done one half at a time, for registers."""
+    """The left and the right half of a tile's columns: what follows a product is done a part at a time, for registers."""
     return tl.split(tl.permute(tl.reshape(tile, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
 
 
@@ -121,16 +121,16 @@ def slope_kernel(
         dot = tl.zeros((BLOCK_M,), tl.float32)
         halves = _halves(dh, BLOCK_M, BLOCK_N)
         for half in tl.static_range(2):
-            columns = n * BLOCK_N + half * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
-            dot += _slope_of_half(
-                halves[half], w, place, mine, columns, width, a, b, da, db, h, LDH, WEIGHTED, EVEN_N
-            )  # fmt: skip
+            parts = _halves(halves[half], BLOCK_M, BLOCK_N // 2)
+            for part in tl.static_range(2):
+                columns = n * BLOCK_N + (2 * half + part) * (BLOCK_N // 4) + tl.arange(0, BLOCK_N // 4)
+                dot += _slope_of_part(parts[part], w, place, mine, columns, width, a, b, da, db, h, LDH, WEIGHTED, EVEN_N)
         if WEIGHTED:
             tl.store(dots + n.to(tl.int64) * R + place, dot, mask=mine)
 
 
 @triton.jit
-def _slope_of_half(dh, w, place, mine, columns, width, a, b, da, db, h, LDH, WEIGHTED: tl.constexpr, EVEN_N: tl.constexpr):
+def _slope_of_part(dh, w, place, mine, columns, width, a, b, da, db, h, LDH, WEIGHTED: tl.constexpr, EVEN_N: tl.constexpr):
     """Through silu(a) * b: stores da, db and the weighted h of these columns, and returns their part of <h, dh>."""
     skip, at, inside = _inside(place, mine, columns, width, LDH, EVEN_N)
     av = tl.load(a + skip + at, mask=inside, other=0.0).to(tl.float32)
@@ -221,16 +221,24 @@ def weights_kernel(
 
 @triton.jit
 def combine_kernel(
-    ys, slots, weights, y, T, D, COLUMNS, WEIGHTED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+    ys, slots, weights, y, offsets, table, T, D, COLUMNS, WEIGHTED: tl.constexpr, EXPERTS: tl.constexpr, TILE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """ys (R, D), slots (T, COLUMNS) -> y (T, D): the (weighted) sum of each row's places, column by column; 0 without one."""
+    """ys (R, D), slots (T, COLUMNS) -> y (T, D): the (weighted) sum of each row's places, column by column; 0 without one.
+
+    With EXPERTS their places begin at tiles of TILE rows of ys (bulk.py).
+    """
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     j = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for c in range(COLUMNS):
         place = tl.load(slots + row.to(tl.int64) * COLUMNS + c, mask=row < T, other=-1)
         taken = place >= 0
-        part = tl.load(ys + place[:, None] * D + j[None, :], mask=taken[:, None] & (j < D)[None, :], other=0.0).to(tl.float32)
+        at = place
+        for e in tl.static_range(EXPERTS):
+            begin = tl.load(offsets + e)
+            at = tl.where(place >= begin, place - begin + tl.load(table + e).to(tl.int64) * TILE, at)
+        part = tl.load(ys + at[:, None] * D + j[None, :], mask=taken[:, None] & (j < D)[None, :], other=0.0).to(tl.float32)
         if WEIGHTED:
             part *= tl.load(weights + place, mask=taken, other=0.0)[:, None]
         total += part

@@ -34,7 +34,7 @@ def _norm_rotate(
 
     q, k = _outputs(x, queries)
     if not isinstance(x, FakeTensor) and x.numel():
-        _start(forward_kernel, x, queries, scales, modality, table, eps, (q, k))
+        _start(forward_kernel, x, queries, scales, modality, table, eps, (_by_row(q), _by_row(k)))
     return q, k
 
 
@@ -95,7 +95,8 @@ def _outputs(x: Tensor, queries: int) -> tuple[Tensor, Tensor]:
 
 
 def _by_row(x: Tensor) -> Tensor:
-    """x (B, H, S, K) -> (B, S, H, K) without gaps; a copy only where attention's backward laid its result out otherwise."""
+    """x (B, H, S, K) -> (B, S, H, K) without gaps: of `_outputs` a view, a copy only where attention's backward laid its result
+    out otherwise."""
     return x.transpose(1, 2).contiguous()
 
 
@@ -119,5 +120,5 @@ def _start(
     return kernel[(triton.cdiv(b * s, rows), triton.cdiv(n, EACH))](
         x, tuple(scales[:m]), tuple(scales[m:]), modality.contiguous(), table.contiguous(), *last, b * s, x.stride(1),
         x.stride(2), QUERIES=queries, HEADS=n, WIDTH=width, SCALES=m, EPS=eps, ROWS=rows, EACH=EACH,
-        HALF=triton.next_power_of_2(width // 2), num_warps=4,
+        HALF=triton.next_power_of_2(width // 2), num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip

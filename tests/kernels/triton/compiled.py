@@ -23,12 +23,15 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from momafuse.kernels.triton import cross_entropy, launch, products, rotary, rotation, softmax
+from momafuse.kernels.triton import activation, bulk, bulk_launch, cross_entropy, launch, products, rotary, rotation, softmax
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that one program may have
 INSTRUCTIONS = {"mma": r"\bmma\.sync", "wgmma": r"\bwgmma\.mma_async", "cp_async": r"\bcp\.async\.c[ag]\.shared"}
+INSTRUCTIONS["bulk"] = r"\bcp\.async\.bulk\.tensor"
 ROOMS = {
     products: ("up_kernel", "slope_kernel", "rows_kernel", "weights_kernel", "combine_kernel"),
+    bulk: ("gather_kernel", *(f"bulk_{name}_kernel" for name in ("up", "slope", "rows", "weights"))),
+    activation: ("swiglu_kernel", "swiglu_backward_kernel"),
     rotation: ("forward_kernel", "backward_kernel"),
     softmax: ("loss_kernel",),
 }
@@ -113,6 +116,17 @@ def every_kernel(dtype: torch.dtype, d: int, widths: list[int], places: int, exp
     launch.rows_times(a, layout, gates, x, rows, transposed=True, second=(b, ups))
     launch.weights_of(x, a, layout, rows, gates, [True] * len(widths), gather="x")
     launch.weights_of(h, x, layout, rows, downs, [True] * len(widths), gather="y")
+    stacks = [w for group in zip(gates, ups, downs, strict=True) for w in group]
+    if bulk_launch.serves(x, stacks):
+        for sizes in (None, [places // e] * e):
+            padded = bulk_launch.padded(layout.offsets, layout.experts, places, sizes)
+            wide = empty(padded.rows, max(widths))
+            bulk_launch.forward(x, rows, weights, slots, stacks, padded, True)
+            bulk_launch.backward(x, x, rows, weights, slots, stacks, (wide, wide), [True] * len(stacks), padded)
+        bulk_launch.forward(x, rows, None, slots, stacks, padded, False)
+        bulk_launch.backward(x, x, rows, None, slots, stacks, (wide, wide), [True] * len(stacks), padded)
+    activation.swiglu(a, b)
+    activation.swiglu_backward(a, b, h)
     square = [empty(1, d, d) for _ in range(2)]
     pair = launch.Layout(torch.zeros(3, dtype=torch.int64), (1, 1), places)
     launch.rows_times(x, pair, square, x, rows, transposed=True, gather=True, scatter=True)

