@@ -7,8 +7,9 @@ tie; so does the loss.
 The weights of products are rounded once a step, not once a micro-batch, evaluation batch and recomputation: for the
 micro-batches of a step modules hold working copies of them in bf16 (`WorkingCopies`), whose gradients are added to those of
 the fp32 masters as soon as they are made: 10 bytes a parameter and micro-batch (read 2, read and write 4), not 18. Results are
-equal to the last digit to those without copies. They take 2 bytes a parameter for the whole run, no more than those that
-autograd would keep for the backward without activation checkpointing. FSDP2 has its own (sharding.py).
+equal to the last digit to those without copies (compiled by inductor, which may fuse a cast with what is around it, but for
+rounding). They take 2 bytes a parameter for the whole run, no more than those that autograd would keep for the backward without
+activation checkpointing. FSDP2 has its own (sharding.py).
 """
 
 from __future__ import annotations
