@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from momafuse.config.compose import Job, compose_jobs, group_options
@@ -16,6 +18,7 @@ from momafuse.config.nearest import did_you_mean
 from momafuse.errors import UserError
 
 if TYPE_CHECKING:
+    from momafuse.parallel.precision import Working
     from momafuse.reports.gpus import Gpu
     from momafuse.reports.memory import Memory
 
@@ -59,7 +62,7 @@ def description(job: Job[DescribeConfig]) -> dict[str, object]:
     from torch._subclasses import FakeTensorMode
 
     from momafuse.data.encoding import Encoder
-    from momafuse.parallel.precision import resolve_device, resolve_precision
+    from momafuse.parallel.precision import resolve_device, resolve_precision, working
     from momafuse.parallel.scaling import Cluster, scaling
     from momafuse.reports.description import Subject, describe
     from momafuse.reports.memory import measure
@@ -86,14 +89,15 @@ def description(job: Job[DescribeConfig]) -> dict[str, object]:
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = fake_model(config, v, dtype, on_gpu=on_gpu)
 
-        def measured(*, accumulates: bool) -> Memory:
-            return measure(model, lambda m: fake_forward(config, v, budget, m), accumulates=accumulates, fused_norms=on_gpu)
+        def measured(under: Working, *, accumulates: bool) -> Memory:
+            forward = partial(fake_forward, config, v, budget)
+            return measure(model, forward, under, accumulates=accumulates, fused_norms=on_gpu)
 
-        memory = measured(accumulates=t.global_batch > t.micro_batch)
+        memory = measured(working(model, dtype), accumulates=t.global_batch > t.micro_batch)
         plan = None
         if cluster is not None:
             efficiency = config.describe.efficiency
-            plan = scaling(config, model, budget, measured(accumulates=True), dtype, cluster, gpu, efficiency)
+            plan = scaling(config, model, budget, measured(nullcontext, accumulates=True), dtype, cluster, gpu, efficiency)
     size, precision = job.choices.get("size", ""), str(dtype).removeprefix("torch.")
     dense_size, dense = dense_of(job)
     values = describe(Subject(config, size, model, budget, memory, device.type, precision, dense, dense_size))

@@ -22,7 +22,7 @@ import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def measure(world: World, words: list[str], rounds: int) -> dict[str, object]:
     mine = compose([*words, f"trainer.micro_batch={batch // world.size}"]).config
     model, dtype = build_model(mine, STARTER, world)
     optimizer = build_optimizer(model, mine.optim)
-    sharded = steps_of(mine, model, optimizer, world.device)[0]
+    sharded = steps_of(mine, model, optimizer, world.device, nullcontext)[0]
 
     def one() -> float:
         with threads(own * world.size):

@@ -33,7 +33,8 @@ from momafuse.data.budget import modality_budget
 from momafuse.errors import UserError
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
-from momafuse.parallel.precision import resolve_device, resolve_precision
+from momafuse.parallel.graphs import CudaCapture, Replayed, check_graphs
+from momafuse.parallel.precision import Working, resolve_device, resolve_precision, working
 from momafuse.reports.flops import TRAINING, forward_flops
 from momafuse.reports.work import model_work
 from momafuse.tokens.vocabulary import Vocabulary
@@ -72,14 +73,23 @@ def random_batch(config: Config, vocabulary: Vocabulary, documents: int = 1) -> 
 def steps(config: Config, accumulate: int = 1, documents: int = 1) -> tuple[Callable[[], None], Callable[[], None]]:
     """The whole training step of one experiment, and its blocks alone."""
     device = resolve_device(config.trainer.device)
-    model, _ = build_model(config, STARTER, World(0, 1, device, None, None))
-    return steps_of(config, model, build_optimizer(model, config.optim), device, accumulate, documents)
+    check_graphs(config, device, sharded=False)
+    model, dtype = build_model(config, STARTER, World(0, 1, device, None, None))
+    optimizer, under = build_optimizer(model, config.optim), working(model, dtype)
+    return steps_of(config, model, optimizer, device, under, accumulate=accumulate, documents=documents)
 
 
 def steps_of(
-    config: Config, model: Transformer, optimizer: Optimizer, device: torch.device, accumulate: int = 1, documents: int = 1
+    config: Config,
+    model: Transformer,
+    optimizer: Optimizer,
+    device: torch.device,
+    under: Working,
+    *,
+    accumulate: int = 1,
+    documents: int = 1,
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """The same of a model that is there, sharded or not, on a micro-batch of this process."""
+    """The same of a model that is there and computes `under` this, sharded or not, on a micro-batch of this process."""
     batch = random_batch(config, STARTER, documents).to(device)
     targets = batch.targets.flatten()
     weights = torch.full(targets.shape, 1 / int((targets >= 0).sum()), device=device)
@@ -87,15 +97,25 @@ def steps_of(
     def loss(hidden: Tensor, head: Tensor) -> Tensor:
         return next_token(hidden, head, targets, weights, config.objective.z_loss).total
 
+    def micro_batch(batch: Batch, _: Tensor) -> tuple[()]:
+        model(batch, loss)[0].backward()
+        return ()
+
+    once, none = micro_batch, torch.zeros(0, device=device)
+    if config.trainer.cuda_graphs:
+        once = Replayed(micro_batch, [p for p in model.parameters() if p.requires_grad], CudaCapture(device))
+
     def whole() -> None:
-        for _ in range(accumulate):
-            model(batch, loss)[0].backward()
+        with under():
+            for _ in range(accumulate):
+                once(batch, none)
         clip_grad_norm_(model.parameters(), config.optim.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     def blocks() -> None:
-        model(batch, lambda hidden, head: hidden.float().mean())[0].backward()
+        with under():
+            model(batch, lambda hidden, head: hidden.float().mean())[0].backward()
         optimizer.zero_grad(set_to_none=True)
 
     return whole, blocks

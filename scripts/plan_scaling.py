@@ -10,7 +10,9 @@ GPUs; and over 8 (one node) or 64, with replicas of that.
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch._subclasses import FakeTensorMode
@@ -42,7 +44,7 @@ def rows(config: DescribeConfig) -> list[tuple[int, int, dict[int | None, dict]]
     found = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = fake_model(config, v, torch.bfloat16, on_gpu=True)
-        memory = measure(model, lambda m: fake_forward(config, v, budget, m), accumulates=True, fused_norms=True)
+        memory = measure(model, partial(fake_forward, config, v, budget), nullcontext, accumulates=True, fused_norms=True)
     for ranks in GPUS:
         batch = max(t.global_batch, ranks * t.micro_batch)
         plans = {}

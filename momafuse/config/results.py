@@ -24,6 +24,7 @@ RESULT_NEUTRAL = (
     "trainer.backend",
     "trainer.activation_checkpointing",
     "trainer.compile",
+    "trainer.cuda_graphs",
     "trainer.replicas",
     "trainer.timeout",
     "trainer.dry_step",

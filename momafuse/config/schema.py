@@ -148,6 +148,7 @@ class TrainerConfig:
     backend: Literal["auto", "reference", "bmm", "grouped_mm", "triton"]  # of the expert op
     activation_checkpointing: Literal["none", "selective", "full"]
     compile: bool | Literal["auto"]  # each block by torch.compile; auto: on a GPU, where each is one graph
+    cuda_graphs: bool  # forward and backward of a micro-batch as one launch; on one GPU
     replicas: int  # of the sharded model: ranks / replicas hold one (HSDP); 1: sharded over all ranks
     reduce_dtype: Literal["fp32", "bf16"]  # of gradients between ranks
     timeout: float  # seconds that ranks wait for one another before the run ends with an error

@@ -2,8 +2,9 @@
 
 Every storage that an op makes is followed until it dies, forward and backward. What is alive at the end of the forward are the
 activations: what autograd keeps (under activation checkpointing: inputs of blocks and what the policy keeps), gradients that
-the loss makes in its forward, copies of weights in the dtype of the rows, and the plans of the routers. The highest sum at any
-moment is the peak: with gradients, temporaries, and what a backward computes again. What an allocator wastes is not seen.
+the loss makes in its forward, copies of weights in the dtype of the rows (working copies, and what modules cast themselves),
+and the plans of the routers. The highest sum at any moment is the peak: with gradients, temporaries, and what a backward
+computes again. What an allocator wastes is not seen.
 
 Attention is counted as its fused kernels keep it: q, k, v, mask, output, log-sum-exp. RMSNorm is composed of small ops on a
 CPU, which keep several fp32 copies of the rows; CUDA's fused kernel keeps its input and one number a row (`fused_norms`).
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -53,9 +54,15 @@ class Memory:
 
 
 def measure(
-    model: Transformer, forward: Callable[[Transformer], tuple[Tensor, Any]], *, accumulates: bool, fused_norms: bool
+    model: Transformer,
+    forward: Callable[[Transformer], tuple[Tensor, Any]],
+    working: Callable[[], AbstractContextManager[None]],
+    *,
+    accumulates: bool,
+    fused_norms: bool,
 ) -> Memory:
-    """`forward` makes a batch and returns the loss, and what else the loop holds on to during the backward.
+    """`forward` makes a batch and returns the loss, and what else the loop holds on to during the backward. It is called under
+    `working`, which may have the model hold copies of its parameters.
 
     Call it under FakeTensorMode, or with a real model. `accumulates`: gradients of micro-batches before are there.
     """
@@ -63,7 +70,7 @@ def measure(
     weights, gradients = size(list(model.parameters())), size(learning)
     optimizer = ADAMW * gradients
     try:
-        activations, peak = _run(model, forward, learning if accumulates else [], fused_norms)
+        activations, peak = _run(model, forward, working, learning if accumulates else [], fused_norms)
     except DataDependentOutputException:
         return Memory(weights, gradients, optimizer, None, None)
     return Memory(weights, gradients, optimizer, activations, peak + optimizer)
@@ -74,7 +81,11 @@ def size(tensors: Sequence[Tensor]) -> int:
 
 
 def _run(
-    model: Transformer, forward: Callable[[Transformer], tuple[Tensor, Any]], accumulate: Sequence[Tensor], fused_norms: bool
+    model: Transformer,
+    forward: Callable[[Transformer], tuple[Tensor, Any]],
+    working: Callable[[], AbstractContextManager[None]],
+    accumulate: Sequence[Tensor],
+    fused_norms: bool,
 ) -> tuple[dict[str, int], int]:
     """Activations by part, and the peak without the optimizer's state."""
     live = LiveBytes()
@@ -85,7 +96,9 @@ def _run(
         live.follow(t, "weights")
     begins = {"embedding": model.embedding, "blocks": model.blocks[0], "head_and_loss": model.norm}
     hooks = [m.register_forward_pre_hook(live.enter(part)) for part, m in begins.items()]
-    with live, patch.object(norms, "rms_norm", fused_rms_norm) if fused_norms else nullcontext():
+    with working(), live, patch.object(norms, "rms_norm", fused_rms_norm) if fused_norms else nullcontext():
+        for t in model.parameters():
+            live.follow(t, "weight_copies")  # those that are no copies are followed already
         loss, held = forward(model)
         activations = live.by_part()
         live.part = "backward"

@@ -36,8 +36,8 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-def logistic_noise(batch: NoiseKeys, *, seed: int, step: int, layers: int, experts: int) -> Tensor:
-    """(layers, T, experts) fp32 on the batch's device: independent standard logistic variables."""
+def logistic_noise(batch: NoiseKeys, *, seed: int, step: int | Tensor, layers: int, experts: int) -> Tensor:
+    """(layers, T, experts) fp32 on the batch's device: independent standard logistic variables. `step` may be on the device."""
     device = batch.sequence.device
     key = _mix(torch.full((), _signed(seed), device=device))  # filled there: a copy would wait for the device
     key = _mix(key ^ step)

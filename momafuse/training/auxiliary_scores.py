@@ -42,11 +42,12 @@ def scores(config: Config, setup: Setup) -> list[dict[str, Any]]:
     setup.model.eval()
     names = setup.model.modality_names
     sums: dict[tuple[int, str], Tensor] = {}
-    for batch, counted in dealt(config, setup):
-        decisions = setup.model(batch, lambda hidden, head: None, None, "teaching")[1]
-        for layer, kind, lesson in lessons(decisions):
-            found = _agreement(lesson, len(names)) * counted
-            sums[layer, kind] = sums[layer, kind] + found if (layer, kind) in sums else found
+    with setup.working():
+        for batch, counted in dealt(config, setup):
+            decisions = setup.model(batch, lambda hidden, head: None, None, "teaching")[1]
+            for layer, kind, lesson in lessons(decisions):
+                found = _agreement(lesson, len(names)) * counted
+                sums[layer, kind] = sums[layer, kind] + found if (layer, kind) in sums else found
     setup.model.train()
     if not sums:
         return []

@@ -24,7 +24,7 @@ NO_C_COMPILER = ("Failed to find C compiler",)  # triton's, which starts kernels
 def dry_step(config: Config, setup: Setup, stage: Stage) -> None:
     """One micro-batch forth and back; all ranks must call it. Raises UserError as `explained` does."""
     gpus = [setup.world.device] if setup.world.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
+    with torch.random.fork_rng(devices=gpus), setup.working():
         stage.backward(setup.train.batch(range(config.trainer.micro_batch)), stage.meter(), valid=1, step=0)
     setup.optimizer.zero_grad(set_to_none=True)
 

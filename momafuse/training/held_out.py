@@ -56,12 +56,13 @@ def evaluate(config: Config, setup: Setup, corpus: Corpus, routing: Literal["tra
     table = modality_table(corpus.vocabulary, world.device)
     meter, uncounted = (LossMeter(corpus.vocabulary.names, table) for _ in range(2))
     counts: list[RoutingCounts] = []
-    for batch, counted in dealt(config, setup):
-        loss = objective(batch, meter if counted else uncounted, config.objective, 1)
-        _, decisions = setup.model(batch, loss, None, routing)
-        new = [count_plan(d.experts, d.kept or batch, len(batch.budget)) for d in decisions if d.experts is not None]
-        new = new if counted else [c.nothing() for c in new]
-        counts = [a + b for a, b in zip(counts, new, strict=True)] if counts else new
+    with setup.working():
+        for batch, counted in dealt(config, setup):
+            loss = objective(batch, meter if counted else uncounted, config.objective, 1)
+            _, decisions = setup.model(batch, loss, None, routing)
+            new = [count_plan(d.experts, d.kept or batch, len(batch.budget)) for d in decisions if d.experts is not None]
+            new = new if counted else [c.nothing() for c in new]
+            counts = [a + b for a, b in zip(counts, new, strict=True)] if counts else new
     setup.model.train()
     named = routing if setup.model.routes else "causal"
     return HeldOut(meter.means("eval/", world), named, sum_counts(counts, world.sum))

@@ -53,12 +53,15 @@ def count_targets(batches: Sequence[Batch]) -> int:
     return sum(int((b.targets >= 0).sum()) for b in batches)
 
 
-def objective(batch: Batch, meter: LossMeter, config: ObjectiveConfig, valid: int) -> Callable[[Tensor, Tensor], TokenLoss]:
-    """The loss of one micro-batch as the model's objective: each target weighs `objective.weight` of its modality / valid."""
+def objective(
+    batch: Batch, meter: LossMeter, config: ObjectiveConfig, valid: int | Tensor
+) -> Callable[[Tensor, Tensor], TokenLoss]:
+    """The loss of one micro-batch as the model's objective: each target weighs `objective.weight` of its modality / `valid`, at
+    least 1, which may be on the device."""
     targets = batch.targets.flatten()
     # filled on the device: a tensor of a list would be a copy that waits for all work before it
     per_modality = torch.cat([torch.full((1,), config.weight.get(m, 1.0), device=targets.device) for m in meter.names])
-    weights = per_modality[meter.table[targets.clamp(min=0)]] / max(1, valid)
+    weights = per_modality[meter.table[targets.clamp(min=0)]] / valid
 
     def loss(hidden: Tensor, head: Tensor) -> TokenLoss:
         result = next_token(hidden, head, targets, weights, config.z_loss)

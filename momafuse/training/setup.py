@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,9 @@ from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.parallel.checkpointing import apply_activation_checkpointing
 from momafuse.parallel.compilation import apply_compile, compiles
+from momafuse.parallel.graphs import check_graphs
 from momafuse.parallel.host_memory import keep_freed_memory
-from momafuse.parallel.precision import apply_precision, resolve_precision
+from momafuse.parallel.precision import Working, apply_precision, resolve_precision, working
 from momafuse.parallel.sharding import holds, shard
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.optimizer import build_optimizer, freeze
@@ -33,6 +35,7 @@ class Setup:
     world: World
     dtype: torch.dtype
     model: Transformer
+    working: Working  # the model computes under it: forward, backward and evaluation
     optimizer: AdamW
     plan: PackPlan
     train: Loader
@@ -52,6 +55,7 @@ def build(config: Config, corpus: Corpus, world: World) -> Setup:
     """Raises UserError where the corpus cannot give the sequences that the config asks for."""
     v = corpus.vocabulary
     budget = check_vocabulary(config, v)
+    check_graphs(config, world.device, sharded=world.mesh is not None)
     if not corpus.train.documents:
         raise UserError(
             f"data.path={corpus.path}: this corpus holds held-out documents alone; choose data= that can be trained on"
@@ -69,6 +73,7 @@ def build(config: Config, corpus: Corpus, world: World) -> Setup:
         world=world,
         dtype=dtype,
         model=model,
+        working=nullcontext if world.mesh is not None else working(model, dtype),
         optimizer=build_optimizer(model, config.optim),
         plan=plan,
         train=Loader(corpus.train, v, plan, budget, answers_only),

@@ -14,13 +14,14 @@ from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.data.corpus import Corpus
 from momafuse.models.transformer import Observe
+from momafuse.parallel.graphs import CudaCapture, Replayed
 from momafuse.reports.flops import TRAINING
 from momafuse.reports.logger import Logger
 from momafuse.training.finish import finish
 from momafuse.training.held_out import HeldOut, evaluate
 from momafuse.training.losses import LossMeter, modality_table
 from momafuse.training.setup import Setup
-from momafuse.training.step import backward, step_flops
+from momafuse.training.step import backward, micro_batch, numbers, step_flops
 
 
 class Stage(Protocol):
@@ -46,8 +47,22 @@ class Pretraining:
     def meter(self) -> LossMeter:
         return LossMeter(self.corpus.vocabulary.names, self._table)
 
+    @cached_property
+    def _replayed(self) -> Replayed:
+        learning = [p for group in self.setup.optimizer.param_groups for p in group["params"]]
+        return Replayed(self._micro_batch, learning, CudaCapture(self.setup.world.device))
+
+    def _micro_batch(self, batch: Batch, of_step: Tensor) -> tuple[Tensor, Tensor]:
+        meter = self.meter()
+        chosen = micro_batch(self.config, self.setup, batch, meter, of_step)
+        return meter.sums, chosen
+
     def backward(self, batch: Batch, meter: LossMeter, valid: int, step: int, observe: Observe | None = None) -> Tensor:
-        return backward(self.config, self.setup, batch, meter, valid, step, observe)
+        if observe is not None or not self.config.trainer.cuda_graphs:
+            return backward(self.config, self.setup, batch, meter, valid, step, observe)
+        sums, chosen = self._replayed(batch, numbers(self.setup, valid, step))
+        meter.sums += sums
+        return chosen
 
     def flops(self, step: int) -> float:
         """Of all ranks, forward and backward."""

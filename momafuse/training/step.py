@@ -33,11 +33,24 @@ def backward(
 
     `observe` gets the output of every layer. Returns `chosen_rows`.
     """
-    batch = host_batch.to(setup.world.device)
-    loss_of, drawn = objective(batch, meter, config.objective, valid), noise(config, setup, batch, step)
     with capacity_of(config, setup, step):
-        loss, decisions = setup.model(batch, loss_of, drawn, observe=observe)
-        loss.total.backward()
+        return micro_batch(config, setup, host_batch.to(setup.world.device), meter, numbers(setup, valid, step), observe)
+
+
+def numbers(setup: Setup, valid: int, step: int) -> Tensor:
+    """(2,) int64 on the device: valid targets, at least 1, and step. Filled there: a copy would wait."""
+    return torch.cat([torch.full((1,), n, device=setup.world.device) for n in (max(1, valid), step)])
+
+
+def micro_batch(
+    config: Config, setup: Setup, batch: Batch, meter: LossMeter, numbers: Tensor, observe: Observe | None = None
+) -> Tensor:
+    """`backward` of a batch on the device and the `numbers` of its step. The host gives its launches nothing that changes from
+    call to call: done again on other contents of the same tensors, they are the micro-batch of those."""
+    valid, step = numbers
+    loss_of, drawn = objective(batch, meter, config.objective, valid), noise(config, setup, batch, step)
+    loss, decisions = setup.model(batch, loss_of, drawn, observe=observe)
+    loss.total.backward()
     return chosen_rows(setup, batch, decisions)
 
 
@@ -51,7 +64,7 @@ def chosen_rows(setup: Setup, batch: Batch, decisions: Sequence[Decision]) -> Te
     return chosen
 
 
-def noise(config: Config, setup: Setup, batch: Batch, step: int) -> Tensor | None:
+def noise(config: Config, setup: Setup, batch: Batch, step: Tensor) -> Tensor | None:
     """The step's router noise for all layers, if the config wants any."""
     if not config.noisy:
         return None

@@ -116,7 +116,8 @@ class Steps:
         set_learning_rate(optimizer, lr)
         torch.manual_seed((world.rank * SEEDS + self.config.run.seed) * STEPS + step)  # for dropout
         meter, observe = self.stage.meter(), probe.begin(step)
-        chosen = torch.stack([self.stage.backward(batch, meter, valid, step, observe) for batch in micro_batches]).sum(0)
+        with self.setup.working():
+            chosen = torch.stack([self.stage.backward(batch, meter, valid, step, observe) for batch in micro_batches]).sum(0)
         routers = [p for path, p in model.named_parameters() if "router" in path]
         norms = torch.stack([gradient_norm(p, world.device) for p in (routers, model.parameters())])
         summed = world.sum(torch.cat([meter.sums.flatten(), chosen]))  # of losses and of all layers' routers in one piece

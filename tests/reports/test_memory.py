@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from momafuse.data.batch import Batch
 from momafuse.data.budget import modality_budget
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
+from momafuse.parallel.precision import working
 from momafuse.reports.memory import Memory, fused_rms_norm, measure, size
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.fake import fake_forward, fake_model
@@ -41,15 +42,21 @@ def configured(*words: str) -> Config:
     return compose([*defaults, *words]).config
 
 
+def dtype_of(config: Config) -> torch.dtype:
+    return DTYPES[config.trainer.precision]
+
+
 def budget_of(config: Config) -> tuple[int, ...]:
     return modality_budget(config.data, VOCABULARY, config.model.groups(VOCABULARY.names))
 
 
 def fake(config: Config, *, fused_norms: bool = False) -> Memory:
     with FakeTensorMode(allow_non_fake_inputs=True):
+        model = fake_model(config, VOCABULARY, dtype_of(config))
         return measure(
-            fake_model(config, VOCABULARY, DTYPES[config.trainer.precision]),
+            model,
             lambda model: fake_forward(config, VOCABULARY, budget_of(config), model),
+            working(model, dtype_of(config)),
             accumulates=config.trainer.global_batch > config.trainer.micro_batch,
             fused_norms=fused_norms,
         )
@@ -70,14 +77,16 @@ def real_forward(config: Config, model: Transformer) -> tuple[Tensor, Any]:
 
 
 def real_model(config: Config) -> Transformer:
-    model = fake_model(config, VOCABULARY, DTYPES[config.trainer.precision])
+    model = fake_model(config, VOCABULARY, dtype_of(config))
     initialise(model, 0)
     return model
 
 
 def real(config: Config) -> Memory:
     accumulates = config.trainer.global_batch > config.trainer.micro_batch
-    return measure(real_model(config), lambda m: real_forward(config, m), accumulates=accumulates, fused_norms=False)
+    model = real_model(config)
+    forward = partial(real_forward, config)
+    return measure(model, forward, working(model, dtype_of(config)), accumulates=accumulates, fused_norms=False)
 
 
 @pytest.mark.parametrize("experiment", KINDS)
@@ -127,10 +136,10 @@ def test_the_activations_are_what_autograd_saves(experiment: str) -> None:
 
 
 def test_copies_of_weights_are_those_of_the_products() -> None:
-    """In bf16 every matrix and scale has a copy of half its size for the backward, but the router's, which stays fp32, and the
-    head's, which the loss is done with; in fp32 there is none. The embedding is looked up."""
+    """In bf16 every matrix and scale has a copy of half its size, but the router's, which stays fp32; in fp32 there is none.
+    The embedding is looked up."""
     config = configured("+experiment=moma_4t4i", "trainer.precision=bf16")
-    copied = [p for path, p in real_model(config).named_parameters() if not path.startswith(("embedding", "head"))]
+    copied = [p for path, p in real_model(config).named_parameters() if not path.startswith("embedding")]
     copied = [p for p in copied if p.shape[-1] != 32 or p.dim() != 2 or p.shape[0] != 4]
     for precision, expected in (("bf16", size(copied) // 2), ("fp32", 0)):
         activations = fake(configured("+experiment=moma_4t4i", f"trainer.precision={precision}")).activations
@@ -222,14 +231,15 @@ def test_a_gpu_keeps_less_of_norms() -> None:
 PROGRAM = """
 import gc, json, sys
 import torch
-from tests.reports.test_memory import real_forward, real_model, resident_words, configured
+from momafuse.parallel.precision import working
+from tests.reports.test_memory import configured, dtype_of, real_forward, real_model, resident_words
 
 def resident(key):
     with open("/proc/self/status") as status:
         return next(1024 * int(line.split()[1]) for line in status if line.startswith(key))
 
-def grown(mode):
-    config = configured(*resident_words(mode))
+def grown(precision, mode):
+    config = configured(*resident_words(precision, mode))
     model = real_model(config)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
@@ -238,35 +248,37 @@ def grown(mode):
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # the highest mark begins anew
         before = resident("VmRSS")
-        held = real_forward(config, model)
-        after = resident("VmRSS")
-        held[0].backward()
+        with working(model, dtype_of(config))():
+            held = real_forward(config, model)
+            after = resident("VmRSS")
+            held[0].backward()
         peak = resident("VmHWM")
         del held
     return {"activations": after - before, "peak": peak - before}
 
 torch.set_num_threads(1)
-print(json.dumps({mode: grown(mode) for mode in sys.argv[1:]}))
+print(json.dumps({mode: grown(sys.argv[1], mode) for mode in sys.argv[2:]}))
 """
 
 
-def resident_words(mode: str) -> tuple[str, ...]:
+def resident_words(precision: str, mode: str) -> tuple[str, ...]:
     small = ("size=nano", "model.n_layers=2", "trainer.micro_batch=4", "trainer.global_batch=8")
-    return ("+experiment=moma_4t4i", *small, f"trainer.activation_checkpointing={mode}")
+    return ("+experiment=moma_4t4i", *small, f"trainer.precision={precision}", f"trainer.activation_checkpointing={mode}")
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads what Linux says of a process")
-def test_a_process_grows_by_what_was_said() -> None:
-    """Resident memory of real forwards and backwards in fp32 at size nano, where memory that is free is given back at once.
+@pytest.mark.parametrize("precision", DTYPES)
+def test_a_process_grows_by_what_was_said(precision: str) -> None:
+    """Resident memory of real forwards and backwards at size nano, where memory that is free is given back at once.
 
     Within 5 %, or 4 MiB, which small blocks that are used again make up.
     """
     malloc = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_TOP_PAD_": "0", "MALLOC_ARENA_MAX": "1"}
     top, modes = Path(__file__).parents[2], ("none", "full")
-    command, environment = [sys.executable, "-c", PROGRAM, *modes], os.environ | malloc | {"PYTHONPATH": str(top)}
+    command, environment = [sys.executable, "-c", PROGRAM, precision, *modes], os.environ | malloc | {"PYTHONPATH": str(top)}
     done = subprocess.run(command, cwd=top, env=environment, capture_output=True, text=True, check=True)
     for mode, grown in json.loads(done.stdout).items():
-        said = fake(configured(*resident_words(mode)))
+        said = fake(configured(*resident_words(precision, mode)))
         assert said.activations is not None
         assert said.peak is not None
         peak = said.peak - said.weights - said.gradients - said.optimizer
