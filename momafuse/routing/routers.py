@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
+from momafuse.kernels.capability import triton_serves
+from momafuse.kernels.triton.router import MOST_EXPERTS, MOST_ROWS, choose_rows, router_logits
 from momafuse.routing.names import SHARED
 from momafuse.routing.plan import Group, Plan, make_plan, plan_of_choices, rows_of, served, slot_columns
 from momafuse.routing.rows import Rows
@@ -54,8 +57,15 @@ def _(scores: Tensor, count: int) -> Tensor:
 
 def logits(x: Tensor, weight: Tensor) -> Tensor:
     """x (T, D), weight (E, D) -> (T, E) in fp32 at least: experts must not tie because logits were rounded."""
+    if triton_serves(x):
+        return router_logits(x, weight)
     dtype = torch.promote_types(x.dtype, torch.float32)
     return x.to(dtype) @ weight.to(dtype).t()
+
+
+def chooses_in_one(z: Tensor, rows_of_pool: int) -> bool:
+    """Whether one kernel makes the choice: on a GPU, for pools and experts that it has room for."""
+    return triton_serves(z) and rows_of_pool <= MOST_ROWS and z.shape[1] <= MOST_EXPERTS
 
 
 def capacity(group: Group, budget: Sequence[int], pool: int, capacity_factor: float) -> int:
@@ -96,6 +106,8 @@ class Router(nn.Module):
         if noise is not None:
             parts = torch.split(noise, [g.experts for g in self.groups], dim=1)  # a list of columns would be copied there
             z = z + torch.cat([p for p, g in zip(parts, self.groups, strict=True) if g.experts > 1], dim=1).to(z.dtype)
+        if rows.budget is not None and chooses_in_one(z, rows.modality.numel() // (sequences // pool)):
+            return self._in_one(z, rows, rows.budget)
         z = z.view(sequences // pool, -1, z.shape[1]).transpose(1, 2)
         allowed = served(self.routed, rows).view(z.shape[1], z.shape[0], -1).transpose(0, 1)
         scores = z.detach().masked_fill(~allowed, float("-inf"))
@@ -120,6 +132,35 @@ class Router(nn.Module):
             shapes.append((g.experts, parts[-1].numel() // g.experts))
         t = rows.modality.numel()
         return make_plan(torch.cat(parts), shapes, torch.cat(gates), self.columns, self.n_slots, t)
+
+    def _in_one(self, z: Tensor, rows: Rows, budget: tuple[int, ...]) -> Plan:
+        """z (T, E) -> the plan of `_constant`, made by one kernel but for groups of one."""
+        counts = {g.name: capacity(g, budget, self.pool, self.capacity_factor) for g in self.groups}
+        pools = rows.modality.shape[0] // self.pool
+        sizes = [pools * counts[g.name] for g in self.groups for _ in range(g.experts)]
+        starts = list(accumulate(sizes, initial=0))
+        first = list(accumulate((g.experts for g in self.groups), initial=0))
+        chosen = [(i, g, e) for i, g in enumerate(self.groups) if g.experts > 1 for e in range(g.experts)]
+        taken, gates, slots, offsets = choose_rows(
+            z,
+            rows.modality.flatten(),
+            pools,
+            [counts[g.name] for _, g, _ in chosen],
+            [sum(1 << m for m in g.modalities) for _, g, _ in chosen],
+            [starts[first[i] + e] for i, _, e in chosen],
+            [self.columns[i] + e for i, _, e in chosen],
+            starts,
+            self.n_slots,
+        )
+        for i, g in enumerate(self.groups):
+            if g.experts == 1:
+                low, high = starts[first[i]], starts[first[i] + 1]
+                mine = rows_of(g, rows)
+                taken = taken.slice_scatter(mine, 0, low, high)
+                gates = gates.slice_scatter(torch.ones_like(gates[low:high]), 0, low, high)
+                places = torch.arange(low, high, device=z.device)
+                slots = slots.flatten().scatter(0, mine * self.n_slots + self.columns[i], places).view_as(slots)
+        return Plan(taken, offsets, gates, slots, tuple(sizes))
 
     def _ragged(self, z: Tensor, scores: Tensor, rows: Rows) -> Plan:
         """The same choice where counts of a modality live on the device: C with them, R bounded by the rows."""

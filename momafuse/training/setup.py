@@ -55,11 +55,11 @@ def build(config: Config, corpus: Corpus, world: World) -> Setup:
     """Raises UserError where the corpus cannot give the sequences that the config asks for."""
     v = corpus.vocabulary
     budget = check_vocabulary(config, v)
-    check_graphs(config, world.device, sharded=world.mesh is not None)
     if not corpus.train.documents:
         raise UserError(
             f"data.path={corpus.path}: this corpus holds held-out documents alone; choose data= that can be trained on"
         )
+    check_graphs(config, world.device, sharded=world.mesh is not None)
 
     def plan_of(split: Split, seed: int) -> PackPlan:
         weights = {name: s.weight for name, s in config.data.sources.items()}

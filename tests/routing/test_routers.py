@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from momafuse.data.batch import begins_of
 from momafuse.routing.plan import Group, fixed_plan, groups_of, slot_columns
 from momafuse.routing.routers import Router, capacity, top_rows
 from tests.batches import make_batch
@@ -111,6 +112,7 @@ def test_a_pool_is_routed_alike_in_any_micro_batch():
                 getattr(part, f)[pool * 2 : pool * 2 + 2]
                 for f in ("tokens", "targets", "modality", "document", "position", "sequence")
             ),
+            begins=begins_of(part.document[pool * 2 : pool * 2 + 2]),
             order=torch.argsort(part.modality[pool * 2 : pool * 2 + 2].flatten(), stable=True),
             budget=part.budget,
         )

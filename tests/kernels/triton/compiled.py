@@ -23,7 +23,19 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from momafuse.kernels.triton import activation, bulk, bulk_launch, cross_entropy, launch, products, rotary, rotation, softmax
+from momafuse.kernels.triton import (
+    activation,
+    bulk,
+    bulk_launch,
+    choice,
+    cross_entropy,
+    launch,
+    products,
+    rotary,
+    rotation,
+    router,
+    softmax,
+)
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that one program may have
 INSTRUCTIONS = {"mma": r"\bmma\.sync", "wgmma": r"\bwgmma\.mma_async", "cp_async": r"\bcp\.async\.c[ag]\.shared"}
@@ -32,6 +44,7 @@ ROOMS = {
     products: ("up_kernel", "slope_kernel", "rows_kernel", "weights_kernel", "combine_kernel"),
     bulk: ("gather_kernel", *(f"bulk_{name}_kernel" for name in ("up", "slope", "rows", "weights"))),
     activation: ("swiglu_kernel", "swiglu_backward_kernel"),
+    choice: ("logits_kernel", "logits_backward_kernel", "choose_kernel"),
     rotation: ("forward_kernel", "backward_kernel"),
     softmax: ("loss_kernel",),
 }
@@ -127,6 +140,7 @@ def every_kernel(dtype: torch.dtype, d: int, widths: list[int], places: int, exp
         bulk_launch.backward(x, x, rows, None, slots, stacks, (wide, wide), [True] * len(stacks), padded)
     activation.swiglu(a, b)
     activation.swiglu_backward(a, b, h)
+    routed(dtype, d)
     square = [empty(1, d, d) for _ in range(2)]
     pair = launch.Layout(torch.zeros(3, dtype=torch.int64), (1, 1), places)
     launch.rows_times(x, pair, square, x, rows, transposed=True, gather=True, scatter=True)
@@ -136,6 +150,17 @@ def every_kernel(dtype: torch.dtype, d: int, widths: list[int], places: int, exp
     for ids in (65536, 12287):
         logits, one = empty(256, ids), torch.empty(256)
         cross_entropy.start(logits, torch.zeros(256, dtype=torch.int64), one, one, one, 1e-5, True)
+
+
+def routed(dtype: torch.dtype, d: int) -> None:
+    """A router of 8 and one of 16 experts, over a pool of as many rows as there may be."""
+    for experts, rows in ((8, router.MOST_ROWS), (16, router.MOST_ROWS)):
+        x, weight = torch.empty(rows, d, dtype=dtype), torch.empty(experts, d)
+        z = router.router_logits(x, weight)
+        torch.ops.momafuse.router_logits_backward(z, x, weight)
+        half = [rows // experts] * experts
+        modality, bounds = torch.zeros(rows, dtype=torch.uint8), [n * half[0] for n in range(experts + 1)]
+        router.choose_rows(z, modality, 1, half, [1] * experts, bounds[:-1], list(range(experts)), bounds, experts)
 
 
 def rotated(dtype: torch.dtype, d: int, scales: int) -> None:

@@ -17,6 +17,7 @@ PRODUCTS = {"up_kernel", "slope_kernel", "rows_kernel", "weights_kernel"}
 BULK = {f"bulk_{name}_kernel" for name in ("up", "slope", "rows", "weights")}  # on 9.0, in 16 bits, at widths of whole tiles
 OTHERS = {"swiglu_kernel", "swiglu_backward_kernel", "combine_kernel", "loss_kernel"}
 OTHERS |= {"forward_kernel", "backward_kernel"}  # of QK-norm and rotation
+OTHERS |= {"logits_kernel", "logits_backward_kernel", "choose_kernel"}
 
 
 @cache

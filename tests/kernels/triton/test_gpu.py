@@ -20,6 +20,7 @@ from momafuse.kernels.cross_entropy import cross_entropy
 from momafuse.kernels.experts import apply_experts
 from momafuse.kernels.linear import apply_linear, linear_reference
 from momafuse.kernels.reference import experts_reference
+from momafuse.kernels.triton.router import router_logits
 from momafuse.kernels.weights import GroupWeights
 from momafuse.parallel.compilation import apply_compile
 from momafuse.routing.plan import Plan
@@ -28,6 +29,7 @@ from momafuse.training.losses import LossMeter, objective
 from momafuse.training.optimizer import build_optimizer
 from tests.batches import make_batch
 from tests.kernels.triton import test_rotary as rotary
+from tests.kernels.triton import test_router as routed
 from tests.kernels.triton.test_interpreted import CASES, by_modality, in_double, leaves_of, ragged_case
 from tests.members import MEMBERS, mean_loss, member
 
@@ -179,6 +181,25 @@ def test_the_activation_in_bf16_is_no_further_from_float64_than_torchs_passes():
         theirs = found()
     for mine, other, right in zip(found(), theirs, wanted, strict=True):
         assert error(mine, right) <= 1.02 * error(other, right)
+
+
+def test_the_router_in_bf16_makes_the_plan_of_torchs_path_and_the_same_each_time():
+    router = routed.router_of({"text": 4, "image": 4}, 4, 1.0, dim=1024).cuda()
+    batch = make_batch(8, (2000, 2096)).to(torch.device("cuda"))  # pools of as many rows as one program holds
+    x = torch.randn(8 * 4096, 1024, generator=torch.Generator().manual_seed(0)).cuda().bfloat16().requires_grad_()
+    weight = torch.cat(list(router.weight.values())).detach()
+    z = router_logits(x.detach(), weight)
+    exact = x.detach().double() @ weight.double().t()
+    assert error(z, exact) <= 4 * error(x.detach().float() @ weight.t(), exact) + ROUNDING[torch.float32]
+    routed.check(router, z, batch)
+
+    def found():
+        plan = router(x, batch, None)
+        up = torch.linspace(-1, 1, plan.weights.numel(), device="cuda")
+        return plan.rows, plan.weights, *torch.autograd.grad((plan.weights * up).sum(), [x, *router.parameters()])
+
+    first = found()
+    assert all(torch.equal(a, b) for _ in range(20) for a, b in zip(found(), first, strict=True))
 
 
 @pytest.mark.parametrize("shape", [LARGE, WHOLE], ids=["any width", "whole tiles"])
