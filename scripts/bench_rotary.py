@@ -11,11 +11,11 @@ be read and written at least, x, y and their gradients, in both directions.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from timing import device_seconds, facts, paired, write
+from timing import both_ways, facts, write
 from torch import Tensor
 from torch.nn.functional import rms_norm
 
@@ -43,21 +43,6 @@ def members_of(queries: int, scales: list[Tensor], table: Tensor, modality: Tens
     return found
 
 
-def timed(members: dict[str, Member], x: Tensor, scales: list[Tensor], rounds: int) -> dict[str, tuple[float, float]]:
-    """Medians of seconds, forward and backward."""
-
-    def both(member: Member) -> None:
-        y = member(x)
-        torch.autograd.grad(y, [x, *scales], [torch.ones_like(part) for part in y])
-
-    actions: dict[tuple[str, bool], Callable[[], object]] = {}
-    for name, member in members.items():
-        actions[name, False] = lambda m=member: m(x)  # type: ignore[misc]
-        actions[name, True] = lambda m=member: both(m)  # type: ignore[misc]
-    taken = {k: statistics.median(t) for k, t in paired(actions, rounds, x.device, timer=device_seconds, warm=3).items()}
-    return {name: (taken[name, False], taken[name, True] - taken[name, False]) for name in members}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["90m", "435m", "1_4b"], help="size groups, default all three")
@@ -75,7 +60,9 @@ def main() -> None:
         position = torch.arange(args.length, device=device).expand(args.sequences, -1)
         modality = torch.zeros_like(position, dtype=torch.uint8)
         members = members_of(heads, scales, rotary_table(position, width, m.attention.rope_theta), modality)
-        for name, (forward, backward) in timed(members, x, scales, args.rounds).items():
+        heads_of = {name: partial(member, x) for name, member in members.items()}
+        for name, (forward, both) in both_ways(heads_of, [x, *scales], args.rounds).items():
+            backward = both - forward
             speed = 5 * x.numel() * x.element_size() / (forward + backward) / 1e9  # x and y, then dy, x and dx
             row = {"size": size, "member": name, "forward_ms": round(forward * 1e3, 4), "backward_ms": round(backward * 1e3, 4)}
             rows.append(row | {"gb_per_second": round(speed, 1)})

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -77,6 +78,24 @@ def paired(
             else:
                 times[key].append(timer(actions[key], device))
     return times
+
+
+def both_ways(
+    members: Mapping[Key, Callable[[], Sequence[Tensor]]], inputs: Sequence[Tensor], rounds: int
+) -> dict[Key, tuple[float, float]]:
+    """Medians of seconds by device time: forward, and forward with the gradients of `inputs`, where those of outputs are ones."""
+    device = inputs[0].device
+
+    def both(member: Callable[[], Sequence[Tensor]]) -> None:
+        y = member()
+        torch.autograd.grad(y, inputs, [torch.ones_like(part) for part in y])
+
+    actions: dict[tuple[Key, bool], Action] = {}
+    for name, member in members.items():
+        actions[name, False] = member
+        actions[name, True] = lambda m=member: both(m)  # type: ignore[misc]
+    taken = {k: statistics.median(t) for k, t in paired(actions, rounds, device, timer=device_seconds, warm=3).items()}
+    return {name: (taken[name, False], taken[name, True]) for name in members}
 
 
 def ratio(mine: Sequence[float], base: Sequence[float]) -> float:
