@@ -3,8 +3,8 @@
     python scripts/bench_attention.py                                            4 sequences of 4,096 rows, bf16
     python scripts/bench_attention.py --sequences 1 --length 256 --documents 3   a quick try
 
-Paired rounds as in scripts/timing.py, by what the device works. `documents` and `blocks` need a GPU, without
-one they are left out; `all rows` sees no documents, and is there where there is one. Documents are of random lengths, the same for every way.
+Paired rounds as in scripts/timing.py, by what the device works. `documents` and `blocks` need a GPU; `all rows`
+sees no documents, and is there where there is one. Documents are of random lengths, the same for every way.
 Prints JSON {"rows": [{way, head, documents, forward_ms, both_ms}], "device", "torch"}; `head` is the width of one.
 """
 

@@ -83,7 +83,7 @@ def paired(
 def both_ways(
     members: Mapping[Key, Callable[[], Sequence[Tensor]]], inputs: Sequence[Tensor], rounds: int
 ) -> dict[Key, tuple[float, float]]:
-    """Medians of seconds by device time: forward, and forward with the gradients of `inputs`, where those of outputs are ones."""
+    """Medians of seconds by device time: forward, and forward with the gradients of `inputs`."""
     device = inputs[0].device
 
     def both(member: Callable[[], Sequence[Tensor]]) -> None:

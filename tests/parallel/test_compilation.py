@@ -13,6 +13,7 @@ from momafuse.errors import UserError
 from momafuse.parallel.checkpointing import apply_activation_checkpointing
 from momafuse.parallel.compilation import apply_compile, compiles, is_compiled
 from tests.batches import make_batch
+from tests.kernels import documents
 from tests.kernels.blocks import on_cpu
 from tests.members import MEMBERS, mean_loss, member
 
@@ -28,12 +29,14 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
-def train(model, steps: int, compiled: bool) -> list[float]:
+def train(model, steps: int, compiled: bool, documents: tuple[int, ...] = (2,)) -> list[float]:
     """Losses of plain gradient descent; once compiled, whatever would compile again fails."""
     losses = []
     for i in range(steps):
         with torch.compiler.set_stance("fail_on_recompile" if compiled and i else "default"):
-            loss, _ = mean_loss(model, make_batch(4, (40, 24), seed=i, first_sequence=4 * i))
+            loss, _ = mean_loss(
+                model, make_batch(4, (40, 24), seed=i, first_sequence=4 * i, documents=documents[i % len(documents)])
+            )
             loss.backward()
         with torch.no_grad():
             for p in model.parameters():
@@ -101,6 +104,21 @@ def test_attention_in_blocks_with_activation_checkpointing(monkeypatch, mode, co
     if compiled:
         apply_compile(model, backend="aot_eager")
     assert train(model, 3, compiled) == train(plain, 3, compiled=False)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("dense", "none"), ("mot", "selective"), ("mod_moma_4t4i", "full")])
+def test_attention_by_documents_is_part_of_the_graph(monkeypatch, name, mode):
+    """As on a GPU in 16 bits: one graph for any number of documents, and the losses of attention by pairs."""
+    numbers = (2, 5, 1, 3)
+    plain = train(member(name), 4, compiled=False, documents=numbers)
+    documents.on_cpu(monkeypatch)
+    assert train(member(name), 4, compiled=False, documents=numbers) == pytest.approx(plain, abs=1e-5)
+    model = member(name)
+    apply_activation_checkpointing(model, mode)
+    apply_compile(model, backend="aot_eager")
+    losses = train(model, 2 * len(numbers), compiled=True, documents=numbers)
+    assert not counters["graph_break"]
+    assert losses[:4] == pytest.approx(plain, abs=1e-5)
 
 
 def test_depth_over_the_pool_compiles_where_one_network_serves_all():
