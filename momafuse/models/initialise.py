@@ -13,6 +13,7 @@ draws the blocks that it holds a part of and no others, many threads draw at onc
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -67,8 +68,14 @@ def generator(seed: int, key: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+def threads() -> int:
+    """Not torch's number, which is one under torchrun: the cores of this machine, shared by its processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def initialise(model: Transformer, seed: int, held: Callable[[Tensor], Held] = whole) -> None:
-    """Fill every parameter in place, with as many threads as torch's products have; on any device but meta. `held` says what
+    """Fill every parameter in place, with all of this process's share of the cores; on any device but meta. `held` says what
     this process holds of a parameter."""
     config = model.config
     tasks: list[Iterator[Callable[[], None]]] = []
@@ -78,8 +85,8 @@ def initialise(model: Transformer, seed: int, held: Callable[[Tensor], Held] = w
             continue
         std = _std(path, p, config.placement == "swin", config.n_layers)
         tasks.append(_draws(p.shape, held(p), seed, path, std))
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        for _ in threads.map(lambda draw: draw(), chain.from_iterable(tasks)):
+    with ThreadPoolExecutor(threads()) as pool:
+        for _ in pool.map(lambda draw: draw(), chain.from_iterable(tasks)):
             pass  # raises what a thread raised
 
 

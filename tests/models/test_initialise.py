@@ -61,11 +61,29 @@ def test_a_block_is_what_its_generator_draws(monkeypatch):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_weights_do_not_depend_on_threads(monkeypatch, threads):
     monkeypatch.setattr(room, "BLOCK", 100)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(room, "threads", lambda: 2)
     expected = make_model(BOTH_2)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(room, "threads", lambda: threads)
     for p, q in zip(make_model(BOTH_2).parameters(), expected.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+def test_processes_of_a_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr(room.os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    for processes, threads in (("1", 12), ("4", 3), ("16", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert room.threads() == threads
+
+
+def test_numbers_are_normal_and_those_of_always():
+    """Moments of four blocks, and a few numbers: a seed means the same weights for good."""
+    x = drawn((4, room.BLOCK), Held(torch.empty(4, room.BLOCK), 0, 0)).double() / 0.5
+    n = x.numel()
+    assert abs(float(x.mean())) < 5 * n**-0.5
+    assert abs(float(x.var()) - 1) < 5 * (2 / n) ** 0.5
+    assert abs(float((x**4).mean()) - 3) < 5 * (96 / n) ** 0.5
+    first = [1.02266, 1.75379, -1.22071, 0.00095, 1.12642, -0.48523, -0.38524, 0.35535]  # processors differ in the last places
+    assert x[:, :2].flatten().tolist() == pytest.approx(first, abs=1e-5)
 
 
 def test_what_a_thread_raises_is_raised(monkeypatch):

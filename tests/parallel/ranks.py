@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from momafuse.data.batch import Batch, begins_of
+from momafuse.models import initialise as room
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
@@ -32,6 +33,7 @@ from momafuse.world import World, join
 from tests.batches import make_batch
 from tests.members import member
 
+room.BLOCK = 1021  # initial weights come in blocks; cut by shards, as those of large models are
 STEPS, SEQUENCES, BUDGET = 20, 16, (40, 24)
 CPU = torch.device("cpu")
 
