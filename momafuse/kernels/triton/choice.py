@@ -57,7 +57,7 @@ def in_order(z, kinds, row, inside, served, expert, E):
     mine = inside & (((served >> kind) & 1) != 0)
     value = tl.load(z + row * E + expert, mask=mine, other=0.0) + 0.0  # -0 becomes 0
     bits = value.to(tl.uint32, bitcast=True)
-    ordered = tl.maximum(tl.where(bits >> 31 != 0, ~bits, bits | 0x80000000), 1)
+    ordered = tl.maximum(tl.where(bits >> 31 != 0, bits ^ 0xFFFFFFFF, bits | 0x80000000), 1)
     return tl.where(mine, ordered, 0), value, kind
 
 
