@@ -31,7 +31,7 @@ if [[ ! -e $folder/ready ]]; then
     rm -rf "$folder"
     exit 1
   fi
-  cp scripts/constraints/common.txt "$pins"
+  sed '/^setuptools==/d' scripts/constraints/common.txt > "$pins"  # torch asks for its own; nothing else here needs it
   # The interpreter of Triton up to 3.6, which tests run kernels in, assigns what NumPy 2.4 refuses; on a GPU it is not used.
   triton=$("$python" -m pip list --disable-pip-version-check --format freeze | sed -n 's/^triton==//p')
   case $triton in
