@@ -91,7 +91,7 @@ def description(job: Job[DescribeConfig]) -> dict[str, object]:
 
         def measured(under: Working, *, accumulates: bool) -> Memory:
             forward = partial(fake_forward, config, v, budget)
-            return measure(model, forward, under, accumulates=accumulates, fused_norms=on_gpu)
+            return measure(model, forward, under, accumulates=accumulates, on_gpu=on_gpu)
 
         memory = measured(working(model, dtype), accumulates=t.global_batch > t.micro_batch)
         plan = None

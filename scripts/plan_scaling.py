@@ -44,7 +44,7 @@ def rows(config: DescribeConfig) -> list[tuple[int, int, dict[int | None, dict]]
     found = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = fake_model(config, v, torch.bfloat16, on_gpu=True)
-        memory = measure(model, partial(fake_forward, config, v, budget), nullcontext, accumulates=True, fused_norms=True)
+        memory = measure(model, partial(fake_forward, config, v, budget), nullcontext, accumulates=True, on_gpu=True)
     for ranks in GPUS:
         batch = max(t.global_batch, ranks * t.micro_batch)
         plans = {}

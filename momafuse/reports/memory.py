@@ -7,14 +7,15 @@ and the plans of the routers. The highest sum at any moment is the peak: with gr
 computes again. What an allocator wastes is not seen.
 
 Attention is counted as its fused kernels keep it: q, k, v, mask, output, log-sum-exp. RMSNorm is composed of small ops on a
-CPU, which keep several fp32 copies of the rows; CUDA's fused kernel keeps its input and one number a row (`fused_norms`).
+CPU, which keep several fp32 copies of the rows; CUDA's fused kernel keeps its input and one number a row. The loss is made in
+larger pieces there, its gradient written over the logits by one kernel (`on_gpu`).
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -26,7 +27,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from momafuse.kernels import bmm, linear
+from momafuse.kernels import bmm, cross_entropy, linear
 from momafuse.kernels.triton import experts as triton_experts
 from momafuse.kernels.triton import linear as triton_linear
 from momafuse.kernels.triton import rotary
@@ -59,7 +60,7 @@ def measure(
     working: Callable[[], AbstractContextManager[None]],
     *,
     accumulates: bool,
-    fused_norms: bool,
+    on_gpu: bool,
 ) -> Memory:
     """`forward` makes a batch and returns the loss, and what else the loop holds on to during the backward. It is called under
     `working`, which may have the model hold copies of its parameters.
@@ -70,7 +71,7 @@ def measure(
     weights, gradients = size(list(model.parameters())), size(learning)
     optimizer = ADAMW * gradients
     try:
-        activations, peak = _run(model, forward, working, learning if accumulates else [], fused_norms)
+        activations, peak = _run(model, forward, working, learning if accumulates else [], on_gpu)
     except DataDependentOutputException:
         return Memory(weights, gradients, optimizer, None, None)
     return Memory(weights, gradients, optimizer, activations, peak + optimizer)
@@ -85,7 +86,7 @@ def _run(
     forward: Callable[[Transformer], tuple[Tensor, Any]],
     working: Callable[[], AbstractContextManager[None]],
     accumulate: Sequence[Tensor],
-    fused_norms: bool,
+    on_gpu: bool,
 ) -> tuple[dict[str, int], int]:
     """Activations by part, and the peak without the optimizer's state."""
     live = LiveBytes()
@@ -96,7 +97,7 @@ def _run(
         live.follow(t, "weights")
     begins = {"embedding": model.embedding, "blocks": model.blocks[0], "head_and_loss": model.norm}
     hooks = [m.register_forward_pre_hook(live.enter(part)) for part, m in begins.items()]
-    with working(), live, patch.object(norms, "rms_norm", fused_rms_norm) if fused_norms else nullcontext():
+    with working(), live, kernels_of_a_gpu() if on_gpu else nullcontext():
         for t in model.parameters():
             live.follow(t, "weight_copies")  # those that are no copies are followed already
         loss, held = forward(model)
@@ -107,6 +108,17 @@ def _run(
         hook.remove()
     del held
     return {part: activations.get(part, 0) for part in PARTS}, live.peak
+
+
+@contextmanager
+def kernels_of_a_gpu() -> Iterator[None]:
+    """What is made another way there, on tensors that say that they are a CPU's."""
+    pieces, kernel = (
+        patch.object(cross_entropy, "CPU_ELEMENTS", cross_entropy.GPU_ELEMENTS),
+        patch.object(cross_entropy, "triton_serves", lambda _: True),
+    )
+    with patch.object(norms, "rms_norm", fused_rms_norm), pieces, kernel:
+        yield
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

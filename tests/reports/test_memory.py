@@ -22,8 +22,9 @@ from momafuse.data.batch import Batch
 from momafuse.data.budget import modality_budget
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
+from momafuse.objectives.next_token import next_token
 from momafuse.parallel.precision import working
-from momafuse.reports.memory import Memory, fused_rms_norm, measure, size
+from momafuse.reports.memory import LiveBytes, Memory, fused_rms_norm, kernels_of_a_gpu, measure, size
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.fake import fake_forward, fake_model
 from momafuse.training.losses import LossMeter, modality_table, objective
@@ -50,7 +51,7 @@ def budget_of(config: Config) -> tuple[int, ...]:
     return modality_budget(config.data, VOCABULARY, config.model.groups(VOCABULARY.names))
 
 
-def fake(config: Config, *, fused_norms: bool = False) -> Memory:
+def fake(config: Config, *, on_gpu: bool = False) -> Memory:
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = fake_model(config, VOCABULARY, dtype_of(config))
         return measure(
@@ -58,7 +59,7 @@ def fake(config: Config, *, fused_norms: bool = False) -> Memory:
             lambda model: fake_forward(config, VOCABULARY, budget_of(config), model),
             working(model, dtype_of(config)),
             accumulates=config.trainer.global_batch > config.trainer.micro_batch,
-            fused_norms=fused_norms,
+            on_gpu=on_gpu,
         )
 
 
@@ -86,7 +87,7 @@ def real(config: Config) -> Memory:
     accumulates = config.trainer.global_batch > config.trainer.micro_batch
     model = real_model(config)
     forward = partial(real_forward, config)
-    return measure(model, forward, working(model, dtype_of(config)), accumulates=accumulates, fused_norms=False)
+    return measure(model, forward, working(model, dtype_of(config)), accumulates=accumulates, on_gpu=False)
 
 
 @pytest.mark.parametrize("experiment", KINDS)
@@ -150,7 +151,7 @@ def test_copies_of_weights_are_those_of_the_products() -> None:
 def test_the_head_keeps_the_gradients_of_its_forward() -> None:
     """d hidden and d head in the dtype of the rows; beside them some numbers a row (of the last norm and of the loss)."""
     rows, dim, ids = 4 * 256, 32, VOCABULARY.size
-    activations = fake(configured("+experiment=dense", "trainer.precision=bf16"), fused_norms=True).activations
+    activations = fake(configured("+experiment=dense", "trainer.precision=bf16"), on_gpu=True).activations
     assert activations is not None
     assert 0 < activations["head_and_loss"] - 2 * (rows * dim + ids * dim) < 16 * rows
 
@@ -222,10 +223,19 @@ def test_the_fused_norm_has_the_shapes_of_the_real_one(dtype: torch.dtype, scale
 
 def test_a_gpu_keeps_less_of_norms() -> None:
     config = configured("+experiment=dense", "trainer.precision=bf16")
-    cpu, gpu = fake(config).activations, fake(config, fused_norms=True).activations
+    cpu, gpu = fake(config).activations, fake(config, on_gpu=True).activations
     assert cpu is not None
     assert gpu is not None
     assert gpu["blocks"] < cpu["blocks"]
+
+
+def test_a_gpu_makes_many_logits_at_a_time_and_writes_their_gradient_over_them() -> None:
+    """The logits of all rows in bf16, and nothing as large beside them."""
+    rows, ids = 16_384, 1_020
+    with FakeTensorMode(), LiveBytes() as live, kernels_of_a_gpu():
+        hidden, head = (torch.empty(n, 8, dtype=torch.bfloat16, requires_grad=True) for n in (rows, ids))
+        next_token(hidden, head, torch.empty(rows, dtype=torch.int64), torch.empty(rows), 1e-5)
+    assert 0 < live.peak - 2 * rows * ids < 100 * rows
 
 
 PROGRAM = """
