@@ -9,15 +9,16 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from momafuse.reports.metrics import Row, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ExpertReport = dict[str, dict[str, NDArray[np.floating[Any]]]]
 """By group: "load" (layers, experts), mean rows per expert and sequence; "chosen" (layers, 3), shares of rows chosen by 0,
@@ -31,6 +32,13 @@ DPI = 150
 SMOOTHING = 0.06  # of the steps: the window of the drawn training loss
 
 
+def _figure(width: float, height: float) -> Figure:
+    """In inches. matplotlib takes a third of a second to come, which a run has at its end rather than at its start."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def plot_losses(metrics: Path, out: Path, unigram: Mapping[str, float]) -> None:
     """One panel per modality from a metrics.jsonl: training loss, held-out loss, and the loss of a frequency table.
 
@@ -39,7 +47,7 @@ def plot_losses(metrics: Path, out: Path, unigram: Mapping[str, float]) -> None:
     rows = read_metrics(metrics)
     frequencies = {key.rpartition("/")[2]: value for key, value in unigram.items()}
     names = sorted({key.rpartition("loss_")[2] for row in rows for key in row if "/loss_" in key}, reverse=True)
-    figure = Figure(figsize=(5.2 * len(names), 3.8), layout="constrained")
+    figure = _figure(5.2 * len(names), 3.8)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for panel, name, colour in zip(panels, names, COLOURS, strict=False):
         _loss_panel(panel, rows, name, colour, frequencies.get(name))
@@ -60,7 +68,7 @@ def _loss_panel(panel: Axes, rows: Sequence[Row], name: str, colour: str, freque
         panel.axhline(frequency, color=GREY, linestyle="--", linewidth=1.2, label=label)
     panel.set_title(f"{name} tokens")
     panel.set_xlabel("step")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.locator_params("x", integer=True)
     panel.margins(y=0.12)
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
@@ -71,7 +79,7 @@ def plot_experts(stats: ExpertReport, out: Path) -> None:
     """One row of panels per entry: rows per expert and layer, and the shares of rows chosen by 0, 1 and more experts."""
     layers = [len(group["load"]) for group in stats.values()]
     heights = [0.34 * n + 1.0 for n in layers]
-    figure = Figure(figsize=(11, sum(heights) + 0.4), layout="constrained")
+    figure = _figure(11, sum(heights) + 0.4)
     grid = figure.subplots(len(stats), 2, squeeze=False, height_ratios=heights)
     for (left, right), (name, group) in zip(grid, stats.items(), strict=True):
         _load_panel(left, name, group["load"])
@@ -125,7 +133,7 @@ def plot_reconstructions(
     count = len(originals)
     columns = min(count, 4 if count <= 16 else 6)
     lines = math.ceil(count / columns)
-    figure = Figure(figsize=(2.7 * columns, 1.65 * lines + 0.35), layout="constrained")
+    figure = _figure(2.7 * columns, 1.65 * lines + 0.35)
     figure.suptitle("left: held-out picture, right: what its tokens keep", fontsize=10)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for panel in panels:
