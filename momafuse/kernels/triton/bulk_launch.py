@@ -29,8 +29,9 @@ GATHERED = (16, 256)  # rows and columns that a program of the gather copies
 
 def serves(x: Tensor, stacks: Sequence[Tensor]) -> bool:
     """Whether bulk copies serve these rows (T, D) and SwiGLU stacks: on Hopper, in 16 bits, widths in whole tiles."""
-    widths = {d for w in stacks for d in w.shape[1:]}
-    return x.element_size() == 2 and launch.capability(x.device) == HOPPER and not any(d % NARROW.n for d in widths)
+    if x.element_size() != 2 or launch.capability(x.device) != HOPPER:
+        return False
+    return all(d % NARROW.n == 0 for w in stacks for d in w.shape[1:])  # no set of them: traced sizes cannot be hashed
 
 
 class Padded(NamedTuple):
