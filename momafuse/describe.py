@@ -61,7 +61,7 @@ def description(job: Job[DescribeConfig]) -> dict[str, object]:
     import torch
     from torch._subclasses import FakeTensorMode
 
-    from momafuse.data.encoding import Encoder
+    from momafuse.data.codecs import load_codecs, vocabulary_of
     from momafuse.parallel.precision import resolve_device, resolve_precision, working
     from momafuse.parallel.scaling import Cluster, scaling
     from momafuse.reports.description import Subject, describe
@@ -69,7 +69,6 @@ def description(job: Job[DescribeConfig]) -> dict[str, object]:
     from momafuse.tokens.text import TextTokenizer
     from momafuse.training.fake import fake_forward, fake_model
     from momafuse.training.setup import check_vocabulary
-    from momafuse.vision.tokenizer import ImageTokenizer
 
     config, t = job.config, job.config.trainer
     if config.router.auxiliary:
@@ -78,8 +77,7 @@ def description(job: Job[DescribeConfig]) -> dict[str, object]:
     cluster = None if nodes is None else Cluster(nodes, config.launch.gpus_per_node, t.replicas)
     if cluster is not None:
         check_cluster(config, cluster.ranks)
-    names = config.tokenizer
-    v = Encoder(TextTokenizer.load(names.text), ImageTokenizer.load(names.image)).vocabulary
+    v = vocabulary_of(TextTokenizer.load(config.tokenizer["text"]), load_codecs(config.tokenizer))
     budget = check_vocabulary(config, v)
     device = (
         torch.device("cuda") if t.device == "cuda" or gpu is not None else resolve_device(t.device)

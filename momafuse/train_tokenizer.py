@@ -73,7 +73,7 @@ def _sheet(tokenizer: ImageTokenizer, data: PictureSet, path: Path) -> None:
     rows = rows[torch.linspace(0, len(rows) - 1, min(SHEET, len(rows))).round().long()]
     originals = data.pictures[rows]
     decoded = tokenizer.decode(tokenizer.encode(originals))
-    plot_reconstructions(originals.numpy(), decoded.numpy(), [data.titles[int(row)] for row in rows], path)
+    plot_reconstructions(list(originals.numpy()), list(decoded.numpy()), [data.titles[int(row)] for row in rows], path)
 
 
 @contextmanager

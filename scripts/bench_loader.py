@@ -96,7 +96,7 @@ def resident_mb() -> float:
 
 def fabricate(path: Path, pairs: int = 12_200, texts: int = 115_000) -> Path:
     """A corpus with the starter set's shape: pictures of 64 codes, captions of 16 tokens and texts of 22 on average."""
-    rng, vocabulary = np.random.default_rng(0), Vocabulary.build(8192, 64, 4088)
+    rng, vocabulary = np.random.default_rng(0), Vocabulary.build(4088, image=(8192, 64))
     text = vocabulary.modality("text")
     lengths = np.concatenate([70 + np.minimum(rng.geometric(1 / 10, pairs), 100), 2 + rng.geometric(1 / 20, texts)])
     offsets = np.append(0, np.cumsum(lengths))
@@ -104,7 +104,7 @@ def fabricate(path: Path, pairs: int = 12_200, texts: int = 115_000) -> Path:
     first = offsets[:pairs] + 2  # bos, begin_image, codes
     codes = vocabulary.modality("image")
     tokens[first[:, None] + np.arange(64)] = rng.integers(codes.first, codes.first + codes.count, (pairs, 64))
-    tokens[first - 1], tokens[first + 64] = vocabulary.specials.begin_image, vocabulary.specials.end_image
+    tokens[first - 1], tokens[first + 64] = vocabulary.modality("image").frame
     tokens[offsets[:-1]], tokens[offsets[1:] - 1] = vocabulary.specials.bos, vocabulary.specials.eos
     sources = _sources(pairs, int(offsets[pairs]), texts, int(offsets[-1] - offsets[pairs]), 64)
     arrays = {
@@ -140,7 +140,7 @@ def fabricate_sparse(path: Path, tokens: int, picture: int = 1024, pair: int = 1
     _write_holes(train / "images.npy", (pairs, 2), np.int64)
     _write_holes(train / "kinds.npy", (documents,), np.uint8)
     sources = _sources(pairs, pairs * pair, texts, texts * text, picture)
-    return _finish(path, Vocabulary.build(8192, picture, 57_336), {"train": (sources, tokens)}, hashed=tokens < 10**9)
+    return _finish(path, Vocabulary.build(57_336, image=(8192, picture)), {"train": (sources, tokens)}, hashed=tokens < 10**9)
 
 
 def _write_holes(path: Path, shape: tuple[int, ...], dtype: Any, at: Any = (), values: Any = ()) -> None:
@@ -157,8 +157,8 @@ def _write_holes(path: Path, shape: tuple[int, ...], dtype: Any, at: Any = (), v
 def _sources(pairs: int, pair_tokens: int, texts: int, text_tokens: int, picture: int) -> list[SourceInfo]:
     codes = pairs * picture
     return [
-        SourceInfo(PAIRS, 0, pairs, pair_tokens - codes, codes, pairs),
-        SourceInfo(TEXTS, pairs, texts, text_tokens, 0, 0),
+        SourceInfo(PAIRS, 0, pairs, (pair_tokens - codes, codes), (0, pairs)),
+        SourceInfo(TEXTS, pairs, texts, (text_tokens, 0), (0, 0)),
     ]
 
 

@@ -42,7 +42,7 @@ from momafuse.training.optimizer import build_optimizer
 from momafuse.training.setup import build_model
 from momafuse.world import World
 
-STARTER = Vocabulary.build(image_codes=8192, image_block=64, text_pieces=4088)  # the ids of the starter corpus
+STARTER = Vocabulary.build(4088, image=(8192, 64))  # the ids of the starter corpus
 
 
 def random_batch(config: Config, vocabulary: Vocabulary, documents: int = 1) -> Batch:

@@ -19,14 +19,13 @@ from torch._subclasses import FakeTensorMode
 
 from momafuse.config.compose import compose_jobs
 from momafuse.config.describe import DescribeConfig
-from momafuse.data.encoding import Encoder
+from momafuse.data.codecs import load_codecs, vocabulary_of
 from momafuse.describe import gpu_of
 from momafuse.parallel.scaling import Cluster, scaling
 from momafuse.reports.memory import measure
 from momafuse.tokens.text import TextTokenizer
 from momafuse.training.fake import fake_forward, fake_model
 from momafuse.training.setup import check_vocabulary
-from momafuse.vision.tokenizer import ImageTokenizer
 
 DEFAULT = ["+experiment=moma_4t4i", "size=1_4b"]
 ALWAYS = ["trainer.activation_checkpointing=full", "trainer.precision=bf16"]
@@ -38,8 +37,7 @@ HURTS = 0.9  # of the MFU on one node
 def rows(config: DescribeConfig) -> list[tuple[int, int, dict[int | None, dict]]]:
     """GPUs, sequences a step, and the plan for each way to shard that fits."""
     gpu, t = gpu_of(config), config.trainer
-    names = config.tokenizer
-    v = Encoder(TextTokenizer.load(names.text), ImageTokenizer.load(names.image)).vocabulary
+    v = vocabulary_of(TextTokenizer.load(config.tokenizer["text"]), load_codecs(config.tokenizer))
     budget = check_vocabulary(config, v)
     found = []
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -31,6 +31,7 @@ from momafuse.config.results import run_name
 from momafuse.config.schema import Config
 from momafuse.config.validate import validate
 from momafuse.errors import UserError
+from momafuse.tokens.vocabulary import TEXT
 
 C = TypeVar("C", default=Config)
 
@@ -219,7 +220,7 @@ def _refuse_other_tokenizer(schema: type, raw: Mapping[str, Any], choices: Mappi
     tokenizer, name = raw.get("tokenizer"), choices.get("tokenizer", "")
     if not isinstance(tokenizer, Mapping):
         return
-    is_pair = {"text", "image"} <= set(tokenizer)
+    is_pair = TEXT in tokenizer
     reads_pair = issubclass(schema, Config)
     if reads_pair and not is_pair and "name" in tokenizer:
         remedy = f"train it with `python -m momafuse.train_tokenizer tokenizer={name}`; here write tokenizer=starter"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from momafuse.routing.names import ALL, SHARED
+from momafuse.tokens.vocabulary import TEXT
 
 EXPERT_LAYERS = {"every": 1, "start": 0}  # keys of `model.experts` that are no groups, and what they are if not given
 
@@ -99,8 +100,8 @@ class SourceConfig:
 
     reader: str
     path: str | None
-    weight: float  # share of the image budget (sources with images) or of the text that is left (text-only sources)
-    variants: int  # versions of each training picture (flip, small shifts); 1: as it is
+    weight: float  # share of the budget of the modality that the source fills (data/lines.py), or of the text that is left
+    variants: int  # versions of each training picture (flip, small shifts), or whatever has any; 1: as it is
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,19 @@ class DataConfig:
     path: str | None  # the prepared corpus; None: corpora/NAME-HASH, prepared on first use
     sources: dict[str, SourceConfig]
     sequence_length: int
-    image_share: float | Literal["experts"]  # share of image tokens in every sequence
+    image_share: float | Literal["experts"]  # share of image tokens in every sequence; the same as share.image
+    share: dict[str, float | Literal["experts"]]  # of any modality by name; text takes the rest
     window: int  # documents of one independent window of the pack plan
 
+    def shares(self, modalities: Sequence[str]) -> dict[str, float | Literal["experts"]]:
+        """Those asked for, by modality; `image_share` counts where `image` is one of them and `share.image` is not given."""
+        first: dict[str, float | Literal["experts"]] = {"image": self.image_share} if "image" in modalities else {}
+        return first | self.share
 
-@dataclass(frozen=True)
-class TokenizerConfig:
-    text: str  # a shipped name or the path of a sentencepiece model
-    image: str  # a shipped name or the path of VQ weights (safetensors)
+
+def share_key(modality: str) -> str:
+    """The key that errors name for the share of a modality."""
+    return "data.image_share" if modality == "image" else f"data.share.{modality}"
 
 
 @dataclass(frozen=True)
@@ -211,7 +217,7 @@ class Config:
     model: ModelConfig
     router: RouterConfig
     data: DataConfig
-    tokenizer: TokenizerConfig
+    tokenizer: dict[str, str]  # modality -> a shipped name or the path of its weights; text first, the order is that of ids
     objective: ObjectiveConfig
     optim: OptimConfig
     trainer: TrainerConfig
@@ -222,6 +228,11 @@ class Config:
     upcycling: UpcyclingConfig
     model_from: str | None  # with router.auxiliary: the run (or checkpoint) whose model they learn from
     plugins: list[str]  # modules imported first: they may register sources
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names in the order of their numbers: text first, the others as the tokenizers are named."""
+        return TEXT, *(name for name in self.tokenizer if name != TEXT)
 
     @property
     def noisy(self) -> bool:

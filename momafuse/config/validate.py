@@ -7,23 +7,32 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from momafuse.config.nearest import did_you_mean
-from momafuse.config.schema import EXPERT_LAYERS, CheckpointConfig, Config, ModelConfig, OptimConfig, TrainerConfig
+from momafuse.config.schema import (
+    EXPERT_LAYERS,
+    CheckpointConfig,
+    Config,
+    ModelConfig,
+    OptimConfig,
+    TrainerConfig,
+    share_key,
+)
 from momafuse.errors import UserError
 from momafuse.routing.names import ALL, SHARED
-
-MODALITIES = ("text", "image")  # those that the tokenizers of today make
+from momafuse.tokens.vocabulary import TEXT
 
 
 def validate(config: Config) -> None:
     """Raises UserError for the first rule that `config` breaks."""
     _signs(config)
     _run(config)
+    _tokenizer(config.tokenizer)
     _heads(config.model)
-    _experts(config.model)
-    _layers(config.model)
+    _experts(config.model, config.modalities)
+    _layers(config.model, config.modalities)
     _router(config)
     _auxiliary(config)
     _depth(config)
@@ -107,6 +116,11 @@ def _run(config: Config) -> None:
         _fail("resume", "''", "write auto, none or the path of a run or a checkpoint")
 
 
+def _tokenizer(tokenizer: Mapping[str, str]) -> None:
+    if TEXT not in tokenizer:
+        raise UserError(f"tokenizer.{TEXT}: no value; write starter_bpe_v1 or the path of a sentencepiece model")
+
+
 def _heads(model: ModelConfig) -> None:
     kv = model.attention.n_kv_heads
     if kv is not None and (kv < 1 or model.n_heads % kv):
@@ -124,7 +138,7 @@ def _heads(model: ModelConfig) -> None:
     _fail("model.n_heads", model.n_heads, problem)
 
 
-def _layers(model: ModelConfig) -> None:
+def _layers(model: ModelConfig, modalities: Sequence[str]) -> None:
     """Rules about what layers are made of, beside heads and experts."""
     if not 0 <= model.dropout < 1:
         _fail("model.dropout", model.dropout, "must be at least 0 and below 1")
@@ -133,15 +147,15 @@ def _layers(model: ModelConfig) -> None:
     if len(set(model.untie)) < len(model.untie):
         _fail("model.untie", f"[{', '.join(model.untie)}]", "names a part twice")
     for name, share in model.width_share.items():
-        groups = model.groups(MODALITIES)
+        groups = model.groups(modalities)
         if name not in groups:
             _fail(f"model.width_share.{name}", share, f"no such group{did_you_mean(name, groups)} ({', '.join(groups)})")
         if share <= 0:
             _fail(f"model.width_share.{name}", share, "must be greater than 0, e.g. 0.3333")
 
 
-def _experts(model: ModelConfig) -> None:
-    names = (ALL, SHARED, *MODALITIES)
+def _experts(model: ModelConfig, modalities: Sequence[str]) -> None:
+    names = (ALL, SHARED, *modalities)
     every, start = (model.experts.get(key, default) for key, default in EXPERT_LAYERS.items())
     _pattern("model.experts", every, start, model.n_layers)
     experts = {name: count for name, count in model.experts.items() if name not in EXPERT_LAYERS}
@@ -151,11 +165,11 @@ def _experts(model: ModelConfig) -> None:
             _fail("model.experts", written, f"no modality {name}{did_you_mean(name, names)} ({', '.join(names)})")
         if count < 1:
             _fail(f"model.experts.{name}", count, "a group needs at least one expert; write null to drop the group")
-    if ALL in experts and (others := [name for name in experts if name in MODALITIES]):
+    if ALL in experts and (others := [name for name in experts if name in modalities]):
         other = others[0]
         problem = f"all and {other} both serve {other}; drop one, e.g. model.experts.all=null"
         _fail("model.experts", written, problem)
-    for name in MODALITIES:
+    for name in modalities:
         if ALL not in experts and name not in experts:
             _fail("model.experts", written, f"no expert serves {name}; add model.experts.{name}=1")
 
@@ -174,7 +188,11 @@ def _depth(config: Config) -> None:
     _pattern("model.depth", depth.every, depth.start, config.model.n_layers)
     if not 0 < depth.capacity <= 1:
         _fail("model.depth.capacity", depth.capacity, "must be above 0 and at most 1, e.g. 0.25")
-    ragged = len(config.model.groups(MODALITIES)) > 1 or any(n > 1 for n in config.model.experts.values()) or config.model.untie
+    ragged = (
+        len(config.model.groups(config.modalities)) > 1
+        or any(n > 1 for n in config.model.experts.values())
+        or config.model.untie
+    )
     if not depth.per_modality and ragged and config.trainer.backend in ("bmm", "grouped_mm"):
         problem = "only the device knows the counts of model.depth.per_modality=false; write trainer.backend=auto"
         _fail("trainer.backend", config.trainer.backend, problem)
@@ -182,7 +200,7 @@ def _depth(config: Config) -> None:
 
 def _router(config: Config) -> None:
     pool, factor, batch = config.router.pool, config.router.capacity_factor, config.trainer.micro_batch
-    routed = {name: count for name, count in config.model.groups(MODALITIES).items() if count > 1 and name != SHARED}
+    routed = {name: count for name, count in config.model.groups(config.modalities).items() if count > 1 and name != SHARED}
     depth = config.model.depth
     for name, count in routed.items():
         if factor > count:
@@ -206,7 +224,7 @@ def _auxiliary(config: Config) -> None:
         return
     if source is None:
         _fail("router.auxiliary", "true", "these learn from a trained model: +experiment=aux_routers model_from=RUN")
-    if depth is None and all(n == 1 for name, n in config.model.groups(MODALITIES).items() if name != SHARED):
+    if depth is None and all(n == 1 for name, n in config.model.groups(config.modalities).items() if name != SHARED):
         problem = f"{config.model.name} has no router that chooses rows; it is causal as it is"
         _fail("model_from", source, problem)
     if config.trainer.compile is True:
@@ -219,21 +237,25 @@ def _data(config: Config) -> None:
         _fail("data.sources", "{}", "name at least one source, e.g. data=starter")
     if data.sequence_length < 2:
         _fail("data.sequence_length", data.sequence_length, "must be at least 2")
-    if not isinstance(data.image_share, str) and not 0 < data.image_share < 1:
-        _fail("data.image_share", data.image_share, "must lie between 0 and 1, e.g. 0.5, or be `experts`")
-    if data.image_share == "experts" and ALL in config.model.groups(MODALITIES):
-        problem = "needs experts of each modality; give a number, e.g. 0.5, or choose model=moma"
-        _fail("data.image_share", data.image_share, problem)
+    for name, share in data.shares(config.modalities).items():
+        if name == TEXT or name not in config.modalities:
+            known = f"{TEXT} takes what is left" if name == TEXT else f"no such modality{did_you_mean(name, config.modalities)}"
+            _fail(f"data.share.{name}", share, known)
+        if not isinstance(share, str) and not 0 < share < 1:
+            _fail(share_key(name), share, "must lie between 0 and 1, e.g. 0.5, or be `experts`")
+        if share == "experts" and ALL in config.model.groups(config.modalities):
+            problem = "needs experts of each modality; give a number, e.g. 0.5, or choose model=moma"
+            _fail(share_key(name), share, problem)
 
 
 def _objective(config: Config) -> None:
     weight = config.objective.weight
     for name, value in weight.items():
-        if name not in MODALITIES:
-            _fail(f"objective.weight.{name}", value, f"no such modality{did_you_mean(name, MODALITIES)}")
+        if name not in config.modalities:
+            _fail(f"objective.weight.{name}", value, f"no such modality{did_you_mean(name, config.modalities)}")
         if value < 0:
             _fail(f"objective.weight.{name}", value, "must not be negative")
-    for name in MODALITIES:
+    for name in config.modalities:
         if name not in weight:
             raise UserError(f"objective.weight.{name}: no value; write objective.weight.{name}=1.0")
     if not any(weight.values()):

@@ -1,25 +1,30 @@
-"""The prepared corpus on disk, opened read-only: flat ids of one id space, with the places of documents and pictures.
+"""The prepared corpus on disk, opened read-only: flat ids of one id space, with the places of documents and items.
 
-    manifest.json                    version, vocabulary, tokenizers, sources, counts; size and SHA-256 of every file
+    manifest.json                    layout, vocabulary, tokenizers, sources, counts; size and SHA-256 of every file
     rejects.jsonl                    documents left out, with the reason
     train/ and validation/
-      tokens.bin       (n,)          ids, uint16 (uint32 above 65,536)
-      offsets.npy      (docs + 1,)   int64: document d is tokens[offsets[d]:offsets[d + 1]]
-      images.npy       (pictures, 2) int64: first token and number of the codes of each picture
-      image_index.npy  (docs + 1,)   int64: pictures of document d are images[image_index[d]:image_index[d + 1]]
-      kinds.npy        (docs,)       uint8: places in KINDS
-      counts.npy       (vocabulary,) int64: how often each id occurs
-      given.npy        (spans, 2)    int64: first token of each run of given ones (a prompt), and first after it; sorted,
-                                     apart. Only where there are any
+      tokens.bin         (n,)              ids, uint16 (uint32 above 65,536)
+      offsets.npy        (docs + 1,)       int64: document d is tokens[offsets[d]:offsets[d + 1]]
+      items.npy          (items, 2)        int64: first token and number of the codes of each item (picture, utterance)
+      item_index.npy     (docs + 1,)       int64: items of document d are items[item_index[d]:item_index[d + 1]]
+      item_modality.npy  (items,)          uint8: the number of its modality
+      before.npy         (docs + 1, 2, M)  int64: items and tokens of each modality in all documents before d
+      kinds.npy          (docs,)           uint8: places in KINDS
+      counts.npy         (vocabulary,)     int64: how often each id occurs
+      given.npy          (spans, 2)        int64: first token of each run of given ones (a prompt), and first after it; sorted,
+                                           apart. Only where there are any
 
-All are memory-mapped: opening costs the manifest and, below 256 MB or when asked, one read for the checksums. Writes
-nothing (writer.py) and plans no sequence (packing.py).
+A corpus of text and pictures alone has no item_modality and no before, for both follow from item_index, and calls items
+images (layout.py). All files are memory-mapped: opening costs the manifest and, below 256 MB or when asked, one read for the
+checksums. Writes nothing (writer.py) and plans no sequence (packing.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +32,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from momafuse.config.schema import TokenizerConfig
-from momafuse.data.fingerprints import tokenizer_fingerprints
+from momafuse.data.codecs import tokenizer_fingerprints
+from momafuse.data.layout import FILES, VERSIONS, SourceInfo, layout_of, source_info
 from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import Vocabulary
 
-VERSION = 1
 MANIFEST = "manifest.json"
 KINDS = ("pair", "interleaved", "text")
 SPLITS = ("train", "validation")
@@ -43,37 +47,61 @@ ALWAYS_HASHED = 256 * 2**20  # bytes up to which opening reads and checks everyt
 
 
 @dataclass(frozen=True)
-class SourceInfo:
-    """Documents first .. first + documents - 1 of a split; tokens by modality (specials are text)."""
-
-    name: str
-    first: int
-    documents: int
-    text_tokens: int
-    image_tokens: int
-    pictures: int
-
-
-@dataclass(frozen=True)
 class Split:
     """One split, memory-mapped. `fingerprint` changes with anything that the order of sequences depends on.
 
-    `given` is None where the corpus's training split has none; a held-out split may then hold an empty one.
+    `item_modality` and `before` are None where modality 1 is the only one beside text, with items of one length. `given` is
+    None where the corpus's training split has none; a held-out
+    split may then hold an empty one.
     """
 
     tokens: npt.NDArray[Any]
     offsets: npt.NDArray[np.int64]
-    images: npt.NDArray[np.int64]
-    image_index: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int64]
+    item_index: npt.NDArray[np.int64]
     kinds: npt.NDArray[np.uint8]
     counts: npt.NDArray[np.int64]
     sources: tuple[SourceInfo, ...]
     fingerprint: str
+    vocabulary: Vocabulary
+    item_modality: npt.NDArray[np.uint8] | None = None
+    before: npt.NDArray[np.int64] | None = None
     given: npt.NDArray[np.int64] | None = None
 
     @property
     def documents(self) -> int:
         return len(self.kinds)
+
+    def items_of(self, document: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+        """Of its items: (k, 2) first token within the document and number of codes, and (k,) modality."""
+        at = slice(int(self.item_index[document]), int(self.item_index[document + 1]))
+        rows = self.items[at] - np.array([self.offsets[document], 0])
+        if self.item_modality is None:
+            return rows, np.ones(len(rows), np.uint8)
+        return rows, self.item_modality[at]
+
+    def tokens_within(self, document: int, stop: int) -> npt.NDArray[np.int64]:
+        """(M,) tokens of each modality among its first `stop` tokens."""
+        rows, modality = self.items_of(document)
+        tokens = np.zeros(len(self.vocabulary.names), np.int64)
+        np.add.at(tokens, modality, np.clip(stop - rows[:, 0], 0, rows[:, 1]))
+        tokens[0] = stop - tokens.sum()
+        return tokens
+
+    def totals(self, documents: npt.NDArray[np.int64] | slice) -> npt.NDArray[np.int64]:
+        """(n, 2, M): items and tokens of each modality in all documents before each of these."""
+        if self.before is not None:
+            return np.asarray(self.before[documents])
+        pictures, tokens = self.item_index[documents], self.offsets[documents]
+        codes = self.vocabulary.modalities[1].block * pictures
+        counts = [np.zeros_like(pictures), pictures], [tokens - codes, codes]
+        return np.stack([np.stack(row, axis=-1) for row in counts], axis=-2)
+
+    def release(self) -> None:
+        """Give back the pages of mapped files that were touched so far (each entry may have cost a read-ahead)."""
+        for array in (self.offsets, self.item_index, self.before):
+            if array is not None and isinstance(array.base, mmap.mmap):
+                array.base.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
@@ -87,7 +115,7 @@ class Corpus:
     validation: Split
 
     @classmethod
-    def open(cls, path: Path | str, tokenizer: TokenizerConfig | None = None, verify: bool = False) -> Corpus:
+    def open(cls, path: Path | str, tokenizer: Mapping[str, str] | None = None, verify: bool = False) -> Corpus:
         """Checks sizes always, checksums below 256 MB or with `verify`, and that it was made with `tokenizer`.
 
         Raises UserError for a folder that is missing, unfinished, of another version, truncated or corrupted, and for
@@ -122,8 +150,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         version = manifest["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"data.path={path}: {MANIFEST} is corrupted; {_REMAKE}") from error
-    if version != VERSION:
-        raise UserError(f"data.path={path}: corpus version {version}, but this momafuse reads {VERSION}; {_REMAKE}")
+    if version not in VERSIONS:
+        known = " and ".join(map(str, VERSIONS))
+        raise UserError(f"data.path={path}: corpus version {version}, but this momafuse reads {known}; {_REMAKE}")
     if missing := [key for key in _MANIFEST_KEYS if key not in manifest]:
         raise UserError(f"data.path={path}: {MANIFEST} is corrupted ({', '.join(missing)} missing); {_REMAKE}")
     return manifest
@@ -143,10 +172,13 @@ def check_files(path: Path, manifest: dict[str, Any], verify: bool = False) -> N
             raise UserError(f"data.path={path}: {name} is corrupted (its checksum differs); {_REMAKE}")
 
 
-def check_tokenizers(path: Path, manifest: dict[str, Any], tokenizer: TokenizerConfig) -> None:
+def check_tokenizers(path: Path, manifest: dict[str, Any], tokenizer: Mapping[str, str]) -> None:
     """Raises UserError where a tokenizer's fingerprint is not the one in the manifest."""
     for kind, (name, fingerprint) in tokenizer_fingerprints(tokenizer).items():
-        made_with = manifest["tokenizers"][kind]
+        made_with = manifest["tokenizers"].get(kind)
+        if made_with is None:
+            known = ", ".join(manifest["tokenizers"])
+            raise UserError(f"tokenizer.{kind}={name}: the corpus {path} has only {known}; leave it out or prepare another")
         if made_with["fingerprint"] != fingerprint:
             raise UserError(
                 f"tokenizer.{kind}={name}: the corpus {path} was made with {made_with['name']} "
@@ -174,10 +206,11 @@ def _open_split(folder: Path, facts: dict[str, Any], vocabulary: Vocabulary, mar
     """`marked`: whether the training split has given segments."""
     dtype = token_dtype(vocabulary)
     tokens = np.memmap(folder / "tokens.bin", dtype, mode="r") if facts["tokens"] else np.zeros(0, dtype)
-    names = [name for name in ("offsets", "images", "image_index", "kinds", "counts", GIVEN) if f"{name}.npy" in facts["files"]]
-    arrays = {GIVEN: NO_SPANS if marked else None} | {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in names}
-    sources = tuple(SourceInfo(**source) for source in facts["sources"])
-    return Split(tokens=tokens, **arrays, sources=sources, fingerprint=split_fingerprint(facts))
+    files = {field: f"{name}.npy" for field, name in (FILES[layout_of(vocabulary)] | {GIVEN: GIVEN}).items()}
+    held = {field: np.load(folder / file, mmap_mode="r") for field, file in files.items() if file in facts["files"]}
+    arrays = {GIVEN: NO_SPANS if marked else None} | held
+    sources = tuple(source_info(entry, vocabulary) for entry in facts["sources"])
+    return Split(tokens=tokens, **arrays, sources=sources, fingerprint=split_fingerprint(facts), vocabulary=vocabulary)
 
 
 _REMAKE = "delete it and run python -m momafuse.prepare again"

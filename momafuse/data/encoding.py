@@ -1,166 +1,135 @@
-"""Documents of a source -> ids: decodes pictures, makes their training variants, runs both tokenizers over whole
-chunks.
+"""Documents of a source -> ids: runs the codec of each modality and the text tokenizer over whole chunks.
 
-Variant 0 is the picture as it is; odd variants are mirrored (not where the text says left or right), and all but the
-first are shifted by up to 3 pixels each way, on white, by a hash of key and variant: the same whatever else is in the
-corpus. Validation documents have variant 0 only. Reads and writes no files but the pictures that a source gives by
-path.
+Training documents come in as many variants as asked, of which codecs make what they can (vision/codec.py); validation
+documents have variant 0 only. Reads and writes no files but those that a source gives by path.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
-import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal, Protocol, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
-from momafuse.config.schema import TokenizerConfig
-from momafuse.data.sources import Item, Picture
+from momafuse.data.codecs import Codec, Codes, load_codecs, vocabulary_of
+from momafuse.data.sources import Item, Raw
 from momafuse.data.writer import Group, Part
 from momafuse.tokens.document import EncodedDocument, encode_document
 from momafuse.tokens.text import TextTokenizer
-from momafuse.tokens.vocabulary import Vocabulary
-from momafuse.vision.preprocess import preprocess
-from momafuse.vision.tokenizer import ImageTokenizer
+from momafuse.tokens.vocabulary import TEXT
 
-MAX_SHIFT = 3  # pixels
-BATCH = 64  # pictures
-_SIDES = re.compile(r"\b(left|right|\w*clockwise)\b", re.IGNORECASE)
+BATCH = 64  # items
 
 T = TypeVar("T")
-Codes = npt.NDArray[np.int64]
-Segment = tuple[Literal["text", "image"], Codes]
+Place = tuple[int, int, int]  # an item's number, its variant, and the place among its segments
 
 
-class PictureTokenizer(Protocol):
-    """What is needed of vision.tokenizer.ImageTokenizer."""
+@dataclass
+class _Encoded:
+    """Codes of every segment that is no text; items that cannot be used, with the reason."""
 
-    fingerprint: str
-    codes: int
-    block: int
-    image_size: int
-
-    def encode(self, pictures: Tensor) -> Tensor: ...
+    codes: dict[Place, Codes] = field(default_factory=dict)
+    rejects: dict[int, str] = field(default_factory=dict)
 
 
 class Encoder:
-    """Both tokenizers and the vocabulary that holds their ids."""
+    """The tokenizers of all modalities and the vocabulary that holds their ids."""
 
-    def __init__(self, text: TextTokenizer, image: PictureTokenizer, device: str = "cpu") -> None:
+    def __init__(self, text: TextTokenizer, codecs: Mapping[str, Codec], device: str = "cpu") -> None:
         self.text = text
-        self.image = image
+        self.codecs = codecs
         self.device = device
-        self.vocabulary = Vocabulary.build(image.codes, image.block, text.pieces)
+        self.vocabulary = vocabulary_of(text, codecs)
 
     @classmethod
-    def load(cls, config: TokenizerConfig) -> Encoder:
+    def load(cls, config: Mapping[str, str]) -> Encoder:
         """On the GPU where there is one. Raises UserError for a tokenizer that is missing or damaged."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(TextTokenizer.load(config.text), ImageTokenizer.load(config.image, device), device)
+        return cls(TextTokenizer.load(config[TEXT]), load_codecs(config, device), device)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        return {TEXT: self.text.fingerprint} | {name: codec.fingerprint for name, codec in self.codecs.items()}
 
     def encode(self, items: Sequence[Item], variants: int) -> Part:
         """The part of these items: `variants` training groups and the validation group."""
-        rejects: dict[int, str] = {}
-        codes = self._pictures(items, variants, rejects)
+        encoded = _Encoded()
+        for modality, codec in self.codecs.items():
+            self._run(modality, codec, items, variants, encoded)
         texts = iter(self._texts(items))
         groups: list[list[EncodedDocument]] = [[] for _ in range(variants + 1)]
         for n, item in enumerate(items):
-            pieces = [next(texts) if isinstance(s, str) else None for s in item.segments]
-            if n in rejects:
+            pieces = {place: next(texts) for place, s in enumerate(item.segments) if isinstance(s, str)}
+            if reason := self._unknown(item):
+                encoded.rejects[n] = reason
+            if n in encoded.rejects:
                 continue
             for v in _variants(item, variants):
-                pictures = iter(codes[n, v])
-                segments: list[Segment] = [("image", next(pictures)) if p is None else ("text", p) for p in pieces]
+                segments = [
+                    (s.modality, encoded.codes[n, v, place]) if isinstance(s, Raw) else (TEXT, pieces[place])
+                    for place, s in enumerate(item.segments)
+                ]
                 key = f"{item.key}#{v}" if v else item.key
                 group = groups[v if item.split == "train" else variants]
                 group.append(encode_document(key, segments, self.vocabulary, item.given))
         built = tuple(Group.build(documents, self.vocabulary) for documents in groups)
-        return Part(len(items), built, tuple((items[n].key, reason) for n, reason in sorted(rejects.items())))
+        return Part(len(items), built, tuple((items[n].key, reason) for n, reason in sorted(encoded.rejects.items())))
+
+    def _unknown(self, item: Item) -> str | None:
+        missing = {s.modality for s in item.segments if isinstance(s, Raw)} - self.codecs.keys()
+        return f"no tokenizer.{min(missing)} for it" if missing else None
 
     def _texts(self, items: Sequence[Item]) -> list[Codes]:
         """Ids of all text segments in order."""
-        first = self.vocabulary.modality("text").first
+        first = self.vocabulary.modality(TEXT).first
         pieces = self.text.encode([s for item in items for s in item.segments if isinstance(s, str)])
         return [p + first for p in pieces]
 
-    def _pictures(self, items: Sequence[Item], variants: int, rejects: dict[int, str]) -> dict[tuple[int, int], list[Codes]]:
-        """Codes of the pictures of each (item, variant); undecodable items go to `rejects`."""
-        codes: dict[tuple[int, int], list[Codes]] = {(n, v): [] for n, i in enumerate(items) for v in _variants(i, variants)}
-        running: deque[tuple[list[tuple[int, int]], Future[Tensor]]] = deque()
+    def _run(self, modality: str, codec: Codec, items: Sequence[Item], variants: int, encoded: _Encoded) -> None:
+        """Encode what a codec is for, of each (item, variant)."""
+        running: deque[tuple[list[Place], Future[list[Codes]]]] = deque()
+        same: dict[Place, Place] = {}
 
         def collect(leave: int) -> None:
             while len(running) > leave:
                 places, future = running.popleft()
-                for place, row in zip(places, future.result().numpy(), strict=True):
-                    codes[place].append(row)
+                encoded.codes.update(zip(places, future.result(), strict=True))
 
         workers = torch.get_num_threads() if self.device == "cpu" else 1
         with _single_threaded(), ThreadPoolExecutor(workers) as pool:
-            for batch in _batched(self._decoded(items, variants, rejects), BATCH):
-                places, pictures = zip(*batch, strict=True)
-                running.append((list(places), pool.submit(self.image.encode, torch.stack(pictures))))
+            for batch in _batched(_decoded(modality, codec, items, variants, encoded.rejects, same), BATCH):
+                places, decoded = zip(*batch, strict=True)
+                running.append((list(places), pool.submit(codec.encode, decoded)))
                 collect(leave=2 * workers)
             collect(leave=0)
-        return codes
-
-    def _decoded(
-        self, items: Sequence[Item], variants: int, rejects: dict[int, str]
-    ) -> Iterator[tuple[tuple[int, int], Tensor]]:
-        for n, item in enumerate(items):
-            mirrorable = not any(_SIDES.search(s) for s in item.segments if isinstance(s, str))
-            for place, segment in enumerate(item.segments):
-                if isinstance(segment, str) or n in rejects:
-                    continue
-                try:
-                    picture = decode_picture(segment, self.image.image_size)
-                except ValueError as error:
-                    rejects[n] = str(error)
-                    continue
-                for v in _variants(item, variants):
-                    yield (n, v), vary(picture, f"{item.key}:{place}", v, mirrorable)
+        encoded.codes.update({place: encoded.codes[first] for place, first in same.items()})
 
 
-def decode_picture(picture: Picture, size: int) -> Tensor:
-    """-> uint8 (3, size, size). Raises ValueError with the reason where it cannot be read or decoded.
-
-    What is over Pillow's limit of pixels is refused before it is decoded.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(picture.read())) as image:
-                return preprocess(image, size)
-    except UnidentifiedImageError as error:
-        raise ValueError("no picture format") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
-
-
-def vary(picture: Tensor, key: str, variant: int, mirrorable: bool = True) -> Tensor:
-    """Variant 0 is the picture itself; what a shift uncovers is white. uint8 (3, S, S) both."""
-    if variant == 0:
-        return picture
-    if variant % 2 and mirrorable:
-        picture = picture.flip(2)
-    span = 2 * MAX_SHIFT + 1
-    draw = int.from_bytes(hashlib.sha256(f"variant:{key}:{variant}".encode()).digest()[:8]) % (span * span - 1)
-    draw += draw >= span * span // 2  # leaves out the shift by (0, 0)
-    dy, dx = draw // span - MAX_SHIFT, draw % span - MAX_SHIFT
-    size = picture.shape[-1]
-    padded = torch.nn.functional.pad(picture, (MAX_SHIFT,) * 4, value=255)
-    return padded[:, MAX_SHIFT - dy : MAX_SHIFT - dy + size, MAX_SHIFT - dx : MAX_SHIFT - dx + size]
+def _decoded(
+    modality: str, codec: Codec, items: Sequence[Item], variants: int, rejects: dict[int, str], same: dict[Place, Place]
+) -> Iterator[tuple[Place, Any]]:
+    """Segments of a modality; undecodable documents go to `rejects`, versions that are no other than the first to `same`."""
+    for n, item in enumerate(items):
+        texts = [s for s in item.segments if isinstance(s, str)]
+        for place, segment in enumerate(item.segments):
+            if isinstance(segment, str) or segment.modality != modality or n in rejects:
+                continue
+            try:
+                raw = codec.read(segment.read())
+            except (OSError, ValueError) as error:
+                rejects[n] = " ".join(str(error).split()) or type(error).__name__
+                continue
+            for v in _variants(item, variants):
+                varied = codec.vary(raw, f"{item.key}:{place}", v, texts)
+                if v and varied is raw:
+                    same[n, v, place] = (n, 0, place)
+                else:
+                    yield (n, v, place), varied
 
 
 @contextmanager
@@ -181,6 +150,6 @@ def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _variants(item: Item, variants: int) -> range:
-    """Only training documents with pictures have more than one."""
-    many = item.split == "train" and any(isinstance(s, Picture) for s in item.segments)
+    """Only training documents that are no text alone have more than one."""
+    many = item.split == "train" and any(isinstance(s, Raw) for s in item.segments)
     return range(variants if many else 1)

@@ -1,20 +1,21 @@
-"""Deals a window's pictures, with the text that comes with them, to its sequences: exactly n pictures in each.
+"""Deals a window's items of fixed length, with what comes with them, to its sequences: exactly so many in each.
 
-A sequence first takes pictures: of the oldest waiting documents, then of new ones, as long as their text fits while the
-mean text of the pictures still missing is kept free (`reserve`); what does not fit waits, in a pool of `POOL` documents.
-A caption pair is taken whole; a caption too long for any sequence is cut. An interleaved document gives a picture with the
-text before it, then goes on with its text as far as the sequence's text budget reaches; text too long for any sequence
-goes ahead of its picture in pieces. Where no waiting document fits (odd texts, the end of a window), the oldest gives its
-picture with as much of its text as fits, and the rest of that text sits out. So
-W pictures always make W / n sequences, whatever the texts: that is what lets packing.py count from totals.
+Written for pictures and their text; `item` is a picture and `rooms` are the tokens of text, and of any other modality, that a
+sequence still has. A sequence first takes items: of the oldest waiting documents, then of new ones, as long as their text fits
+while the mean text of the items still missing is kept free (`reserve`); what does not fit waits, in a pool of `POOL` documents.
+A pair is taken whole; one too long for any sequence is cut. An interleaved document gives an item with what stands before it,
+then goes on as far as the sequence's rooms reach; text too long for any sequence goes ahead of its item in pieces. Where no
+waiting document fits (odd texts, the end of a window), the oldest gives its item with as much of its text as fits, and the rest
+of that text sits out. So W items always make W / n sequences, whatever comes with them: that is what lets packing.py count
+from totals.
 
-A text cut by the budget goes on in the next sequence; sequences linked in that way are marked. Fills no rest with
-text-only documents (packing.py).
+A document cut by the budget goes on in the next sequence; sequences linked in that way are marked. Items of other modalities
+that a document holds take their own rooms: those of fixed length whole, others cut anywhere. Fills no rest (packing.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +37,7 @@ class Filled:
     unit: Ints
     start: Ints
     stop: Ints
-    rooms: Ints  # (sequences,) text tokens that each leaves
+    rooms: Ints  # (sequences, M) tokens of each modality that each leaves
     linked: Ints  # (sequences,) 1 where a document goes on in the next sequence
 
 
@@ -47,64 +48,83 @@ class _Document:
     unit: int
     at: int
     stop: int
-    pictures: list[int]  # where each picture's begin_image stands
+    items: list[int]  # where the frame of each item begins
+    others: list[tuple[int, int, int]]  # begin, end and modality of the codes of other modalities
     pair: bool
-    done: int = 0  # pictures taken
+    done: int = 0  # items taken
     cut: bool = False  # some of it is taken
     piece: int = -1  # its last piece
 
 
-def fill_pictures(split: Split, units: Units, sequences: int, pictures: int, text: int, block: int, reserve: int) -> Filled:
-    """`pictures` of `block` codes and at most `text` text tokens a sequence; `units` hold them all, in tape order."""
-    filler = _Filler(_documents(split, units), pictures, text, block, max(2, min(reserve, text // pictures)))
-    for _ in range(sequences):
-        filler.fill()
+def fill_items(split: Split, units: Units, modality: int, rooms: Ints, reserve: Ints) -> Filled:
+    """The items of `modality` that `units` hold, in tape order, dealt to sequences with `rooms` (n, M) tokens of each modality:
+    every room of `modality` is filled. `reserve` (M,): mean tokens of the other modalities that an item
+    brings."""
+    filler = _Filler(_documents(split, units, modality), modality, split, reserve)
+    for room in rooms.tolist():
+        filler.fill(room)
     columns = (filler.sequence, filler.unit, filler.start, filler.stop, filler.rooms, filler.linked)
-    return Filled(*(np.array(column, dtype=np.int64) for column in columns))
+    sequence, unit, start, stop, left, linked = (np.array(column, dtype=np.int64) for column in columns)
+    return Filled(sequence, unit, start, stop, left.reshape(rooms.shape), linked)
 
 
-def _documents(split: Split, units: Units) -> list[_Document]:
+def _documents(split: Split, units: Units, modality: int) -> list[_Document]:
     """The units as a list, last first."""
-    end = np.cumsum(units.size)
-    before = end - units.size
-    rows = np.repeat(split.image_index[units.document] + units.first - before, units.size) + np.arange(end[-1])
-    begin = (split.images[rows, 0] - 1 - np.repeat(units.base, units.size)).tolist()
+    before = len(split.vocabulary.modalities[modality].frame) // 2
+    found = []
     whole = (split.kinds[units.document] == PAIR).tolist()
-    columns = (units.start.tolist(), units.stop.tolist(), before.tolist(), end.tolist(), whole)
-    rows_of = enumerate(zip(*columns, strict=True))
-    return [_Document(i, at, stop, begin[a:b], pair) for i, (at, stop, a, b, pair) in rows_of][::-1]
+    for i, (document, start, stop) in enumerate(
+        zip(*(c.tolist() for c in (units.document, units.start, units.stop)), strict=True)
+    ):
+        rows, kinds = split.items_of(document)
+        inside = (rows[:, 0] >= start) & (rows[:, 0] < stop)
+        mine = kinds == modality
+        begins = (rows[inside & mine, 0] - before).tolist()
+        others = (
+            []
+            if mine.all()
+            else [(int(a), int(a + n), int(m)) for (a, n), m in zip(rows[inside & ~mine], kinds[inside & ~mine], strict=True)]
+        )
+        found.append(_Document(i, start, stop, begins, others, whole[i]))
+    return found[::-1]
 
 
-@dataclass
 class _Filler:
-    queue: list[_Document]
-    pictures: int
-    text: int
-    block: int
-    reserve: int
-    waiting: list[_Document] = field(default_factory=list)
-    sequence: list[int] = field(default_factory=list)
-    unit: list[int] = field(default_factory=list)
-    start: list[int] = field(default_factory=list)
-    stop: list[int] = field(default_factory=list)
-    rooms: list[int] = field(default_factory=list)
-    linked: list[int] = field(default_factory=list)
-    left: int = 0  # pictures that the sequence at hand still needs
-    room: int = 0  # text tokens that it still has
+    def __init__(self, queue: list[_Document], modality: int, split: Split, reserve: Ints) -> None:
+        self.queue, self.modality, self.mean = queue, modality, reserve.tolist()
+        self.blocks = [m.block for m in split.vocabulary.modalities]
+        self.frames = [len(m.frame) // 2 for m in split.vocabulary.modalities]
+        self.block = self.blocks[modality]
+        self.item = self.block + 2 * self.frames[modality]  # with its frame
+        self.waiting: list[_Document] = []
+        self.sequence: list[int] = []
+        self.unit: list[int] = []
+        self.start: list[int] = []
+        self.stop: list[int] = []
+        self.rooms: list[list[int]] = []
+        self.linked: list[int] = []
+        self.text = self.wanted = 0  # the sequence's whole room and its items
+        self.reserve: list[int] = []  # of each modality, kept free for each item that is missing
+        self.left = 0  # items that the sequence at hand still needs
+        self.room: list[int] = []  # tokens that it still has
 
-    def fill(self) -> None:
+    def fill(self, room: list[int]) -> None:
         """Fill the next sequence."""
-        self.left, self.room = self.pictures, self.text
+        self.room, self.text = room, room[0]
+        self.left = self.wanted = room[self.modality] // self.block
+        frame = 2 * self.frames[self.modality]
+        self.reserve = [min(mean, whole // max(1, self.wanted)) for mean, whole in zip(self.mean, room, strict=True)]
+        self.reserve[0] = max(frame, self.reserve[0])
         waiting: list[_Document] = []
         for document in sorted(self.waiting, key=lambda d: not d.cut):  # what was cut goes on before anything else
-            if not self._take_pictures(document):
+            if not self._take_items(document):
                 waiting.append(document)
         while self.left and self.queue and len(waiting) < POOL:
             document = self.queue.pop()
-            if not self._take_pictures(document):
+            if not self._take_items(document):
                 waiting.append(document)
         for document in waiting:
-            while self.left and document.done < len(document.pictures):
+            while self.left and document.done < len(document.items):
                 self._squeeze(document)
         for document in waiting:
             self._go_on(document)
@@ -112,47 +132,89 @@ class _Filler:
         self.rooms.append(self.room)
         self.linked.append(int(any(d.cut for d in self.waiting)))
 
-    def _take_pictures(self, document: _Document) -> bool:
-        """Take what fits of the pictures and their text; True when nothing of the document is left."""
-        while self.left and document.done < len(document.pictures):
-            end = document.stop if document.pair else document.pictures[document.done] + self.block + 2
-            if end - document.at - self.block > self.room - self.reserve * (self.left - 1):
-                if not (document.pair and self.left == self.pictures):
+    def _take_items(self, document: _Document) -> bool:
+        """Take what fits of the items and what stands before them; True when nothing of the document is left."""
+        while self.left and document.done < len(document.items):
+            end = document.stop if document.pair else document.items[document.done] + self.item
+            if not self._fits(document, end):
+                if not (document.pair and self.left == self.wanted):
                     break
                 self._squeeze(document)  # no sequence has more room than this one
             else:
                 self._take(document, document.at, end, 1)
         return document.at == document.stop
 
+    def _fits(self, document: _Document, end: int) -> bool:
+        """Whether there is room up to `end`, with the next item, and for the text of the items that are still missing."""
+        held = self._held(document, document.at, end)
+        text = end - document.at - self.block - sum(held.values())
+        return text <= self._spare(0) and all(n <= self._spare(m) for m, n in held.items())
+
+    def _spare(self, modality: int) -> int:
+        """Tokens that may come with the next item."""
+        return self.room[modality] - self.reserve[modality] * (self.left - 1)
+
+    def _held(self, document: _Document, start: int, stop: int) -> dict[int, int]:
+        """Tokens of other modalities than text and the items' in a stretch."""
+        held: dict[int, int] = {}
+        for a, b, m in document.others:
+            if a < stop and b > start:
+                held[m] = held.get(m, 0) + min(b, stop) - max(a, start)
+        return held
+
     def _go_on(self, document: _Document) -> None:
-        """Take text of a document that is cut, or that no sequence can hold together with its next picture."""
+        """Take of a document that is cut, or that no sequence can hold together with its next item, what the rooms allow."""
         if document.pair:
             return
-        more = document.done < len(document.pictures)
-        end = document.pictures[document.done] if more else document.stop
-        longest = self.text - self.reserve * (self.pictures - 1) - 2
-        if document.cut or not more or end - document.at > longest:
-            end = min(end, document.at + self.room)
+        more = document.done < len(document.items)
+        end = document.items[document.done] if more else document.stop
+        longest = self.text - self.reserve[0] * (self.wanted - 1) - 2 * self.frames[self.modality]
+        held = sum(self._held(document, document.at, end).values()) if document.others else 0
+        if document.cut or not more or end - document.at - held > longest:
+            end = self._reach(document, end)
             if end > document.at:
                 self._take(document, document.at, end, 0)
 
+    def _reach(self, document: _Document, end: int) -> int:
+        """How far from `at` the rooms reach, at most to `end`; an item of fixed length is passed whole, with its frame."""
+        at, room = document.at, list(self.room)
+        for a, b, m in [x for x in document.others if document.at < x[1] and x[0] < end]:
+            begin, after = max(at, a - self.frames[m]), min(end, b + self.frames[m])
+            if begin - at > room[0]:
+                return at + room[0]
+            room[0] -= begin - at
+            at = begin
+            codes = min(b, end) - max(a, at)
+            if after - at - codes > room[0] or (codes > room[m] and self.blocks[m]):
+                return at
+            if codes > room[m]:
+                return max(a, at) + room[m] if room[m] else at
+            room[0], room[m], at = room[0] - (after - at - codes), room[m] - codes, after
+        return min(end, at + room[0])
+
     def _squeeze(self, document: _Document) -> None:
-        """Take the next picture with as much of its text as fits; the text that does not is left out."""
-        begin = document.pictures[document.done]
-        end = begin + self.block + 2
+        """Take the next item with as much of its text as fits; the text that does not is left out."""
+        begin = document.items[document.done]
+        end = begin + self.item
         start, stop = document.at, document.stop if document.pair else end
-        excess = max(0, stop - start - self.block - (self.room - self.reserve * (self.left - 1)))
+        for a, b, m in document.others:  # between the neighbours of other modalities
+            start = max(start, min(b + self.frames[m], begin)) if a < begin else start
+            stop = min(stop, max(a - self.frames[m], end)) if a >= end else stop
+        excess = max(0, stop - start - self.block - self._spare(0))
         before, after = begin - start, stop - end  # the longer side gives first: of a pair, the caption's far end
         cut = min(after, excess) if after > before else max(0, excess - before)
         self._take(document, start + excess - cut, stop - cut, 1)
         if document.pair:
             document.at = document.stop
 
-    def _take(self, document: _Document, start: int, stop: int, pictures: int) -> None:
-        number = len(self.rooms)
-        self.room -= stop - start - pictures * self.block
-        self.left -= pictures
-        document.done += pictures
+    def _take(self, document: _Document, start: int, stop: int, items: int) -> None:
+        number, held = len(self.rooms), self._held(document, start, stop) if document.others else {}
+        self.room[0] -= stop - start - items * self.block - sum(held.values())
+        self.room[self.modality] -= items * self.block
+        for m, n in held.items():
+            self.room[m] -= n
+        self.left -= items
+        document.done += items
         document.at, document.cut = stop, True
         last = document.piece
         if last >= 0 and self.sequence[last] == number and self.stop[last] == start:

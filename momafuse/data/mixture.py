@@ -1,9 +1,9 @@
 """The order of every source, as an endless tape; and how a line is shared out among several tapes.
 
 A tape goes over its source's documents pass after pass. In each pass the source's shards (contiguous documents) are
-permuted, then the documents of each shard. A place on a tape is a number: of pictures for an image-bearing source (a
-document is cut after a picture only), of tokens for a text-only one (cut anywhere). Which document lies at which place
-follows from the totals of the shards, so no order is ever held: memory is bounded by `MAX_SHARDS`, not by the corpus.
+permuted, then the documents of each shard. A tape is measured in one modality: in its items where they have a fixed length
+(pictures: a document is cut after one only), else in its tokens (text, speech: cut after any). Which document lies at which
+place follows from the totals of the shards, so no order is ever held: memory is bounded by `MAX_SHARDS`, not by the corpus.
 
 Permutations are sorts of SplitMix64 hashes (Steele, Lea and Flood, OOPSLA 2014), the same with every NumPy.
 Does not fill sequences (packing.py), and reads no tokens (loader.py).
@@ -12,7 +12,6 @@ Does not fill sequences (packing.py), and reads no tokens (loader.py).
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from momafuse.data.corpus import SourceInfo, Split
+    from momafuse.data.corpus import Split
+    from momafuse.data.layout import SourceInfo
 
 Ints = npt.NDArray[np.int64]
 
@@ -76,7 +76,7 @@ class Units:
     """Consecutive stretches of documents, in order; tokens `start..stop` of `document`, counted from its first token.
 
     `base` is the document's first token in the corpus, `first` and `size` the stretch in the tape's measure (number of
-    pictures, or of tokens) within the document; all (n,) int64. `head`, `tail`: how many of the first (last) units belong
+    items, or of tokens) within the document; all (n,) int64. `head`, `tail`: how many of the first (last) units belong
     to documents that began before (go on after) this stretch of the line.
     """
 
@@ -95,39 +95,44 @@ class _Shard:
     base: Ints
     length: Ints
     end: Ints  # of each document, in the tape's measure, from the shard's beginning
-    text: Ints  # (n + 1,) text tokens before each document
+    tokens: Ints  # (n + 1, M) tokens of each modality before each document
 
 
 class Tape:
     """One source's documents, pass after pass."""
 
-    def __init__(self, split: Split, source: SourceInfo, window: int, block: int, key: int) -> None:
-        """`window` documents a shard (more in a very large source), `block` codes a picture; `key` picks the order."""
-        self.name = source.name
-        self.in_pictures = source.pictures > 0
-        self._split, self._block, self._key = split, block, key
+    def __init__(self, split: Split, source: SourceInfo, window: int, modality: int, key: int) -> None:
+        """Measured in `modality`; `window` documents a shard (more in a very large source); `key` picks the order."""
+        self.name, self.documents = source.name, source.documents
+        self.modality, self.whole = modality, split.vocabulary.modalities[modality].block > 0
+        self._split, self._key = split, key
         shard = max(window, -(-source.documents // MAX_SHARDS))
         self._bounds = source.first + np.append(np.arange(0, source.documents, shard), source.documents)
-        tokens, pictures = np.diff(_pick(split.offsets, self._bounds)), np.diff(_pick(split.image_index, self._bounds))
-        self._size: Ints = pictures if self.in_pictures else tokens
-        self._text: Ints = tokens - block * pictures
+        totals = np.diff(split.totals(self._bounds), axis=0)
+        split.release()
+        self._size = self._measure(totals)
+        self._tokens: Ints = totals[:, 1]
         self.length = int(self._size.sum())
-        self.text = int(self._text.sum())
+        self.tokens: Ints = self._tokens.sum(axis=0)
         self._pass = lru_cache(2)(self._order_pass)
         self._shard = lru_cache(4)(self._order_shard)
 
-    def text_before(self, place: int) -> int:
-        """Text tokens of everything before `place`, all passes counted."""
+    def tokens_before(self, place: int) -> Ints:
+        """(M,) tokens of each modality in everything before `place`, all passes counted."""
         number, rest = divmod(place, self.length)
         at, document, inside = self._locate(number, rest)
-        order, _, text = self._pass(number)
-        total = number * self.text + int(text[at])
+        order, _, tokens = self._pass(number)
+        total: Ints = number * self.tokens + tokens[at]
         if document or inside:
             shard = self._shard(number, int(order[at]))
-            total += int(shard.text[document])
+            total = total + shard.tokens[document]
             if inside:
-                total += self._cut(shard, document, inside) - (self._block * inside if self.in_pictures else 0)
+                total = total + self._split.tokens_within(int(shard.document[document]), self._cut(shard, document, inside))
         return total
+
+    def _measure(self, totals: Ints) -> Ints:
+        """(n, 2, M) items and tokens -> (n,) in the tape's measure."""
+        return totals[:, 0 if self.whole else 1, self.modality]
 
     def segment(self, begin: int, end: int) -> Units:
         """What lies on places `begin..end-1`: every document whole, but for the first and the last."""
@@ -172,39 +177,35 @@ class Tape:
         return at, document, rest - (int(end[document - 1]) if document else 0)
 
     def _cut(self, shard: _Shard, document: int, inside: int) -> int:
-        """The first token, counted from the document's, after `inside` tokens or pictures of it."""
-        if not self.in_pictures:
-            return inside
-        row = int(self._split.image_index[shard.document[document]]) + inside - 1
-        first, length = self._split.images[row].tolist()
-        return int(first + length + 1 - shard.base[document])
+        """The first token, counted from the document's, after `inside` items or tokens of it."""
+        if self.modality == 0:
+            return inside  # it is text alone
+        rows, modality = self._split.items_of(int(shard.document[document]))
+        rows, frame = rows[modality == self.modality], len(self._split.vocabulary.modalities[self.modality].frame) // 2
+        ends = np.cumsum(np.ones(len(rows), np.int64) if self.whole else rows[:, 1])
+        at = int(np.searchsorted(ends, inside))
+        rest = int(ends[at]) - inside  # of an item that is cut
+        return int(rows[at].sum()) - rest + (0 if rest else frame)
 
     def _order_pass(self, number: int) -> tuple[Ints, Ints, Ints]:
-        """The shards' order, where each ends in the tape's measure, and (shards + 1,) the text before each."""
+        """The shards' order, where each ends in the tape's measure, and (shards + 1, M) the tokens before each."""
         order = keyed_order(key_of(self._key, "shards", number), len(self._size))
-        return order, np.cumsum(self._size[order]), np.append(0, np.cumsum(self._text[order]))
+        before = np.zeros((len(order) + 1, len(self.tokens)), np.int64)
+        np.cumsum(self._tokens[order], axis=0, out=before[1:])
+        return order, np.cumsum(self._size[order]), before
 
     def _order_shard(self, number: int, shard: int) -> _Shard:
         low, high = int(self._bounds[shard]), int(self._bounds[shard + 1])
         order = keyed_order(key_of(self._key, "documents", number, shard), high - low)
         offsets = np.asarray(self._split.offsets[low : high + 1])
-        length = np.diff(offsets)[order]
-        pictures = np.diff(self._split.image_index[low : high + 1])[order]
-        end = np.cumsum(pictures if self.in_pictures else length)
-        text = np.append(0, np.cumsum(length - self._block * pictures))
-        return _Shard(low + order, offsets[order], length, end, text)
-
-
-def _pick(array: Ints, at: Ints) -> Ints:
-    """`array[at]`; of a mapped file, the pages touched on the way are given back (each entry may cost a read-ahead)."""
-    values = array[at]
-    if isinstance(array.base, mmap.mmap):
-        array.base.madvise(mmap.MADV_DONTNEED)
-    return values
+        totals = np.diff(self._split.totals(slice(low, high + 1)), axis=0)[order]
+        before = np.zeros((len(order) + 1, len(self.tokens)), np.int64)
+        np.cumsum(totals[:, 1], axis=0, out=before[1:])
+        return _Shard(low + order, offsets[order], np.diff(offsets)[order], np.cumsum(self._measure(totals)), before)
 
 
 class Mixture:
-    """Several tapes on one line, shared out by weight."""
+    """Several tapes of one measure on one line, shared out by weight."""
 
     def __init__(self, tapes: Sequence[Tape], weights: Sequence[float]) -> None:
         self.tapes = tuple(tapes)

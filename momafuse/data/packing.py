@@ -1,38 +1,39 @@
 """The pack plan: which pieces of documents make up global sequence i. Every sequence holds the modality budget exactly.
 
 The plan is a pure function of (seed, epoch, corpus fingerprint, budget), in windows of N sequences that are planned
-independently. With n pictures and S_text text tokens a sequence, window k of epoch e takes
+independently. Sources stand on lines (lines.py), one a modality, and lines fill sequences in turn: modalities whose items have
+a fixed length first (pictures), then open ones (speech), text last. With n_m items or tokens of modality m a sequence, window k
+of epoch e takes of the line of m what lies from place
 
-    pictures  start(e) + k*N*n ... of the line of image-bearing sources (mixture.py), and
-    fill      from place  (e*E + k*N) * S_text - (text of all pictures before)  on, of the line of text-only sources,
+    (e*E + k*N) * n_m - (what the lines before brought of m by then)
 
-both known from totals alone: any sequence is found in constant time. Within a window filling.py deals the pictures with
-their text to sequences, the sequences are permuted, and what they leave of S_text is filled from the text line in their
-final order, so that a text cut by the budget goes on in the next sequence. Last, the pieces of a sequence are permuted.
+on, known from totals alone: any sequence is found in constant time. Within a window filling.py deals the items of the first
+line with all that comes with them to sequences, the sequences are permuted, and every further line fills, in their final
+order, what is left of its modality, so that what is cut by the budget goes on in the next sequence. Last, the pieces of a
+sequence are permuted.
 
-An epoch is E sequences: one pass over the image-bearing source that ends first at its weight (without one: over the
-text-only source that does), less than one sequence of its pictures sitting out. All other sources go on where they were,
-at their own pace, so that in time all of their data is seen.
+An epoch is E sequences: one pass over the source of the first line that ends first at its weight, less than one sequence of
+its items sitting out. All other sources go on where they were, at their own pace, so that in time all of their data is seen.
 
 Reads no tokens (loader.py). Does not hold any order: memory does not grow with the corpus.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from momafuse.data.budget import check_text
-from momafuse.data.filling import fill_pictures
-from momafuse.data.mixture import Ints, Mixture, Tape, Units, key_of, keyed_hash, keyed_order
+from momafuse.data.filling import fill_items
+from momafuse.data.flowing import flow
+from momafuse.data.lines import Line, Lines, SourceShare
+from momafuse.data.mixture import Ints, Units, key_of, keyed_hash, keyed_order
 from momafuse.errors import UserError
 
 if TYPE_CHECKING:
-    from momafuse.data.corpus import SourceInfo, Split
+    from momafuse.data.corpus import Split
 
 CACHED_WINDOWS = 4
 
@@ -46,21 +47,6 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SourceShare:
-    """A source's share of the pictures (image-bearing) or of the fill text (text-only), and its passes in an epoch."""
-
-    source: str
-    of: str  # "image" or "text"
-    requested: float
-    realised: float
-    passes: float
-
-    def __str__(self) -> str:
-        asked, got = f"{self.requested:.2%}", f"{self.realised:.2%}"
-        return f"{self.source}: {got} of the {self.of} budget (asked {asked}), {self.passes:.2f} passes an epoch"
-
-
-@dataclass(frozen=True)
 class WindowPlan:
     """The pieces of a window's sequences: those of sequence j are `first[j]..first[j + 1]-1`."""
 
@@ -71,10 +57,17 @@ class WindowPlan:
     stop: Ints
 
 
+class Part(NamedTuple):
+    """What a line brings to a window: pieces, each a `stretch` (2, n) of a unit's document, in a sequence."""
+
+    sequence: Ints
+    unit: Ints
+    stretch: Ints
+    units: Units
+
+
 class PackPlan:
     """Finds the pieces of any global sequence; fresh objects agree, in whatever order they are asked."""
-
-    sequences_per_epoch: int
 
     def __init__(
         self,
@@ -92,18 +85,10 @@ class PackPlan:
         the budget.
         """
         self.budget, self._split, self._fill_last = budget, split, fill_last
-        self._text, image = budget[0], sum(budget[1:])
         self._key = key_of(seed, split.fingerprint, *budget, window)
-        sources = [s for s in split.sources if s.documents and _weight(weights, s) > 0]
-        pictured, plain = [s for s in sources if s.pictures], [s for s in sources if not s.pictures]
-        self._block = _block(split, image)
-        self._pictures = image // self._block if image else 0
-        self._image = self._mix(pictured, weights, window) if image and pictured else None
-        self._fill = self._mix(plain, weights, window) if plain else None
-        self._reserve = self._check(image)
-        self.sequences_per_epoch, self._aligned = self._epoch()
-        documents = self._text / self._documents_length() if not image else self._pictures
-        self._window_length = min(max(1, int(window / documents)), self.sequences_per_epoch)
+        self._lines = Lines(split, budget, weights, window, self._key)
+        self.sequences_per_epoch = self._lines.sequences_per_epoch
+        self._window_length = min(max(1, int(window / self._lines.documents)), self.sequences_per_epoch)
         self.window = lru_cache(CACHED_WINDOWS)(self._plan)
 
     def find(self, sequence: int) -> tuple[int, int, int]:
@@ -123,120 +108,73 @@ class PackPlan:
 
     def shares(self) -> list[SourceShare]:
         """Requested and realised share of every source in use, for the start of a run."""
-        sequences, result = self.sequences_per_epoch, []
-        lines = (("image", self._image, sequences * self._pictures), ("text", self._fill, self._fill_place(1, 0)))
-        for of, mixture, places in lines:
-            if mixture is None:
-                continue
-            taken = mixture.shares.split(places)
-            for i, tape in enumerate(mixture.tapes):
-                realised, passes = float(mixture.shares.realised[i]), int(taken[i]) / tape.length
-                result.append(SourceShare(tape.name, of, mixture.requested[i], realised, passes))
-        return result
-
-    def _mix(self, sources: Sequence[SourceInfo], weights: dict[str, float], window: int) -> Mixture:
-        tapes = [Tape(self._split, s, window, self._block, key_of(self._key, s.name)) for s in sources]
-        return Mixture(tapes, [weights[s.name] for s in sources])
-
-    def _check(self, image: int) -> int:
-        """Text tokens that a picture brings on average, rounded up; UserError where the budget cannot be met."""
-        if image and self._image is None:
-            raise UserError(
-                f"data.image_share={image / sum(self.budget):g}: no source with a weight above 0 has pictures; "
-                "the nearest valid share is 0"
-            )
-        mean = 0.0
-        if self._image is not None:
-            rates = [tape.text / tape.length for tape in self._image.tapes]
-            mean = float(np.dot(self._image.shares.realised, rates))
-        check_text(self._text, image, self._block, mean, self._fill is not None)
-        return int(np.ceil(mean))
-
-    def _documents_length(self) -> float:
-        """Mean length of a text-only document in tokens."""
-        assert self._fill is not None
-        names = {tape.name for tape in self._fill.tapes}
-        documents = sum(s.documents for s in self._split.sources if s.name in names)
-        return sum(tape.length for tape in self._fill.tapes) / documents
-
-    def _epoch(self) -> tuple[int, list[bool]]:
-        """Sequences of an epoch, and which image-bearing sources begin every epoch with a fresh pass."""
-        mixture, places = (self._image, self._pictures) if self._image else (self._fill, self._text)
-        assert mixture is not None
-        lengths = np.array([tape.length for tape in mixture.tapes])
-        low, high = 1, 2 + int(max(lengths / mixture.shares.realised)) // places
-        while high - low > 1:  # low sequences fit into one pass of every source, high do not
-            middle = (low + high) // 2
-            fits = bool((mixture.shares.split(middle * places) <= lengths).all())
-            low, high = (middle, high) if fits else (low, middle)
-        rest = lengths - mixture.shares.split(low * places)
-        return low, [bool(0 <= r < places) for r in rest.tolist()]
-
-    def _picture_places(self, epoch: int, sequences: int) -> Ints:
-        """Place on each image-bearing tape after that many sequences of an epoch."""
-        assert self._image is not None
-        used = self._image.shares.split(self.sequences_per_epoch * self._pictures)
-        step = np.where(self._aligned, [tape.length for tape in self._image.tapes], used)
-        return epoch * step + self._image.shares.split(sequences * self._pictures)
-
-    def _fill_place(self, epoch: int, sequences: int) -> int:
-        """Place on the line of fill text after that many sequences of an epoch."""
-        place = (epoch * self.sequences_per_epoch + sequences) * self._text
-        if self._image is not None:
-            places = self._picture_places(epoch, sequences).tolist()
-            place -= sum(tape.text_before(p) for tape, p in zip(self._image.tapes, places, strict=True))
-        return max(0, place)
+        return self._lines.shares()
 
     def _plan(self, epoch: int, number: int) -> WindowPlan:
         before = number * self._window_length
         count = min(self._window_length, self.sequences_per_epoch - before)
-        rooms = np.full(count, self._text)
-        parts: list[tuple[Ints, Ints, Ints, Units]] = []  # sequence, unit, range, units
+        rooms = np.tile(np.array(self.budget, np.int64), (count, 1))
+        parts: list[Part] = []
         key = key_of(self._key, "window", epoch, number)
-        if self._image is not None:
-            begin, end = self._picture_places(epoch, before), self._picture_places(epoch, before + count)
-            units = self._image.segment(begin, end)
-            filled = fill_pictures(self._split, units, count, self._pictures, self._text, self._block, self._reserve)
-            order = _permute_sequences(key, filled.linked, units)
-            rooms = filled.rooms[order]
-            final = np.empty(count, dtype=np.int64)
-            final[order] = np.arange(count)
-            parts.append((final[filled.sequence], filled.unit, np.stack([filled.start, filled.stop]), units))
-        if rooms.any():
-            parts.append(self._fill_rooms(self._fill_place(epoch, before), rooms))
+        for line in self._lines:
+            if line.modality == 0:
+                continue
+            kept = rooms[:, 0] - np.maximum(rooms[:, 0] - line.later_text, 0)  # for the lines behind it
+            rooms[:, 0] -= kept
+            if not line.whole:
+                parts.append(self._flow(line, epoch, before, rooms))
+            else:
+                part, rooms = self._deal(line, epoch, before, rooms, key)
+                parts.append(part)
+            rooms[:, 0] += kept
+        if rooms[:, 0].any():
+            parts.append(self._fill(epoch, before, rooms[:, 0]))
         return _arrange(parts, count, key, self._fill_last)
 
-    def _fill_rooms(self, place: int, rooms: Ints) -> tuple[Ints, Ints, Ints, Units]:
-        """Cut the line of fill text, from `place` on, to the rooms that the sequences leave."""
-        if self._fill is None:
+    def _units(self, line: Line, epoch: int, before: int, rooms: Ints) -> Units:
+        """What the line brings to a window: the first line its own stretch, others as much as the rooms hold."""
+        if line.first:
+            begin, end = (self._lines.places(line, epoch, before + n) for n in (0, len(rooms)))
+        else:
+            begin = self._lines.places(line, epoch, before)
+            places = int(rooms[:, line.modality].sum()) // line.unit
+            end = line.mixture.shares.split(self._lines.place(line, epoch, before) + places)
+        return line.mixture.segment(begin, end)
+
+    def _deal(self, line: Line, epoch: int, before: int, rooms: Ints, key: int) -> tuple[Part, Ints]:
+        """Items of a fixed length; the first line's sequences are permuted. -> the pieces, and rooms in the final order."""
+        units = self._units(line, epoch, before, rooms)
+        filled = fill_items(self._split, units, line.modality, rooms, line.reserve)
+        stretch = np.stack([filled.start, filled.stop])
+        if not line.first:
+            return Part(filled.sequence, filled.unit, stretch, units), filled.rooms
+        order = _permute_sequences(key, filled.linked, units)
+        final = np.empty(len(rooms), dtype=np.int64)
+        final[order] = np.arange(len(rooms))
+        return Part(final[filled.sequence], filled.unit, stretch, units), filled.rooms[order]
+
+    def _flow(self, line: Line, epoch: int, before: int, rooms: Ints) -> Part:
+        units = self._units(line, epoch, before, rooms)
+        sequence, unit, start, stop = flow(self._split, units, line.modality, rooms, float(line.rates[0]))
+        return Part(sequence, unit, np.stack([start, stop]), units)
+
+    def _fill(self, epoch: int, before: int, rooms: Ints) -> Part:
+        """Cut the line of text alone to the rooms that the sequences leave."""
+        line = self._lines.text
+        if line is None:
             raise UserError(
-                "data.sources: pictures come with texts of different lengths and there is no text to fill with; "
+                "data.sources: texts that come with items have different lengths and there is no text to fill with; "
                 "add a text-only source with a weight above 0"
             )
-        split = self._fill.shares.split
-        units = self._fill.segment(split(place), split(place + int(rooms.sum())))
+        place = self._lines.place(line, epoch, before)
+        units = line.mixture.segment(*(line.mixture.shares.split(p) for p in (place, place + int(rooms.sum()))))
         rooms_end, units_end = np.cumsum(rooms), np.cumsum(units.size)
         cuts = np.unique(np.concatenate([[0], rooms_end, units_end]))
         begin, length = cuts[:-1], np.diff(cuts)
         unit = np.searchsorted(units_end, begin, side="right")
         sequence = np.searchsorted(rooms_end, begin, side="right")
         start = units.start[unit] + begin - (units_end - units.size)[unit]
-        return sequence, unit, np.stack([start, start + length]), units
-
-
-def _weight(weights: dict[str, float], source: SourceInfo) -> float:
-    if source.name not in weights:
-        raise UserError(f"data.sources: {source.name} is in the corpus but has no weight; add data.sources.{source.name}")
-    return weights[source.name]
-
-
-def _block(split: Split, image: int) -> int:
-    """Tokens of a picture in this corpus; UserError where the image budget is no multiple."""
-    pictures = sum(s.pictures for s in split.sources)
-    block = sum(s.image_tokens for s in split.sources) // pictures if pictures else max(1, image)
-    if image % block:
-        raise UserError(f"data.image_share: {image} image tokens in a sequence, but pictures here have {block} tokens")
-    return block
+        return Part(sequence, unit, np.stack([start, start + length]), units)
 
 
 def _permute_sequences(key: int, linked: Ints, units: Units) -> Ints:
@@ -251,16 +189,16 @@ def _permute_sequences(key: int, linked: Ints, units: Units) -> Ints:
     return np.argsort(place[group], kind="stable")
 
 
-def _arrange(parts: list[tuple[Ints, Ints, Ints, Units]], count: int, key: int, fill_last: bool) -> WindowPlan:
+def _arrange(parts: list[Part], count: int, key: int, fill_last: bool) -> WindowPlan:
     """Sort pieces by sequence, those of a sequence in keyed order, those of one stretch of a document by place."""
-    sequence, start = np.concatenate([p[0] for p in parts]), np.concatenate([p[2][0] for p in parts])
-    shift = np.cumsum([0, *(len(p[3]) for p in parts)])
-    unit = np.concatenate([p[1] + s for p, s in zip(parts, shift, strict=False)])
-    part = np.repeat(np.arange(len(parts)), [len(p[0]) for p in parts]) if fill_last else np.zeros_like(sequence)
+    sequence, start = np.concatenate([p.sequence for p in parts]), np.concatenate([p.stretch[0] for p in parts])
+    shift = np.cumsum([0, *(len(p.units) for p in parts)])
+    unit = np.concatenate([p.unit + s for p, s in zip(parts, shift, strict=False)])
+    part = np.repeat(np.arange(len(parts)), [len(p.sequence) for p in parts]) if fill_last else np.zeros_like(sequence)
     order = np.lexsort((start, keyed_order(key_of(key, "pieces"), int(shift[-1]))[unit], part, sequence))
-    document = np.concatenate([p[3].document for p in parts])
-    base = np.concatenate([p[3].base for p in parts])
-    stop = np.concatenate([p[2][1] for p in parts])
+    document = np.concatenate([p.units.document for p in parts])
+    base = np.concatenate([p.units.base for p in parts])
+    stop = np.concatenate([p.stretch[1] for p in parts])
     first = np.append(0, np.cumsum(np.bincount(sequence, minlength=count)))
     unit = unit[order]
     return WindowPlan(first, document[unit], base[unit], start[order], stop[order])

@@ -19,9 +19,10 @@ from typing import Any
 from momafuse import __version__
 from momafuse.config.schema import Config, SourceConfig
 from momafuse.data import corpus as store
+from momafuse.data.codecs import tokenizer_fingerprints
 from momafuse.data.corpus import Corpus
 from momafuse.data.encoding import Encoder
-from momafuse.data.fingerprints import tokenizer_fingerprints
+from momafuse.data.layout import layout_of
 from momafuse.data.progress import Progress
 from momafuse.data.sources import Item, Source, open_source
 from momafuse.data.writer import Part, assemble, part_path, part_paths, write_json, write_lines
@@ -29,8 +30,9 @@ from momafuse.errors import UserError
 from momafuse.preemption import leave_if_warned
 
 CHUNK_DOCUMENTS = 4096
-CHUNK_PICTURES = 1024  # variants counted; a chunk ends earlier where it has many pictures
+CHUNK_ITEMS = 1024  # variants counted; a chunk ends earlier where it has many pictures or the like
 CHUNK_CHARACTERS = 2**25  # or long texts
+PARTS = 2  # the form of the files that an unfinished corpus is made of
 MAX_REJECT_SHARE = 0.01  # of a source's documents
 ROOT = "corpora"
 
@@ -40,7 +42,7 @@ def corpus_path(config: Config) -> Path:
     if config.data.path is not None:
         return Path(config.data.path).expanduser()
     made_of = {
-        "version": store.VERSION,
+        "version": 1,
         "sources": _recipe(config),
         "tokenizers": {kind: fingerprint for kind, (_, fingerprint) in tokenizer_fingerprints(config.tokenizer).items()},
     }
@@ -140,15 +142,15 @@ def _prepare_source(
 
 def _chunks(items: Iterable[Item], variants: int) -> Iterator[list[Item]]:
     chunk: list[Item] = []
-    pictures, characters = 0, 0
+    codings, characters = 0, 0
     for item in items:
         chunk.append(item)
         texts = [segment for segment in item.segments if isinstance(segment, str)]
         characters += sum(map(len, texts))
-        pictures += variants * (len(item.segments) - len(texts))
-        if len(chunk) == CHUNK_DOCUMENTS or pictures >= CHUNK_PICTURES or characters >= CHUNK_CHARACTERS:
+        codings += variants * (len(item.segments) - len(texts))
+        if len(chunk) == CHUNK_DOCUMENTS or codings >= CHUNK_ITEMS or characters >= CHUNK_CHARACTERS:
             yield chunk
-            chunk, pictures, characters = [], 0, 0
+            chunk, codings, characters = [], 0, 0
     if chunk:
         yield chunk
 
@@ -174,20 +176,18 @@ def _recipe(config: Config) -> dict[str, Any]:
 
 
 def _tokenizers(config: Config, encoder: Encoder) -> dict[str, dict[str, str]]:
-    return {
-        "text": {"name": config.tokenizer.text, "fingerprint": encoder.text.fingerprint},
-        "image": {"name": config.tokenizer.image, "fingerprint": encoder.image.fingerprint},
-    }
+    found = encoder.fingerprints
+    return {modality: {"name": name, "fingerprint": found[modality]} for modality, name in config.tokenizer.items()}
 
 
 def _plan(config: Config, sources: dict[str, Source], encoder: Encoder) -> dict[str, Any]:
     """What finished parts depend on: with another plan they are worthless."""
     return {
-        "version": store.VERSION,
+        "parts": PARTS,
         "sources": _recipe(config),
         "content": {name: source.fingerprint for name, source in sources.items()},
         "tokenizers": _tokenizers(config, encoder),
-        "chunk": [CHUNK_DOCUMENTS, CHUNK_PICTURES, CHUNK_CHARACTERS],
+        "chunk": [CHUNK_DOCUMENTS, CHUNK_ITEMS, CHUNK_CHARACTERS],
     }
 
 
@@ -212,7 +212,7 @@ def _finish(aside: Path, config: Config, sources: dict[str, Source], encoder: En
     write_lines(aside / "rejects.jsonl", rejects)
     described = {name: facts | {"fingerprint": sources[name].fingerprint} for name, facts in _recipe(config).items()}
     manifest = {
-        "version": store.VERSION,
+        "version": layout_of(encoder.vocabulary),
         "momafuse": __version__,
         "name": config.data.name,
         "vocabulary": encoder.vocabulary.to_dict(),

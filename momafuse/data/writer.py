@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from momafuse.data.corpus import GIVEN, KINDS, NO_SPANS, SPLITS, SourceInfo, file_sha256, token_dtype
+from momafuse.data.corpus import GIVEN, KINDS, NO_SPANS, SPLITS, file_sha256, token_dtype
+from momafuse.data.layout import FILES, SourceInfo, layout_of, source_entry, split_entry
 from momafuse.files import write_aside
 from momafuse.tokens.document import EncodedDocument
 from momafuse.tokens.vocabulary import Vocabulary
@@ -28,15 +29,15 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Group:
-    """Documents in a row: ids end to end; `images` (k, 2) first code within its document and number of codes.
+    """Documents in a row: ids end to end; `items` (k, 3) first code within its document, number of codes and modality.
 
     `given` (g, 2) begin and end of each run of given ids within the row.
     """
 
     tokens: Array  # (n,) the corpus's dtype
     lengths: Array  # (docs,) int64
-    images: Array  # (k, 2) int64
-    pictures: Array  # (docs,) int64
+    items: Array  # (k, 3) int64
+    held: Array  # (docs,) int64: items of each
     kinds: Array  # (docs,) uint8
     given: Array = field(default_factory=lambda: NO_SPANS)
 
@@ -48,8 +49,8 @@ class Group:
         return cls(
             tokens=np.concatenate([np.zeros(0, np.int64), *ids]).astype(token_dtype(vocabulary)),
             lengths=lengths,
-            images=np.concatenate([NO_SPANS, *(d.images for d in documents)]),
-            pictures=np.array([len(d.images) for d in documents], dtype=np.int64),
+            items=np.concatenate([np.zeros((0, 3), np.int64), *(d.items for d in documents)]),
+            held=np.array([len(d.items) for d in documents], dtype=np.int64),
             kinds=np.array([KINDS.index(d.kind) for d in documents], dtype=np.uint8),
             given=np.concatenate([NO_SPANS, *(d.given + start for d, start in zip(documents, starts, strict=True))]),
         )
@@ -119,34 +120,17 @@ def _groups(folder: Path, split: str, source: int) -> Iterator[Group]:
 def _assemble_split(folder: Path, split: str, sources: Sequence[str], vocabulary: Vocabulary) -> dict[str, Any]:
     out = folder / split
     out.mkdir(exist_ok=True)
-    image = vocabulary.modality_of_ids() == vocabulary.names.index("image")
     infos: list[SourceInfo] = []
-    counts = np.zeros(vocabulary.size, np.int64)
-    with _Streams(out) as streams:
+    with _Streams(out, vocabulary) as streams:
         for number, name in enumerate(sources):
-            documents, pictures, before = streams.documents, streams.pictures, counts.copy()
+            documents, before = streams.documents, streams.totals.copy()
             for group in _groups(folder, split, number):
                 streams.append(group)
-                counts += np.bincount(group.tokens, minlength=vocabulary.size)
-            new = counts - before
-            infos.append(
-                SourceInfo(
-                    name=name,
-                    first=documents,
-                    documents=streams.documents - documents,
-                    text_tokens=int(new[~image].sum()),
-                    image_tokens=int(new[image].sum()),
-                    pictures=streams.pictures - pictures,
-                )
-            )
-        files = streams.finish(counts)
-    return {
-        "documents": streams.documents,
-        "tokens": streams.tokens,
-        "pictures": streams.pictures,
-        "sources": [asdict(info) for info in infos],
-        "files": files,
-    }
+            items, tokens = (streams.totals - before).tolist()
+            infos.append(SourceInfo(name, documents, streams.documents - documents, tuple(tokens), tuple(items)))
+        files = streams.finish()
+    facts = {"documents": streams.documents, "tokens": streams.tokens} | split_entry(streams.items, vocabulary)
+    return facts | {"sources": [source_entry(info, vocabulary) for info in infos], "files": files}
 
 
 class _Streams:
@@ -156,24 +140,22 @@ class _Streams:
     """
 
     HEADER = 128  # bytes; numpy aligns its headers to 64, and these shapes fit in 128
-    TYPES: ClassVar[dict[str, npt.DTypeLike]] = {
-        "offsets": np.int64,
-        "images": np.int64,
-        "image_index": np.int64,
-        "kinds": np.uint8,
-        "counts": np.int64,
-        GIVEN: np.int64,
-    }
+    TYPES: ClassVar[dict[str, npt.DTypeLike]] = {"kinds": np.uint8, "item_modality": np.uint8}  # the others are int64
 
-    def __init__(self, folder: Path) -> None:
-        self.documents, self.tokens, self.pictures, self.given = 0, 0, 0, 0
-        self._paths = {"tokens": folder / "tokens.bin"} | {name: folder / f"{name}.npy" for name in self.TYPES}
+    def __init__(self, folder: Path, vocabulary: Vocabulary) -> None:
+        self.documents, self.tokens, self.items, self.given = 0, 0, 0, 0
+        self.totals = np.zeros((2, len(vocabulary.names)), np.int64)  # items and tokens of each modality
+        self._modality = vocabulary.modality_of_ids()
+        self._counts = np.zeros(vocabulary.size, np.int64)
+        names = FILES[layout_of(vocabulary)] | {GIVEN: GIVEN}
+        self._paths = {"tokens": folder / "tokens.bin"} | {field: folder / f"{name}.npy" for field, name in names.items()}
         self._files: dict[str, BinaryIO] = {}
 
     def __enter__(self) -> _Streams:
-        self._files = {name: path.open("wb") for name, path in self._paths.items()}
-        for name in self.TYPES:
-            self._files[name].write(b"\0" * self.HEADER)
+        self._files = {field: path.open("wb") for field, path in self._paths.items()}
+        for name, file in self._files.items():
+            if name != "tokens":
+                file.write(b"\0" * self.HEADER)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -182,46 +164,65 @@ class _Streams:
 
     def append(self, group: Group) -> None:
         starts = self.tokens + np.cumsum(group.lengths) - group.lengths
-        first = np.repeat(starts, group.pictures)
+        first = np.repeat(starts, group.held)
         self._write("tokens", group.tokens)
         self._write("offsets", starts)
-        self._write("images", group.images + np.stack([first, np.zeros_like(first)], axis=1))
-        self._write("image_index", self.pictures + np.cumsum(group.pictures) - group.pictures)
+        self._write("items", group.items[:, :2] + np.stack([first, np.zeros_like(first)], axis=1))
+        self._write("item_index", self.items + np.cumsum(group.held) - group.held)
+        self._write("item_modality", group.items[:, 2].astype(np.uint8))
+        totals = self.totals + self._running(group)
+        self._write("before", totals[:-1])
         self._write("kinds", group.kinds)
         self._write(GIVEN, group.given + self.tokens)
+        self._counts += np.bincount(group.tokens, minlength=len(self._counts))
         self.given += len(group.given)
         self.documents += len(group.kinds)
         self.tokens += len(group.tokens)
-        self.pictures += len(group.images)
+        self.items += len(group.items)
+        self.totals = totals[-1]
 
-    def finish(self, counts: Array) -> dict[str, Any]:
+    def _running(self, group: Group) -> Array:
+        """(docs + 1, 2, M): items and tokens of each modality in the documents of the group before each."""
+        kinds, documents = self.totals.shape[1], len(group.lengths)
+        running = np.zeros((documents + 1, 2, kinds), np.int64)
+        of_item, of_token = (np.repeat(np.arange(documents), n) for n in (group.held, group.lengths))
+        for i, (document, m) in enumerate(((of_item, group.items[:, 2]), (of_token, self._modality[group.tokens]))):
+            number = np.bincount(document * kinds + m, minlength=documents * kinds)
+            running[1:, i] = number.reshape(documents, kinds).cumsum(axis=0)
+        return running
+
+    def finish(self) -> dict[str, Any]:
         """Writes what is known only now; returns size and SHA-256 of each file."""
         self._write("offsets", np.array([self.tokens], np.int64))
-        self._write("image_index", np.array([self.pictures], np.int64))
-        self._write("counts", counts)
-        shapes: dict[str, tuple[int, ...]] = {
-            "offsets": (self.documents + 1,),
-            "images": (self.pictures, 2),
-            "image_index": (self.documents + 1,),
-            "kinds": (self.documents,),
-            "counts": (len(counts),),
-            GIVEN: (self.given, 2),
-        }
+        self._write("item_index", np.array([self.items], np.int64))
+        self._write("before", self.totals[None])
+        self._write("counts", self._counts)
         if not self.given:  # so that a corpus without given segments is what it always was
-            del shapes[GIVEN]
             self._files.pop(GIVEN).close()
             self._paths.pop(GIVEN).unlink()
-        for name, shape in shapes.items():
-            self._files[name].seek(0)
-            self._files[name].write(_npy_header(np.dtype(self.TYPES[name]), shape, self.HEADER))
-        for file in self._files.values():
+        shapes: dict[str, tuple[int, ...]] = {
+            "offsets": (self.documents + 1,),
+            "items": (self.items, 2),
+            "item_index": (self.documents + 1,),
+            "item_modality": (self.items,),
+            "before": (self.documents + 1, *self.totals.shape),
+            "kinds": (self.documents,),
+            "counts": self._counts.shape,
+            GIVEN: (self.given, 2),
+        }
+        for name, file in self._files.items():
+            if name != "tokens":
+                file.seek(0)
+                file.write(_npy_header(np.dtype(self.TYPES.get(name, np.int64)), shapes[name], self.HEADER))
             file.flush()
             os.fsync(file.fileno())
         return {p.name: {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in self._paths.values()}
 
-    def _write(self, name: str, values: Array) -> None:
-        assert name == "tokens" or values.dtype == self.TYPES[name]
-        self._files[name].write(np.ascontiguousarray(values).data)
+    def _write(self, field: str, values: Array) -> None:
+        """What this layout has no file for is left out."""
+        if field in self._files:
+            assert field == "tokens" or values.dtype == self.TYPES.get(field, np.int64)
+            self._files[field].write(np.ascontiguousarray(values).data)
 
 
 def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...], size: int) -> bytes:

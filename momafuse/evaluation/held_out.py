@@ -88,7 +88,7 @@ def run_config(e: EvaluateConfig, checkpoint: Path) -> Config:
 def refuse_without_auxiliary(e: EvaluateConfig, config: Config) -> None:
     """UserError where causal routing is asked of a model whose routers see the future."""
     routed = config.model.depth is not None or any(
-        n > 1 for name, n in config.model.groups(("text", "image")).items() if name != "shared"
+        n > 1 for name, n in config.model.groups(config.modalities).items() if name != "shared"
     )
     if routed and not config.router.auxiliary and e.routing != "training":
         train = f"python -m momafuse.train +experiment=aux_routers model_from={e.run}"

@@ -21,6 +21,7 @@ from momafuse.checkpoint import store
 from momafuse.config.compose import load_config
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
+from momafuse.data.codecs import load_codecs, vocabulary_of
 from momafuse.errors import UserError
 from momafuse.kernels.cross_entropy import rows_at_once
 from momafuse.models.transformer import Transformer
@@ -29,7 +30,6 @@ from momafuse.routing.auxiliary import Routing
 from momafuse.tokens.text import TextTokenizer
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.setup import build_model
-from momafuse.vision.tokenizer import ImageTokenizer
 from momafuse.world import World
 
 Score = tuple[float, bool]  # log-likelihood in nats; whether every token was the most likely one
@@ -50,8 +50,8 @@ class LanguageModel:
         """
         checkpoint = store.find(Path(run).expanduser())
         config = load_config(checkpoint / "config.yaml")
-        text, image = TextTokenizer.load(config.tokenizer.text), ImageTokenizer.load(config.tokenizer.image)
-        vocabulary = Vocabulary.build(image.codes, image.block, text.pieces)
+        text = TextTokenizer.load(config.tokenizer["text"])
+        vocabulary = vocabulary_of(text, load_codecs(config.tokenizer))
         store.verify(checkpoint)
         world = World(0, 1, resolve_device(device), None, None)
         model, _ = build_model(_plain(config), vocabulary, world)

@@ -127,24 +127,33 @@ def _chosen_panel(panel: Axes, name: str, chosen: NDArray[np.floating[Any]]) -> 
 
 
 def plot_reconstructions(
-    originals: NDArray[np.uint8], reconstructions: NDArray[np.uint8], captions: Sequence[str], out: Path
+    originals: Sequence[NDArray[Any]], reconstructions: Sequence[NDArray[Any]], captions: Sequence[str], out: Path
 ) -> None:
-    """A sheet of pairs (picture, reconstruction) with captions; both uint8 (N, 3, H, W), N >= 1."""
+    """A sheet of pairs (item, reconstruction) with captions, at least one: pictures uint8 (3, H, W), or what has rows and
+    columns of numbers in [0, 1] (a spectrogram; the lowest row comes first), drawn dark."""
     count = len(originals)
     columns = min(count, 4 if count <= 16 else 6)
     lines = math.ceil(count / columns)
     figure = _figure(2.7 * columns, 1.65 * lines + 0.35)
-    figure.suptitle("left: held-out picture, right: what its tokens keep", fontsize=10)
+    figure.suptitle("left: held out, right: what its tokens keep", fontsize=10)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for panel in panels:
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
     for panel, original, reconstruction, caption in zip(panels, originals, reconstructions, captions, strict=False):
-        gap = np.full((original.shape[1], 2, 3), 255, dtype=np.uint8)
-        pair = np.concatenate([original.transpose(1, 2, 0), gap, reconstruction.transpose(1, 2, 0)], axis=1)
-        panel.imshow(pair, interpolation="nearest")
+        left, right = _pixels(original), _pixels(reconstruction)
+        gap = np.full((len(left), max(2, left.shape[1] // 32), 3), 255, dtype=np.uint8)
+        panel.imshow(np.concatenate([left, gap, right], axis=1), interpolation="nearest")
         panel.set_xlabel(textwrap.shorten(caption, 48, placeholder=" …"), fontsize=8, labelpad=3)
     figure.savefig(out, dpi=DPI)
+
+
+def _pixels(item: NDArray[Any]) -> NDArray[np.uint8]:
+    """-> (H, W, 3)."""
+    if item.ndim == 3:
+        return item.transpose(1, 2, 0)
+    grey: NDArray[np.uint8] = np.repeat((255 * (1 - item[::-1, :, None])).astype(np.uint8), 3, axis=2)
+    return grey
 
 
 def _series(rows: Sequence[Row], key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,12 +1,12 @@
-"""A document is a row of text and image segments; here it becomes one row of ids.
+"""A document is a row of segments, each of one modality; here it becomes one row of ids.
 
-    ids = bos, segment, segment, ..., eos;   image segment = begin_image, codes, end_image;   text segment = its pieces
+    ids = bos, segment, segment, ..., eos;   segment = begin, codes, end of its modality;   text segment = its pieces
 
-A caption pair (one picture, one text) comes picture first for half of the documents, decided by a hash of its key
-(arXiv 2405.09818 rotates half of its pairs); a pair with a given segment (a prompt) keeps its order, since the other is
-the answer to it. Spans of given ids are recorded, for losses on answers only (the same paper's fine-tuning): an image
-with its frame, and `eos` after a last segment that is given; never `bos`. Does not read files, and does not cut anything
-to length.
+A pair (two segments, of two modalities) comes in the order of their numbers for half of the documents and in the other for the
+rest, decided by a hash of its key (arXiv 2405.09818 rotates half of its pairs); a pair with a given segment (a prompt) keeps
+its order, since the other is the answer to it. Spans of given ids are recorded, for losses on answers only (the same paper's
+fine-tuning): an item with its frame, and `eos` after a last segment that is given; never `bos`. Does not read files, and does
+not cut anything to length.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from momafuse.tokens.vocabulary import Vocabulary
+from momafuse.tokens.modality import Modality
+from momafuse.tokens.vocabulary import TEXT, Vocabulary
 
 Kind = Literal["pair", "interleaved", "text"]
 
 
 @dataclass(frozen=True)
 class EncodedDocument:
-    """`ids` (n,) int64; `images` (k, 2) int64: first position and number of the codes of each picture within `ids`.
+    """`ids` (n,) int64; `items` (k, 3) int64: first position and number of the codes of each item within `ids`, and the number
+    of its modality; text has none.
 
     `given` (g, 2) int64: where each run of given ids begins, and where it has ended; sorted, apart, none empty.
     """
@@ -34,47 +36,55 @@ class EncodedDocument:
     key: str
     kind: Kind
     ids: npt.NDArray[np.int64]
-    images: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int64]
     given: npt.NDArray[np.int64]
 
 
-def picture_first(key: str) -> bool:
-    """True for half of all keys, whatever the order or number of documents."""
+def turned(key: str) -> bool:
+    """Whether the pair of this key puts the modality with the larger number first: true for half of all keys, whatever the
+    order or number of documents."""
     return hashlib.sha256(f"order:{key}".encode()).digest()[0] < 128
 
 
 def encode_document(
     key: str,
-    segments: Sequence[tuple[Literal["text", "image"], npt.NDArray[np.int64]]],
+    segments: Sequence[tuple[str, npt.NDArray[np.int64]]],
     vocabulary: Vocabulary,
     given: Collection[int] = (),
 ) -> EncodedDocument:
-    """Lay out one document. Text segments hold ids of the one id space, image segments codes 0..count-1.
+    """Lay out one document of segments (modality, values): text holds ids of the one id space, others codes 0..count-1.
 
-    `given`: places in `segments` of the given ones. ValueError where a picture is none.
+    `given`: places in `segments` of the given ones. ValueError where codes are no item of their modality.
     """
-    image = vocabulary.modality("image")
-    s = vocabulary.specials
-    kinds = [kind for kind, _ in segments]
-    pair = sorted(kinds) == ["image", "text"]
+    names = vocabulary.names
+    pair = len({name for name, _ in segments}) == len(segments) == 2
     if pair and not given:
-        segments = sorted(segments, key=lambda seg: (seg[0] == "image") != picture_first(key))
+        segments = sorted(segments, key=lambda segment: names.index(segment[0]), reverse=turned(key))
+    s = vocabulary.specials
     parts: list[npt.NDArray[np.int64]] = [np.array([s.bos])]
-    images: list[tuple[int, int]] = []
+    items: list[tuple[int, int, int]] = []
     ends = [1]  # of the parts
-    for kind, values in segments:
-        if kind == "image":
-            if len(values) != image.block or values.min() < 0 or values.max() >= image.count:
-                raise ValueError(f"document {key}: a picture must be {image.block} codes below {image.count}")
-            images.append((ends[-1] + 1, len(values)))
-            values = np.concatenate([[s.begin_image], values + image.first, [s.end_image]])
+    for name, values in segments:
+        if name != TEXT:
+            m = vocabulary.modality(name)
+            _check_item(key, m, values)
+            begin, end = m.frame[:1], m.frame[1:]
+            items.append((ends[-1] + len(begin), len(values), names.index(name)))
+            values = np.concatenate([begin, values + m.first, end])
         parts.append(values)
         ends.append(ends[-1] + len(values))
     parts.append(np.array([s.eos]))
     ends.append(ends[-1] + 1)
-    kind_: Kind = "pair" if pair else "interleaved" if images else "text"
+    kind: Kind = "pair" if pair else "interleaved" if items else "text"
     ids = np.concatenate(parts).astype(np.int64)
-    return EncodedDocument(key, kind_, ids, _spans(images), _spans(_runs(ends, given)))
+    return EncodedDocument(key, kind, ids, np.array(items, np.int64).reshape(-1, 3), _spans(_runs(ends, given)))
+
+
+def _check_item(key: str, m: Modality, values: npt.NDArray[np.int64]) -> None:
+    known = len(values) == m.block if m.block else len(values) > 0
+    if not known or values.min() < 0 or values.max() >= m.count:
+        length = m.block or "one or more"
+        raise ValueError(f"document {key}: an item of {m.name} must be {length} codes below {m.count}")
 
 
 def _runs(ends: Sequence[int], given: Collection[int]) -> list[list[int]]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import shlex
 from pathlib import Path
@@ -16,9 +15,9 @@ import torch
 
 from momafuse.config.compose import Job
 from momafuse.config.schema import Config
+from momafuse.data.codecs import load_codecs
 from momafuse.data.corpus import Corpus
-from momafuse.data.encoding import decode_picture
-from momafuse.data.sources import Picture, open_source
+from momafuse.data.sources import Item, Raw, open_source
 from momafuse.errors import UserError
 from momafuse.files import write_aside
 from momafuse.reports.logger import Logger
@@ -27,7 +26,6 @@ from momafuse.routing.statistics import RoutingCounts
 from momafuse.training.held_out import HeldOut, unigram
 from momafuse.training.schedule import more
 from momafuse.training.setup import Setup
-from momafuse.vision.tokenizer import ImageTokenizer
 
 SAMPLES = 16  # pictures on the sheet of reconstructions, spread over the first held-out ones
 SEES_THE_FUTURE = "training routing: sees the future (what a router chooses depends on later rows too)"
@@ -52,7 +50,7 @@ def finish(
     if held_out.counts:
         plot_experts(expert_report(held_out.counts, setup, corpus), path / "plots" / "experts.png")
     try:
-        reconstruct(job.config, corpus, path / "samples" / "reconstruction.png")
+        reconstruct(job.config, corpus, path / "samples")
     except UserError as error:  # a corpus may travel without its sources
         logger.message(f"no samples/reconstruction.png: {error}")
     report: dict[str, float | str] = {**held_out.losses, "eval/routing": held_out.routing, **frequencies}
@@ -78,27 +76,30 @@ def expert_report(counts: list[RoutingCounts], setup: Setup, corpus: Corpus) -> 
     return report
 
 
-def reconstruct(config: Config, corpus: Corpus, out: Path) -> None:
-    """Held-out pictures, and what is left of them after the image tokenizer. Raises UserError without their sources."""
-    with_pictures = [source.name for source in corpus.validation.sources if source.pictures]
-    sources = [open_source(name, config.data.sources[name]) for name in with_pictures]
-    held_out = (
-        item
-        for source in sources
-        for item in source.items()
-        if item.split == "validation" and any(isinstance(s, Picture) for s in item.segments)
-    )
-    first = list(itertools.islice(held_out, 16 * SAMPLES))
-    tokenizer = ImageTokenizer.load(config.tokenizer.image)
-    originals, captions = [], []
-    for i in np.linspace(0, len(first) - 1, min(SAMPLES, len(first))).astype(int):
-        with contextlib.suppress(ValueError):  # a picture that prepare had rejected too
-            originals.append(decode_picture(next(p for p in first[i].segments if isinstance(p, Picture)), tokenizer.image_size))
-            captions.append(" ".join(s for s in first[i].segments if isinstance(s, str)))
-    if not originals:
-        return
-    pictures = torch.stack(originals)
-    plot_reconstructions(pictures.numpy(), tokenizer.decode(tokenizer.encode(pictures)).numpy(), captions, out)
+def reconstruct(config: Config, corpus: Corpus, folder: Path) -> None:
+    """Of each modality: held-out items, and what is left of them after its codec. Raises UserError without their sources."""
+    items: dict[str, list[Item]] = {}
+    for modality, codec in load_codecs(config.tokenizer).items():
+        number = corpus.vocabulary.names.index(modality)
+        holding = [source.name for source in corpus.validation.sources if source.items[number]]
+        for name in holding:
+            if name not in items:
+                items[name] = [i for i in open_source(name, config.data.sources[name]).items() if i.split == "validation"]
+        held_out = [item for name in holding for item in items[name] if _raw(item, modality)][: 16 * SAMPLES]
+        originals, kept, captions = [], [], []
+        for i in np.linspace(0, len(held_out) - 1, min(SAMPLES, len(held_out))).astype(int):
+            with contextlib.suppress(ValueError, OSError):  # one that prepare had rejected too
+                original = codec.read(_raw(held_out[i], modality)[0].read())
+                kept.append(codec.decode(codec.encode([original])[0]))
+                originals.append(original)
+                captions.append(" ".join(s for s in held_out[i].segments if isinstance(s, str)))
+        if originals:
+            suffix = "" if number == 1 else f"_{modality}"
+            plot_reconstructions(codec.drawn(originals), codec.drawn(kept), captions, folder / f"reconstruction{suffix}.png")
+
+
+def _raw(item: Item, modality: str) -> list[Raw]:
+    return [s for s in item.segments if isinstance(s, Raw) and s.modality == modality]
 
 
 def summary(job: Job, path: Path, report: dict[str, float | str]) -> list[str]:

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from momafuse.config.schema import Config, DataConfig, SourceConfig, TokenizerConfig
+from momafuse.config.schema import Config, DataConfig, SourceConfig
 from momafuse.data.encoding import Encoder
 from momafuse.tokens.text import TextTokenizer
 from momafuse.vision.autoencoder import Autoencoder
+from momafuse.vision.codec import ImageCodec
 from momafuse.vision.config import Architecture
 from momafuse.vision.tokenizer import save_tokenizer
 
@@ -31,6 +32,9 @@ class PixelTokenizer:
     block = 16
     image_size = 32
 
+    def decode(self, codes: Tensor) -> Tensor:
+        raise NotImplementedError
+
     def encode(self, pictures: Tensor) -> Tensor:
         assert pictures.dtype == torch.uint8
         assert pictures.shape[1:] == (3, 32, 32)
@@ -38,7 +42,7 @@ class PixelTokenizer:
 
 
 def encoder() -> Encoder:
-    return Encoder(TextTokenizer.load(TEXT), PixelTokenizer())
+    return Encoder(TextTokenizer.load(TEXT), {"image": ImageCodec(PixelTokenizer())})
 
 
 def source(reader: str, path: Path | None, variants: int = 1) -> SourceConfig:
@@ -47,8 +51,8 @@ def source(reader: str, path: Path | None, variants: int = 1) -> SourceConfig:
 
 def config(sources: dict[str, SourceConfig], path: Path | None = None) -> Config:
     """Only what the data room reads of a Config."""
-    data = DataConfig("test", None if path is None else str(path), sources, 64, 0.5, 16)
-    return cast(Config, SimpleNamespace(data=data, tokenizer=TokenizerConfig(text=TEXT, image="starter_vq_v1")))
+    data = DataConfig("test", None if path is None else str(path), sources, 64, 0.5, {}, 16)
+    return cast(Config, SimpleNamespace(data=data, tokenizer={"text": TEXT, "image": "starter_vq_v1"}))
 
 
 def write_pictures(folder: Path, count: int, broken: tuple[int, ...] = ()) -> dict[str, str]:

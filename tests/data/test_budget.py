@@ -9,12 +9,13 @@ from momafuse.data.budget import check_text, modality_budget
 from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import Vocabulary
 
-VOCABULARY = Vocabulary.build(8192, 64, 4088)
+VOCABULARY = Vocabulary.build(4088, image=(8192, 64))
+KEY = "data.image_share"
 EVEN = {"text": 4, "image": 4}
 
 
 def data(length: int, share: float | str) -> DataConfig:
-    return DataConfig("toy", None, {}, length, share, 64)  # type: ignore[arg-type]
+    return DataConfig("toy", None, {}, length, share, {}, 64)  # type: ignore[arg-type]
 
 
 def test_the_share_of_the_default() -> None:
@@ -56,7 +57,7 @@ def test_experts_that_are_not_split_have_no_share(experts: dict[str, int]) -> No
 
 @given(length=st.integers(1, 5000), share=st.floats(-0.5, 1.5), block=st.sampled_from([1, 16, 64, 1024]))
 def test_exact_or_an_error_whose_shares_are_valid(length: int, share: float, block: int) -> None:
-    vocabulary = Vocabulary.build(8192, block, 4088)
+    vocabulary = Vocabulary.build(4088, image=(8192, block))
     valid = [k * block / length for k in range(length + 1) if k * (block + 2) < length]  # the rule, by trial
     try:
         text, image = modality_budget(data(length, share), vocabulary, EVEN)
@@ -82,14 +83,14 @@ def test_exact_or_an_error_whose_shares_are_valid(length: int, share: float, blo
 
 
 def test_more_text_than_the_budget_leaves() -> None:
-    with pytest.raises(UserError, match=r"image_share=0\.5: 2 pictures bring 140\.0 .* has 128; .* for this corpus is 0\.25$"):
-        check_text(128, 128, 64, 70.0, fillable=True)
-    check_text(140, 128, 64, 70.0, fillable=True)
+    with pytest.raises(UserError, match=r"image_share=0\.5: 128 tokens bring 140\.0 .* has 128; .* for this corpus is 0\.25$"):
+        check_text(KEY, 128, 128, 256, 64, 70.0, fillable=True)
+    check_text(KEY, 140, 128, 268, 64, 70.0, fillable=True)
 
 
 def test_no_text_to_fill_with() -> None:
     with pytest.raises(UserError, match="no text to fill with"):
-        check_text(128, 128, 64, 20.0, fillable=False)
-    check_text(40, 128, 64, 20.0, fillable=False)  # nothing to fill
+        check_text(KEY, 128, 128, 256, 64, 20.0, fillable=False)
+    check_text(KEY, 40, 128, 168, 64, 20.0, fillable=False)  # nothing to fill
     with pytest.raises(UserError, match="no text to fill with"):
-        check_text(128, 0, 64, 0.0, fillable=False)
+        check_text(KEY, 128, 0, 128, 64, 0.0, fillable=False)

@@ -15,7 +15,7 @@ from momafuse.data.corpus import Corpus, Split
 from momafuse.data.loader import Loader
 from momafuse.data.packing import PackPlan
 from momafuse.data.prepare import prepare_corpus
-from momafuse.data.sources import Picture, open_source
+from momafuse.data.sources import Raw, open_source
 from momafuse.errors import UserError
 from momafuse.prepare import main
 from momafuse.tokens.text import TextTokenizer
@@ -35,7 +35,7 @@ def test_turns_become_segments(tmp_path: Path) -> None:
     asked = {"role": "user", "content": parts}
     rows = [[{"role": "system", "content": "s"}, asked, ANSWER, ASK], [ASK, {"role": "assistant", "content": [IMAGE]}]]
     path = write_rows(tmp_path / "a.jsonl", [{"messages": row} for row in rows])
-    picture = Picture(None, str(tmp_path / "a" / "b.png"))
+    picture = Raw(None, str(tmp_path / "a" / "b.png"))
     first, second = open_source("c", corpora.source("conversations", path)).items()
     assert (first.segments, first.given) == (("s\n", "look: ", picture, "\n", "yes\n", "hm?"), (0, 1, 2, 3, 5))
     assert (second.segments, second.given) == (("hm?\n", picture), (0,))

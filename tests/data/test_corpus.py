@@ -14,14 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from momafuse.config.schema import SourceConfig, TokenizerConfig
+from momafuse.config.schema import SourceConfig
 from momafuse.data.corpus import KINDS, Corpus, Split, unfinished
-from momafuse.data.encoding import decode_picture, vary
 from momafuse.data.prepare import prepare_corpus
-from momafuse.data.sources import Item, Picture, open_source
+from momafuse.data.sources import Item, Raw, open_source
 from momafuse.errors import UserError
-from momafuse.tokens.document import picture_first
+from momafuse.tokens.document import turned
 from momafuse.tokens.vocabulary import Specials, Vocabulary
+from momafuse.vision.codec import decode_picture, vary
 from momafuse.vision.preprocess import preprocess
 from tests.data import corpora
 
@@ -55,19 +55,19 @@ def plain_document(item: Item, variant: int, vocabulary: Vocabulary) -> list[int
     encoder = corpora.encoder()
     picture, text = [], []
     for segment in item.segments:
-        if isinstance(segment, Picture):
+        if isinstance(segment, Raw):
             with Image.open(io.BytesIO(segment.read())) as image:
                 pixels = preprocess(image, 32)
             varied = vary(pixels, f"{item.key}:0", variant, mirrorable="left" not in str(item.segments[1]))
             picture.append(3)
-            for code in encoder.image.encode(varied[None])[0].tolist():
+            for code in encoder.codecs["image"].encode([varied])[0].tolist():
                 picture.append(8 + code)
             picture.append(4)
         else:
             for piece in encoder.text.encode([segment])[0].tolist():
                 text.append(vocabulary.modality("text").first + piece)
     key = f"{item.key}#{variant}" if variant else item.key
-    return [1, *(picture + text if picture_first(key) else text + picture), 2]
+    return [1, *(picture + text if turned(key) else text + picture), 2]
 
 
 def documents(split: Split) -> list[list[int]]:
@@ -95,7 +95,7 @@ def test_pictures_kinds_counts_and_sources_describe_the_tokens(made: Corpus, nam
     per_source = [Counter[str]() for _ in split.sources]
     for d, ids in enumerate(documents(split)):
         counted.update(ids)
-        spans = split.images[split.image_index[d] : split.image_index[d + 1]].tolist()
+        spans = split.items[split.item_index[d] : split.item_index[d + 1]].tolist()
         found = []
         for place, i in enumerate(ids):
             if i == 3:
@@ -110,7 +110,7 @@ def test_pictures_kinds_counts_and_sources_describe_the_tokens(made: Corpus, nam
         image = sum(int(modality[i]) for i in ids)
         per_source[number].update(documents=1, image=image, text=len(ids) - image, pictures=len(found))
     for info, seen in zip(split.sources, per_source, strict=True):
-        assert (info.documents, info.image_tokens, info.text_tokens, info.pictures) == tuple(
+        assert (info.documents, info.tokens[1], info.tokens[0], info.items[1]) == tuple(
             seen[k] for k in ("documents", "image", "text", "pictures")
         )
     assert split.counts.tolist() == [counted[i] for i in range(made.vocabulary.size)]
@@ -122,19 +122,19 @@ def test_types_and_maps(made: Corpus) -> None:
         assert split.tokens.dtype == np.uint16
         assert isinstance(split.tokens, np.memmap)
         assert not split.tokens.flags.writeable
-        for name, dtype in {"offsets": "i8", "images": "i8", "image_index": "i8", "kinds": "u1", "counts": "i8"}.items():
+        for name, dtype in {"offsets": "i8", "items": "i8", "item_index": "i8", "kinds": "u1", "counts": "i8"}.items():
             assert getattr(split, name).dtype == dtype
         assert split.given is None
     assert sorted(p.name for p in (made.path / "train").iterdir()) == sorted(FILES)  # no file more where nothing is given
-    assert made.vocabulary == Vocabulary.build(256, 16, 4088)
-    assert made.vocabulary.specials == Specials(0, 1, 2, 3, 4)
+    assert made.vocabulary == Vocabulary.build(4088, image=(256, 16))
+    assert made.vocabulary.specials == Specials(0, 1, 2)
 
 
 def test_a_corpus_of_text_alone(tmp_path: Path) -> None:
     texts = corpora.write_texts(tmp_path / "t.jsonl", 4)
     sources = {"t": corpora.source("text_files", tmp_path / "t.jsonl")}
     corpus = prepare_corpus(corpora.config(sources), tmp_path / "c", corpora.encoder())
-    assert corpus.train.images.shape == (0, 2)
+    assert corpus.train.items.shape == (0, 2)
     assert corpus.train.documents + corpus.validation.documents == len(texts)
     assert set(corpus.train.kinds.tolist()) == {KINDS.index("text")}
 
@@ -185,7 +185,7 @@ def test_what_says_left_or_right_is_not_mirrored() -> None:
     assert torch.equal(varied, vary(picture.flip(2), "k", 1))
 
 
-def test_an_undecodable_picture_says_why(tmp_path: Path) -> None:
+def test_an_undecodable_picture_says_why() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (40, 40), "red").save(buffer, "PNG")
     for data, reason in {
@@ -194,16 +194,14 @@ def test_an_undecodable_picture_says_why(tmp_path: Path) -> None:
         buffer.getvalue()[:-30]: ".",
     }.items():
         with pytest.raises(ValueError, match=reason):
-            decode_picture(Picture(data, None), 32)
-    with pytest.raises(ValueError, match="No such file"):
-        decode_picture(Picture(None, str(tmp_path / "gone.png")), 32)
+            decode_picture(data, 32)
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded() -> None:
     buffer = io.BytesIO()
     Image.new("1", (12_000, 12_000)).save(buffer, "PNG")
     with pytest.raises(ValueError, match="144000000 pixels"):
-        decode_picture(Picture(buffer.getvalue(), None), 32)
+        decode_picture(buffer.getvalue(), 32)
 
 
 # What opening refuses
@@ -283,7 +281,7 @@ def test_a_large_corpus_is_hashed_only_when_asked(copy: Path, monkeypatch: pytes
 def test_a_tokenizer_that_is_not_the_corpuss(copy: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     mine = {k: (f"my_{k}", facts["fingerprint"]) for k, facts in manifest["tokenizers"].items()}
-    chosen = TokenizerConfig("my_text", "my_image")
+    chosen = {"text": "my_text", "image": "my_image"}
     monkeypatch.setattr("momafuse.data.corpus.tokenizer_fingerprints", lambda config: mine)
     Corpus.open(copy, chosen)
     mine[kind] = (f"my_{kind}", "f" * 64)

@@ -25,7 +25,7 @@ PLANS = {
     (8, 1, 30): ["8607de5092dab672", "96bfe81383087ce0", "b24528e9f97adde3"],
 }
 
-VOCABULARIES = {block: Vocabulary.build(9, block, 20) for block, _, _ in PLANS}
+VOCABULARIES = {block: Vocabulary.build(20, image=(9, block)) for block, _, _ in PLANS}
 
 
 def digest(value: object) -> str:
@@ -49,7 +49,7 @@ def plan_of(block: int, pictures: int, longest: int, seed: int) -> PackPlan:
         "d": [[int(n)] for n in rng.integers(1, 9, 300)],
     }
     split = make_split(sources, VOCABULARIES[block], seed)
-    rate = max(s.text_tokens / s.pictures for s in split.sources if s.pictures)
+    rate = max(s.tokens[0] / s.items[1] for s in split.sources if s.items[1])
     budget = int(np.ceil(rate * pictures)) + 3 * seed, pictures * block
     return PackPlan(split, budget, {"a": 1.0, "b": 0.4, "c": 2.0, "d": 1.0}, seed, 32)
 

@@ -59,15 +59,15 @@ def walk(split: Split, tape: Tape) -> Iterator[tuple[int, int, int]]:
     picture (or token)."""
     for document in tape.segment(0, 2 * tape.length).document.tolist():
         base, end = int(split.offsets[document]), int(split.offsets[document + 1])
-        rows = split.images[split.image_index[document] : split.image_index[document + 1]].tolist()
-        cuts = [first + length + 1 - base for first, length in rows] if tape.in_pictures else list(range(1, end - base + 1))
+        rows = split.items[split.item_index[document] : split.item_index[document + 1]].tolist()
+        cuts = [first + length + 1 - base for first, length in rows] if tape.whole else list(range(1, end - base + 1))
         cuts = [0, *cuts[:-1], end - base]
         yield from ((document, a, b) for a, b in pairwise(cuts))
 
 
 def tapes(case: Case) -> list[Tape]:
-    block = case.vocabulary.modality("image").block
-    return [Tape(case.split, source, case.window, block, 7 + case.seed) for source in case.split.sources]
+    sources = case.split.sources
+    return [Tape(case.split, source, case.window, 0 if source.plain else 1, 7 + case.seed) for source in sources]
 
 
 @given(cases(), st.data())
@@ -85,7 +85,7 @@ def test_a_tape_agrees_with_a_walk_over_its_documents(case: Case, data: st.DataO
             assert base == case.split.offsets[d]
             got += [(d, t) for t in range(start, stop)]
         pictureless = {d for d in range(source.first, source.first + source.documents) if case.split.kinds[d] == 2}
-        if tape.in_pictures:
+        if tape.whole:
             places = [p for p in places if p[0] not in pictureless]
             got = [g for g in got if g[0] not in pictureless]
         assert got == [(d, t) for d, start, stop in places[a:b] for t in range(start, stop)]
@@ -93,7 +93,7 @@ def test_a_tape_agrees_with_a_walk_over_its_documents(case: Case, data: st.DataO
         before = tape.segment(0, a)
         rows = zip(before.base, before.start, before.stop, strict=True)
         text = sum(1 for base, start, stop in rows for t in range(start, stop) if kind[case.split.tokens[base + t]] == 0)
-        assert tape.text_before(a) == text
+        assert tape.tokens_before(a)[0] == text
 
 
 @given(cases(), st.lists(st.integers(0, 100), min_size=1, max_size=6))
@@ -111,8 +111,8 @@ def test_consecutive_segments_hold_everything_once(case: Case, steps: list[int])
 
 
 def test_passes_differ_in_the_order_of_shards_and_documents() -> None:
-    split = make_split({"text": [[5]] * 64}, Vocabulary.build(9, 1, 20))
-    tape = Tape(split, split.sources[0], 8, 1, 3)
+    split = make_split({"text": [[5]] * 64}, Vocabulary.build(20, image=(9, 1)))
+    tape = Tape(split, split.sources[0], 8, 0, 3)
     passes = [tape.segment(n * tape.length, (n + 1) * tape.length).document for n in range(2)]
     shards = [[d // 8 for d in p.tolist()[::8]] for p in passes]
     assert all(sorted(s) == list(range(8)) for s in shards)  # a shard's documents stay together
@@ -123,8 +123,8 @@ def test_passes_differ_in_the_order_of_shards_and_documents() -> None:
 
 @pytest.mark.parametrize("place", [0, 17, 100])
 def test_a_mixture_puts_what_is_cut_at_its_ends(place: int) -> None:
-    split = make_split({"a": [[9]] * 20, "b": [[14]] * 20}, Vocabulary.build(9, 1, 20))
-    mixture = Mixture([Tape(split, s, 4, 1, i) for i, s in enumerate(split.sources)], [1.0, 1.0])
+    split = make_split({"a": [[9]] * 20, "b": [[14]] * 20}, Vocabulary.build(20, image=(9, 1)))
+    mixture = Mixture([Tape(split, s, 4, 0, i) for i, s in enumerate(split.sources)], [1.0, 1.0])
     begins, ends = mixture.shares.split(place), mixture.shares.split(place + 101)
     units = mixture.segment(begins, ends)
     assert units.size.sum() == 101

@@ -23,7 +23,7 @@ def epoch(plan: PackPlan, number: int = 0) -> list[list[Piece]]:
 
 
 def sources_of(case: Case, pictures: bool) -> set[int]:
-    chosen = [s for s in case.split.sources if (s.pictures > 0) == pictures]
+    chosen = [s for s in case.split.sources if (not s.plain) == pictures]
     return {d for s in chosen for d in range(s.first, s.first + s.documents)}
 
 
@@ -42,7 +42,7 @@ def test_every_sequence_holds_the_budget_exactly_and_pictures_whole(case: Case) 
             base = int(case.split.offsets[document])
             for token in case.split.tokens[base + start : base + stop]:
                 counts[int(modality[token])] += 1
-            for first, codes in case.split.images[case.split.image_index[document] : case.split.image_index[document + 1]]:
+            for first, codes in case.split.items[case.split.item_index[document] : case.split.item_index[document + 1]]:
                 inside = sum(base + start <= t < base + stop for t in range(first - 1, first + codes + 1))
                 assert inside in (0, codes + 2)  # with begin_image and end_image
         assert (counts[0], counts[1]) == case.budget
@@ -58,11 +58,11 @@ def test_no_picture_document_twice_in_an_epoch_and_at_most_a_sequence_of_picture
             if document in sources_of(case, pictures=True):
                 seen.update((document, t) for t in range(start, stop))
     source = case.split.sources[0]
-    if source.pictures * case.vocabulary.modality("image").block < case.budget[1]:
+    if source.items[1] * case.vocabulary.modality("image").block < case.budget[1]:
         return  # fewer pictures than a sequence needs: they have to come again
     assert max(seen.values()) == 1
     tokens = [int(case.split.tokens[case.split.offsets[d] + t]) for d, t in seen]
-    left = source.image_tokens - sum(modality[t] == 1 for t in tokens)
+    left = source.tokens[1] - sum(modality[t] == 1 for t in tokens)
     assert 0 <= left < case.budget[1]
 
 
@@ -75,7 +75,7 @@ def test_pairs_stay_in_one_sequence_whole_where_they_fit(case: Case) -> None:
         for piece in sequence:
             if case.split.kinds[piece.document] == PAIR and rows[piece.document] == 1:
                 base = int(case.split.offsets[piece.document])
-                first = int(case.split.images[case.split.image_index[piece.document], 0]) - base
+                first = int(case.split.items[case.split.item_index[piece.document], 0]) - base
                 assert piece.start < first
                 assert piece.stop > first + block  # the picture is there: no part of a pair stands alone
                 whole = piece.stop - piece.start == length(case, piece.document)
@@ -119,7 +119,7 @@ def test_an_interleaved_document_comes_in_order_and_what_sits_out_is_text(case: 
         for place, piece in enumerate(sequence):
             if case.split.kinds[piece.document] == INTERLEAVED:
                 places.setdefault(piece.document, []).append((number, place, piece.start))
-    if case.split.sources[0].pictures * case.vocabulary.modality("image").block < case.budget[1]:
+    if case.split.sources[0].items[1] * case.vocabulary.modality("image").block < case.budget[1]:
         return
     windows = plan.find(plan.sequences_per_epoch - 1)[1]
     for rows in places.values():
@@ -191,7 +191,7 @@ def test_pieces_stand_in_random_order() -> None:
 
 
 def test_shares_follow_the_weights() -> None:
-    vocabulary = Vocabulary.build(9, 4, 20)
+    vocabulary = Vocabulary.build(20, image=(9, 4))
     pair: Segments = ["image", 3]
     sources = {"a": [pair] * 300, "b": [pair] * 900, "plain": [[9]] * 400, "prose": [[90]] * 400, "off": [pair] * 10}
     split = make_split(sources, vocabulary)
@@ -221,20 +221,20 @@ def test_shares_follow_the_weights() -> None:
 
 
 def test_text_only_plans_need_no_picture() -> None:
-    vocabulary = Vocabulary.build(9, 4, 20)
+    vocabulary = Vocabulary.build(20, image=(9, 4))
     split = make_split({"pictures": [["image", 3]] * 5, "text": [[n] for n in range(1, 40)]}, vocabulary)
     plan = PackPlan(split, (16, 0), {"pictures": 1.0, "text": 1.0}, 0, 8)
-    assert plan.sequences_per_epoch == int(split.sources[1].text_tokens) // 16
+    assert plan.sequences_per_epoch == int(split.sources[1].tokens[0]) // 16
     line = [t for s in epoch(plan) for p in s for t in [(p.document, p.start, p.stop)]]
     assert all(d >= 5 for d, _, _ in line)
     assert all(sum(p.stop - p.start for p in s) == 16 for s in epoch(plan, 3))
 
 
 def test_pictures_alone_where_their_text_is_the_budget() -> None:
-    split = make_split({"pictures": [["image", 3]] * 10}, Vocabulary.build(9, 4, 20))
+    split = make_split({"pictures": [["image", 3]] * 10}, Vocabulary.build(20, image=(9, 4)))
     plan = PackPlan(split, (14, 8), {"pictures": 1.0}, 0, 4)  # 3 + 4 specials a picture
     assert [len(s) for s in epoch(plan)] == [2] * 5
-    uneven = make_split({"pictures": [["image", 2], ["image", 4]] * 5}, Vocabulary.build(9, 4, 20))
+    uneven = make_split({"pictures": [["image", 2], ["image", 4]] * 5}, Vocabulary.build(20, image=(9, 4)))
     plan = PackPlan(uneven, (14, 8), {"pictures": 1.0}, 0, 4)
     with pytest.raises(UserError, match="no text to fill with"):
         epoch(plan)
@@ -243,11 +243,11 @@ def test_pictures_alone_where_their_text_is_the_budget() -> None:
 @pytest.mark.parametrize(
     ("sources", "budget", "weights", "message"),
     [
-        ({"t": [[5]]}, (8, 8), {"t": 1.0}, "no source with a weight above 0 has pictures; the nearest valid share is 0"),
-        ({"p": [["image", 5]], "t": [[5]]}, (8, 8), {"p": 0.0, "t": 1.0}, "no source with a weight above 0 has pictures"),
+        ({"t": [[5]]}, (8, 8), {"t": 1.0}, "no source with a weight above 0 has image items; the nearest valid share is 0"),
+        ({"p": [["image", 5]], "t": [[5]]}, (8, 8), {"p": 0.0, "t": 1.0}, "no source with a weight above 0 has image items"),
         ({"p": [["image", 5]], "t": [[5]]}, (40, 8), {"p": 1.0, "t": 0.0}, "no text to fill with"),
         ({"p": [["image", 5]], "t": [[5]]}, (40, 0), {"p": 1.0, "t": 0.0}, "no text to fill with"),
-        ({"p": [["image", 5]], "t": [[5]]}, (40, 6), {"p": 1.0, "t": 1.0}, "pictures here have 4 tokens"),
+        ({"p": [["image", 5]], "t": [[5]]}, (40, 6), {"p": 1.0, "t": 1.0}, "an item has 4; choose a multiple"),
         ({"p": [["image", 50]], "t": [[5]]}, (40, 8), {"p": 1.0, "t": 1.0}, "largest valid share for this corpus is 0"),
         ({"p": [["image", 5]], "t": [[5]]}, (40, 8), {"p": 1.0}, "t is in the corpus but has no weight"),
     ],
@@ -256,12 +256,12 @@ def test_impossible_plans_are_refused(
     sources: dict[str, list[Segments]], budget: tuple[int, int], weights: dict[str, float], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        PackPlan(make_split(sources, Vocabulary.build(9, 4, 20)), budget, weights, 0, 8)
+        PackPlan(make_split(sources, Vocabulary.build(20, image=(9, 4))), budget, weights, 0, 8)
 
 
 def test_captions_longer_than_a_sequence_are_cut() -> None:
     documents: list[Segments] = [["image", 4]] * 30 + [[200, "image"], ["image", 200]] + [[4, "image"]] * 30
-    split = make_split({"pictures": documents, "text": [[5]] * 50}, Vocabulary.build(9, 4, 20))
+    split = make_split({"pictures": documents, "text": [[5]] * 50}, Vocabulary.build(20, image=(9, 4)))
     plan = PackPlan(split, (40, 8), {"pictures": 1.0, "text": 1.0}, 0, 16)
     pieces = {p.document: p for s in epoch(plan) for p in s if p.document < 62}
     assert len(pieces) == 62
@@ -278,8 +278,10 @@ def test_a_tight_budget_of_interleaved_documents_is_still_exact(seed: int) -> No
     for _ in range(60):
         parts = rng.integers(1, 5)
         documents.append([x for _ in range(parts) for x in (int(rng.geometric(1 / 20)), "image")] + [int(rng.integers(1, 60))])
-    split = make_split({"articles": documents, "text": [[30]] * 40}, Vocabulary.build(9, 4, 20))
-    rate = split.sources[0].text_tokens / split.sources[0].pictures
-    case = Case(split, Vocabulary.build(9, 4, 20), (int(np.ceil(2 * rate)), 8), {"articles": 1.0, "text": 1.0}, 32, seed)
+    split = make_split({"articles": documents, "text": [[30]] * 40}, Vocabulary.build(20, image=(9, 4)))
+    rate = split.sources[0].tokens[0] / split.sources[0].items[1]
+    case = Case(
+        split, Vocabulary.build(20, image=(9, 4)), (int(np.ceil(2 * rate)), 8), {"articles": 1.0, "text": 1.0}, 32, seed
+    )
     for sequence in epoch(PackPlan(*case.plan_arguments)):
         assert sum(p.stop - p.start for p in sequence) == sum(case.budget)

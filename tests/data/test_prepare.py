@@ -17,7 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from momafuse.config.schema import Config, SourceConfig, TokenizerConfig
+from momafuse.config.schema import Config, SourceConfig
 from momafuse.data import prepare
 from momafuse.data.corpus import Corpus, unfinished
 from momafuse.data.encoding import Encoder
@@ -138,7 +138,7 @@ def test_parts_of_other_data_are_thrown_away(
 
 def test_chunk_sizes_do_not_matter(sources: dict[str, SourceConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = corpora.contents(make(sources, tmp_path / "whole").path)
-    for name, value in {"CHUNK_DOCUMENTS": 9, "CHUNK_PICTURES": 5, "CHUNK_CHARACTERS": 40}.items():
+    for name, value in {"CHUNK_DOCUMENTS": 9, "CHUNK_ITEMS": 5, "CHUNK_CHARACTERS": 40}.items():
         with monkeypatch.context() as patch:
             patch.setattr(prepare, name, value)
             assert corpora.contents(make(sources, tmp_path / name).path) == whole
@@ -253,7 +253,7 @@ def tiny_image(tmp_path: Path) -> Callable[[int], str]:
 
 
 def with_tokenizer(config: Config, image: str) -> Config:
-    config.__dict__["tokenizer"] = TokenizerConfig(corpora.TEXT, image)
+    config.__dict__["tokenizer"] = {"text": corpora.TEXT, "image": image}
     return config
 
 
@@ -266,7 +266,7 @@ def test_the_automatic_corpus_is_made_once_and_opened_after(
     assert corpus.path == corpus_path(config)
     assert corpus.path.parts[0] == "corpora"
     assert corpus.vocabulary.modality("image").block == 4
-    assert corpus.manifest["tokenizers"]["image"]["name"] == config.tokenizer.image
+    assert corpus.manifest["tokenizers"]["image"]["name"] == config.tokenizer["image"]
     before = corpora.contents(corpus.path)
     monkeypatch.setattr(prepare, "prepare_corpus", None)
     assert open_or_prepare(config).train.fingerprint == corpus.train.fingerprint
@@ -346,7 +346,8 @@ def test_the_tree_shows_what_the_manifest_holds(sources: dict[str, SourceConfig]
     train = manifest["splits"]["train"]["sources"]
     for source in train:
         assert f"{source['name']}: {source['documents']} documents" in shown
-        assert f"{source['text_tokens']:,} text + {source['image_tokens']:,} image tokens" in shown
+        pictures = f" (in {source['pictures']:,} items)" if source["pictures"] else ""
+        assert f"{source['text_tokens']:,} text + {source['image_tokens']:,} image{pictures} tokens" in shown
     for made_with in manifest["tokenizers"].values():
         assert made_with["fingerprint"][:8] in shown
 

@@ -14,9 +14,9 @@ from datasets import Dataset
 from momafuse.config.compose import compose
 from momafuse.data.corpus import Corpus, Split
 from momafuse.data.prepare import prepare_corpus
-from momafuse.data.sources import Picture, open_source
+from momafuse.data.sources import Raw, open_source
 from momafuse.errors import UserError
-from momafuse.tokens.document import picture_first
+from momafuse.tokens.document import turned
 from momafuse.tokens.text import TextTokenizer
 from momafuse.training.setup import build
 from momafuse.world import World
@@ -29,7 +29,7 @@ COUNT = 8  # pictures
 @pytest.fixture(scope="module")
 def pictures() -> list[bytes]:
     segments = [item.segments[0] for item in open_source("s", corpora.source("starter_pictures", None)).items()][:COUNT]
-    return [picture.read() for picture in segments if isinstance(picture, Picture)]
+    return [picture.read() for picture in segments if isinstance(picture, Raw)]
 
 
 def documents(split: Split) -> list[tuple[list[str], list[bool]]]:
@@ -73,7 +73,7 @@ def test_karpathys_splits(tmp_path: Path, pictures: list[bytes], coco: bool) -> 
         assert split.given is None
     keys = {item.key: str(item.segments[1]) for item in open_source("p", corpora.source("karpathy", path)).items()}
     orders = {parts[parts[0] == "<image>"]: parts[0] == "<image>" for parts, _ in documents(corpus.train)}
-    assert all(orders[caption] == picture_first(key) for key, caption in keys.items() if caption in orders)
+    assert all(orders[caption] == turned(key) for key, caption in keys.items() if caption in orders)
     for reader, order in (("karpathy_i2t", 1), ("karpathy_t2i", 0)):
         corpus = prepared(reader, path.parent)
         assert corpus.train.documents == 0
@@ -88,7 +88,7 @@ def test_the_published_captions_of_coco(tmp_path: Path, pictures: list[bytes]) -
     assert {item.key: (item.split, item.segments) for item in items} == {
         f"{subset_of(n)}/{40 + n}": (
             "train" if n < 5 else "validation",
-            (Picture(None, str(folder / subset_of(n) / name_of(n, subset_of(n)))), f"Picture {n}."),
+            (Raw(None, str(folder / subset_of(n) / name_of(n, subset_of(n)))), f"Picture {n}."),
         )
         for n in range(COUNT)
     }
@@ -113,7 +113,7 @@ def test_interleaved_documents(tmp_path: Path, pictures: list[bytes]) -> None:
     paths = {"images": [["a.webp", None, None, None], [None]], "texts": [[None, "one\n\n", " ", "two"], ["three"]]}
     Dataset.from_dict(paths | {"metadata": ["[]", "[]"]}).to_parquet(folder / "a.parquet")
     assert [item.segments for item in open_source("o", corpora.source("obelics", folder)).items()] == [
-        (Picture(None, str(folder / "a.webp")), "one\n\n", "two"),
+        (Raw(None, str(folder / "a.webp")), "one\n\n", "two"),
         ("three",),
     ]
     corpus = prepared("obelics", folder)
@@ -129,7 +129,7 @@ def test_pictures_within_the_files(tmp_path: Path, pictures: list[bytes]) -> Non
         path = tmp_path / f"{name}.parquet"
         Dataset.from_dict({"images": [[images[0], None, images[1]]], "texts": [[None, "between", None]]}).to_parquet(path)
         (item,) = open_source("o", corpora.source("obelics", path)).items()
-        assert item.segments == (Picture(pictures[0], None), "between", Picture(pictures[1], None))
+        assert item.segments == (Raw(pictures[0], None), "between", Raw(pictures[1], None))
 
 
 def test_what_cannot_be_decoded_is_rejected(tmp_path: Path, pictures: list[bytes]) -> None:

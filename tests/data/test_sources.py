@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset, IterableDataset
 
 from momafuse.config.schema import SourceConfig
-from momafuse.data.sources import FEATURE_NAMES, Item, Picture, Source, features, held_out, open_source, register, registry
+from momafuse.data.sources import FEATURE_NAMES, Item, Raw, Source, features, held_out, open_source, register, registry
 from momafuse.errors import UserError
 from tests.data.corpora import source, write_conversations, write_pictures, write_texts
 
@@ -61,7 +61,7 @@ def test_the_pack_is_whole() -> None:
     assert len(glosses) > 110_000
     for item in pictures:
         picture, caption = item.segments
-        assert isinstance(picture, Picture)
+        assert isinstance(picture, Raw)
         assert picture.read()[8:12] == b"WEBP"
         assert isinstance(caption, str)
         assert caption
@@ -93,7 +93,7 @@ def test_a_captioned_folder_keeps_paths_and_captions(tmp_path: Path) -> None:
     found = items(source("captioned_folder", tmp_path))
     assert {item.key: item.segments[1] for item in found} == captions
     for item in found:
-        assert isinstance(item.segments[0], Picture)
+        assert isinstance(item.segments[0], Raw)
         assert item.segments[0].read() == (tmp_path / item.key).read_bytes()
 
 

@@ -8,62 +8,75 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from momafuse.data.corpus import SourceInfo, Split
+from momafuse.data.corpus import Split
+from momafuse.data.layout import SourceInfo
 from momafuse.tokens.vocabulary import Vocabulary
 
 PAIR, INTERLEAVED, TEXT = 0, 1, 2
-Segments = list[int | str]  # a number of text tokens, or "image"
+Segments = list[int | str | tuple[str, int]]  # a number of text tokens, an item of fixed length, or an open one and its length
+
+
+def named(segments: Segments) -> list[tuple[str, int | None]]:
+    """Modality and length of every segment; None for items of fixed length."""
+    return [("text", s) if isinstance(s, int) else (s, None) if isinstance(s, str) else s for s in segments]
 
 
 def kind_of(segments: Segments) -> int:
-    images = segments.count("image")
-    return PAIR if images == 1 and len(segments) == 2 else INTERLEAVED if images else TEXT
+    names = [name for name, _ in named(segments)]
+    pair = len(names) == len(set(names)) == 2
+    return PAIR if pair else INTERLEAVED if set(names) - {"text"} else TEXT
 
 
 def make_split(sources: dict[str, list[Segments]], vocabulary: Vocabulary, seed: int = 0) -> Split:
     """Documents as `encode_document` lays them out, with random ids; written as a plain loop."""
     rng = np.random.default_rng(seed)
-    image, text, special = vocabulary.modality("image"), vocabulary.modality("text"), vocabulary.specials
+    special, number = vocabulary.specials, vocabulary.names.index
     tokens: list[int] = []
-    offsets, images, image_index, kinds, infos = [0], [], [0], [], []
-    for name, documents in sources.items():
-        first, counts = len(kinds), {"text": 0, "image": 0, "pictures": 0}
+    offsets, items, item_index, kinds, infos = [0], list[tuple[int, int, int]](), [0], [], []
+    totals = np.zeros((2, len(vocabulary.names)), np.int64)
+    before = [totals.copy()]
+    for source, documents in sources.items():
+        first, start = len(kinds), totals.copy()
         for segments in documents:
             tokens.append(special.bos)
-            for segment in segments:
-                if segment == "image":
-                    tokens.append(special.begin_image)
-                    images.append((len(tokens), image.block))
-                    tokens += rng.integers(image.first, image.first + image.count, image.block).tolist()
-                    tokens.append(special.end_image)
-                    counts["image"] += image.block
-                    counts["pictures"] += 1
-                else:
-                    tokens += rng.integers(text.first, text.first + text.count, int(segment)).tolist()
+            for name, length in named(segments):
+                m = vocabulary.modality(name)
+                tokens += m.frame[:1]
+                n = m.block if length is None else length
+                if name != "text":
+                    items.append((len(tokens), n, number(name)))
+                    totals[:, number(name)] += (1, n)
+                tokens += rng.integers(m.first, m.first + m.count, n).tolist()
+                tokens += m.frame[1:]
             tokens.append(special.eos)
-            counts["text"] += len(tokens) - offsets[-1]
+            totals[1, 0] = len(tokens) - totals[1, 1:].sum()
             offsets.append(len(tokens))
-            image_index.append(len(images))
+            item_index.append(len(items))
             kinds.append(kind_of(segments))
-        infos.append(
-            SourceInfo(name, first, len(kinds) - first, counts["text"] - counts["image"], counts["image"], counts["pictures"])
-        )
+            before.append(totals.copy())
+        held, counts = (totals - start).tolist()
+        infos.append(SourceInfo(source, first, len(kinds) - first, tuple(counts), tuple(held)))
+    table = np.array(items, dtype=np.int64).reshape(-1, 3)
+    plain = vocabulary.names == ("text", "image")
     return Split(
         tokens=np.array(tokens, dtype=np.uint16),
         offsets=np.array(offsets),
-        images=np.array(images, dtype=np.int64).reshape(-1, 2),
-        image_index=np.array(image_index),
+        items=table[:, :2],
+        item_index=np.array(item_index),
         kinds=np.array(kinds, dtype=np.uint8),
         counts=np.bincount(tokens, minlength=vocabulary.size),
         sources=tuple(infos),
         fingerprint=f"toy-{seed}",
+        vocabulary=vocabulary,
+        item_modality=None if plain else table[:, 2].astype(np.uint8),
+        before=None if plain else np.stack(before),
     )
 
 
 def starter_like(pairs: int, glosses: int, seed: int = 0) -> tuple[Split, Vocabulary]:
     """The shape of the starter corpus: captions of 4 to 100 tokens (mean 16), glosses of 22 on average."""
     rng = np.random.default_rng(seed)
-    vocabulary = Vocabulary.build(8192, 64, 4088)
+    vocabulary = Vocabulary.build(4088, image=(8192, 64))
     captions = np.minimum(rng.geometric(1 / 12, pairs) + 3, 100).tolist()
     documents: list[Segments] = [["image", c] if rng.random() < 0.5 else [c, "image"] for c in captions]
     lengths = np.minimum(rng.geometric(1 / 19, glosses) + 2, 200).tolist()
@@ -101,9 +114,9 @@ def cases(draw: st.DrawFn, interleaved: bool = True, sources: int = 2) -> Case:
         groups[f"pictures{i}"] = [["image", 1], *draw(documents)]
     for i in range(draw(st.integers(1, sources))):
         groups[f"text{i}"] = draw(texts)
-    vocabulary = Vocabulary.build(9, block, 20)
+    vocabulary = Vocabulary.build(20, image=(9, block))
     split = make_split(groups, vocabulary, draw(st.integers(0, 3)))
-    rate = max(s.text_tokens / s.pictures for s in split.sources if s.pictures)
+    rate = max(s.tokens[0] / s.items[1] for s in split.sources if s.items[1])
     room = int(np.ceil(rate * pictures)) + draw(st.sampled_from([0, 1, 5, 30]))
     weights = {name: draw(st.sampled_from([1.0, 1.0, 0.3, 2.5])) for name in groups}
     return Case(

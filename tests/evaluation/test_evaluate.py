@@ -54,7 +54,7 @@ def test_both_routings_of_a_run_with_auxiliary_routers(run, run_root):  # noqa: 
     files = [Path(f) for f in save(results)]
     assert files[0] == run_root / "aux/evaluation/step_00000001-both.json"
     assert set(json.loads(files[0].read_text())["routing"]) == {"training", "causal"}
-    assert "| caption_given_picture |" in files[1].read_text() == table(results)
+    assert "| text_given_image |" in files[1].read_text() == table(results)
 
 
 def test_a_causal_model_needs_no_auxiliary_routers(run):  # noqa: F811
@@ -79,17 +79,17 @@ def test_labels_are_those_of_each_document(run, small_corpus):  # noqa: F811
     captions, pictures = set(), set()
     for t in range(len(tokens)):
         document = np.asarray(split.tokens[split.offsets[documents[t]] : split.offsets[documents[t] + 1]])
-        if targets[t] < 0 or v.specials.begin_image not in document:
+        if targets[t] < 0 or v.modality("image").begin not in document:
             continue
-        begin, end = (int(np.flatnonzero(document == i)[0]) for i in (v.specials.begin_image, v.specials.end_image))
+        begin, end = (int(np.flatnonzero(document == i)[0]) for i in (v.modality("image").begin, v.modality("image").end))
         if begin == 1 and place[t] + 1 > end and targets[t] != v.specials.eos:
             captions.add(t)
         if begin > 1 and begin < place[t] + 1 < end:
             pictures.add(t)
     assert captions
     assert pictures
-    assert set(np.flatnonzero(found["caption_given_picture"])) == captions
-    assert set(np.flatnonzero(found["picture_given_caption"])) == pictures
+    assert set(np.flatnonzero(found["text_given_image"])) == captions
+    assert set(np.flatnonzero(found["image_given_text"])) == pictures
 
 
 def test_data_takes_a_path_and_no_file(tmp_path):
@@ -152,10 +152,10 @@ def test_a_corpus_of_captioned_pictures_alone(run, corpus_without, small_corpus)
     assert length <= 256
     assert is_pad.float().mean() < 0.25
     whole = corpus.validation.sources[0]
-    assert int((~is_pad).sum()) > 0.9 * (whole.text_tokens + whole.image_tokens)
+    assert int((~is_pad).sum()) > 0.9 * sum(whole.tokens)
     results = evaluated(folder, f"data.path={path}", "sequences=24")
     losses = results.losses["causal"]
-    assert {"caption_given_picture", "picture_given_caption", "starter_pictures/image"} <= set(losses)
+    assert {"text_given_image", "image_given_text", "starter_pictures/image"} <= set(losses)
     assert not any(PADDING in name.split("/") for name in losses)
     assert losses["image"][1] == results.sequences * held_out.plan.budget[1]
 

@@ -12,7 +12,7 @@ from datasets import Dataset
 from momafuse.config.compose import compose, load_config
 from momafuse.data.corpus import Corpus
 from momafuse.data.prepare import prepare_corpus
-from momafuse.data.sources import Picture, open_source
+from momafuse.data.sources import Raw, open_source
 from momafuse.evaluation.held_out import Results, evaluate_run
 from momafuse.evaluation.sequences import held_out_sequences
 from momafuse.tokens.text import TextTokenizer
@@ -28,7 +28,7 @@ Evaluate = Callable[..., tuple[Results, Corpus]]
 @pytest.fixture(scope="module")
 def pictures() -> list[bytes]:
     segments = [item.segments[0] for item in open_source("s", corpora.source("starter_pictures", None)).items()][:COUNT]
-    return [picture.read() for picture in segments if isinstance(picture, Picture)]
+    return [picture.read() for picture in segments if isinstance(picture, Raw)]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def evaluate(run: Train, tmp_path: Path) -> Evaluate:
 
 
 def tokens_of(corpus: Corpus, *texts: str) -> int:
-    tokenizer = TextTokenizer.load(compose(["data=starter"]).config.tokenizer.text)
+    tokenizer = TextTokenizer.load(compose(["data=starter"]).config.tokenizer["text"])
     return sum(len(ids) for ids in tokenizer.encode(list(texts)))
 
 
@@ -55,10 +55,10 @@ def test_captions_given_pictures(evaluate: Evaluate, tmp_path: Path, pictures: l
     path = write_karpathy(tmp_path / "set", pictures, coco)
     results, _ = evaluate("coco" if coco else "flickr30k", path, "data.sources.pictures.reader=karpathy_i2t")
     losses = results.losses["causal"]
-    assert losses["caption_given_picture"] == losses["answers"]
-    per_caption = losses["caption_given_picture"][1] / (results.sequences * 3)  # three pictures a sequence
+    assert losses["text_given_image"] == losses["answers"]
+    per_caption = losses["text_given_image"][1] / (results.sequences * 3)  # three pictures a sequence
     assert 5 <= per_caption <= 12  # of "Picture 3, caption 0."
-    assert "picture_given_caption" not in losses
+    assert "image_given_text" not in losses
     assert losses["pictures/image"][1] == losses["image"][1] == results.sequences * 3 * 64
 
 
@@ -66,15 +66,15 @@ def test_pictures_given_captions(evaluate: Evaluate, tmp_path: Path, pictures: l
     path = write_karpathy(tmp_path / "set", pictures, coco=True)
     results, _ = evaluate("coco", path, "data.sources.pictures.reader=karpathy_t2i")
     losses = results.losses["causal"]
-    assert losses["picture_given_caption"] == losses["image"]
-    assert not {"caption_given_picture", "answers"} & set(losses)
+    assert losses["image_given_text"] == losses["image"]
+    assert not {"text_given_image", "answers"} & set(losses)
 
 
 def test_answers_given_picture_and_question(evaluate: Evaluate, tmp_path: Path, pictures: list[bytes]) -> None:
     results, corpus = evaluate("vqa_v2", write_vqa(tmp_path / "set", pictures))
     losses = results.losses["causal"]
     answers = losses["answers"]
-    assert not {"caption_given_picture", "interleaved_text", "interleaved_image"} & set(losses)
+    assert not {"text_given_image", "interleaved_text", "interleaved_image"} & set(losses)
     numbers = range(5, COUNT)  # val2014
     assert answers[1] <= tokens_of(corpus, *(f"it {n}" for n in numbers)) < losses["text"][1]
     assert answers[1] >= 0.8 * tokens_of(corpus, *(f"it {n}" for n in numbers))  # the last sequence may lack pictures

@@ -28,7 +28,7 @@ MEMBERS = (
     "dense", "moe_1t1i", "moma_2t2i", "moma_4t4i", "moe_8x", "moma_6t2i", "moma_7t1i", "moma_1t7i", "moma_3t5i",
     "mod_dense", "mod_moe_1t1i", "mod_moma_4t4i", "mot", "mot_ffn_only", "mot_text_moe4",
 )  # fmt: skip
-VOCABULARY = Vocabulary.build(image_codes=8192, image_block=64, text_pieces=4088)
+VOCABULARY = Vocabulary.build(4088, image=(8192, 64))
 STEPS, BATCH = 50, 4
 
 

@@ -31,7 +31,7 @@ from momafuse.training.losses import LossMeter, modality_table, objective
 from momafuse.training.optimizer import build_optimizer
 from tests.batches import make_batch
 
-VOCABULARY = Vocabulary.build(image_codes=512, image_block=64, text_pieces=500)
+VOCABULARY = Vocabulary.build(500, image=(512, 64))
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 KINDS = ("dense", "moe_1t1i", "moe_8x", "moma_4t4i", "mot", "mot_text_moe4", "mod_dense", "mod_moma_4t4i")
 MIB = 2**20

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momafuse.tokens.document import encode_document, picture_first
+from momafuse.tokens.document import encode_document, turned
 from momafuse.tokens.modality import Modality
 from momafuse.tokens.vocabulary import Specials, Vocabulary
 
-VOCABULARY = Vocabulary.build(image_codes=50, image_block=4, text_pieces=30)  # specials 0..7, codes 8..57, text 58..87
+VOCABULARY = Vocabulary.build(30, image=(50, 4))  # specials 0..7, codes 8..57, text 58..87
 Segment = tuple[Literal["text", "image"], list[int]]
 TEXT = st.tuples(st.just("text"), st.lists(st.integers(58, 87), max_size=5))
 IMAGE = st.tuples(st.just("image"), st.lists(st.integers(0, 49), min_size=4, max_size=4))
@@ -25,7 +25,7 @@ def plain_layout(key: str, segments: list[Segment]) -> tuple[list[int], list[tup
     pair = len(segments) == 2 and n_images == 1
     if pair:
         image_now_first = segments[0][0] == "image"
-        if image_now_first != picture_first(key):
+        if image_now_first != turned(key):
             segments = [segments[1], segments[0]]
     ids, spans = [1], []
     for kind, values in segments:
@@ -47,9 +47,9 @@ def test_layout_agrees_with_a_plain_loop(key: str, segments: list[Any]) -> None:
     document = encode_document(key, [(kind, np.array(v, dtype=np.int64)) for kind, v in segments], VOCABULARY)
     ids, spans, kind = plain_layout(key, segments)
     assert document.ids.tolist() == ids
-    assert document.images.tolist() == [list(span) for span in spans]
+    assert document.items[:, :2].tolist() == [list(span) for span in spans]
     assert document.kind == kind
-    assert document.ids.dtype == document.images.dtype == np.int64
+    assert document.ids.dtype == document.items.dtype == np.int64
 
 
 @given(st.text(), st.lists(st.tuples(st.one_of(TEXT, IMAGE), st.booleans()), max_size=6))
@@ -79,11 +79,11 @@ def test_a_pair_with_a_prompt_keeps_its_order(given: tuple[int, ...]) -> None:
         for segments in ([picture, text], [text, picture]):
             document = encode_document(str(n), segments, VOCABULARY, given)
             assert document.kind == "pair"
-            assert document.images.tolist() == [[2, 4] if segments[0] is picture else [4, 4]]
+            assert document.items[:, :2].tolist() == [[2, 4] if segments[0] is picture else [4, 4]]
 
 
-def test_about_half_of_the_pairs_put_the_picture_first() -> None:
-    share = sum(picture_first(f"key {n}") for n in range(4000)) / 4000
+def test_about_half_of_the_pairs_put_the_turned() -> None:
+    share = sum(turned(f"key {n}") for n in range(4000)) / 4000
     assert abs(share - 0.5) < 0.03
 
 
@@ -94,7 +94,7 @@ def test_codes_that_are_no_picture_are_refused(codes: list[int]) -> None:
 
 
 def test_the_built_vocabulary_fills_its_ids() -> None:
-    starter = Vocabulary.build(8192, 64, 4088)
+    starter = Vocabulary.build(4088, image=(8192, 64))
     assert starter.size == 12_288
     modality = starter.modality_of_ids()
     image = starter.modality("image")
@@ -114,10 +114,10 @@ def test_the_chameleon_layout_is_one_instance() -> None:
     [
         ((Modality("image", 8, 10), Modality("text", 18, 2)), "first modality must be text"),
         ((Modality("text", 8, 13),), "size=20"),
-        ((Modality("text", 8, 6), Modality("image", 13, 5)), "overlap"),
-        ((Modality("text", 4, 6),), "end_image=4"),
+        ((Modality("text", 8, 6), Modality("image", 13, 5, 0, 3, 4)), "overlap"),
+        ((Modality("text", 4, 6), Modality("image", 12, 3, 3, 3, 4)), "end_image=4"),
     ],
 )
 def test_a_contradictory_vocabulary_is_refused(modalities: tuple[Modality, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Vocabulary(20, Specials(0, 1, 2, 3, 4), modalities)
+        Vocabulary(20, Specials(0, 1, 2), modalities)

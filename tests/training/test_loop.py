@@ -13,7 +13,7 @@ import pytest
 
 from momafuse.checkpoint import store
 from momafuse.config.compose import compose
-from momafuse.data.sources import Picture
+from momafuse.data.sources import Raw
 from momafuse.errors import UserError
 from momafuse.files import only_writer
 from momafuse.reports.metrics import read_metrics
@@ -277,7 +277,7 @@ def test_a_smaller_micro_batch_goes_on(run):
 
 
 def test_pictures_that_cannot_be_decoded_do_not_stop_the_report(run, monkeypatch):
-    monkeypatch.setattr(Picture, "read", lambda self: b"no picture")
+    monkeypatch.setattr(Raw, "read", lambda self: b"no picture")
     folder = run("trainer.max_steps=1", sheets=True)
     assert (folder / "report.json").is_file()
     assert not (folder / "samples/reconstruction.png").exists()

@@ -18,7 +18,7 @@ from tests.batches import make_batch
 from tests.training.recorded import record
 
 CPU = torch.device("cpu")
-IDS = Vocabulary.build(image_codes=32, image_block=8, text_pieces=24)
+IDS = Vocabulary.build(24, image=(32, 8))
 TENSORS = ("tokens", "targets", "modality", "document", "position", "sequence", "order")
 
 

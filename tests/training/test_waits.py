@@ -34,7 +34,7 @@ from tests.batches import make_batch
 from tests.members import MEMBERS
 
 META = torch.device("meta")
-IDS = Vocabulary.build(image_codes=32, image_block=8, text_pieces=24)
+IDS = Vocabulary.build(24, image=(32, 8))
 COPIES = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
 
 

@@ -8,7 +8,7 @@ from momafuse.data.sources import annotated_pictures, captioned_folder, conversa
 from momafuse.data.sources.registry import (
     FEATURE_NAMES,
     Item,
-    Picture,
+    Raw,
     Source,
     features,
     held_out,
@@ -21,7 +21,7 @@ from momafuse.data.sources.registry import (
 __all__ = [
     "FEATURE_NAMES",
     "Item",
-    "Picture",
+    "Raw",
     "Source",
     "annotated_pictures",
     "captioned_folder",

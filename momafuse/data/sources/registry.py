@@ -4,8 +4,9 @@ A reader is a function of its SourceConfig that returns a `Source`: a `datasets`
 
     key       string, unique within the source; decides the split, the order of a pair and the variants
     split     "train" or "validation"
-    segments  list of {"text": string or null, "image": undecoded picture or null}, one of the two set; a third,
-              "given", may be true for what is context and no target of objective.answers_only=true (a prompt)
+    segments  list of {"text": string or null, "image": undecoded picture or null}, one of the two set; for other modalities
+              {"modality": its name, "raw": {"bytes", "path"}, one of the two set}; "given" may be true for what is context
+              and no target of objective.answers_only=true (a prompt)
 
 `@register("name")` adds one; a user's module named in `plugins` does the same. Decodes and encodes nothing.
 """
@@ -28,11 +29,12 @@ _ROWS = 512  # rows asked of `datasets` at a time
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An undecoded picture: its file's bytes, or the path to read them from."""
+class Raw:
+    """An undecoded picture, or an item of another modality: its file's bytes, or the path to read them from."""
 
     data: bytes | None
     path: str | None
+    modality: str = "image"
 
     def read(self) -> bytes:
         """Raises OSError where the file cannot be read."""
@@ -45,7 +47,7 @@ class Item:
 
     key: str
     split: SplitName
-    segments: tuple[str | Picture, ...]
+    segments: tuple[str | Raw, ...]
     given: tuple[int, ...] = ()  # places in `segments` of those that are given
 
 
@@ -103,7 +105,14 @@ def features() -> Any:
     """The datasets.Features that every reader's dataset has."""
     from datasets import Features, Image, List, Value
 
-    segment = {"text": Value("string"), "image": Image(decode=False), "given": Value("bool")}
+    raw = {"bytes": Value("binary"), "path": Value("string")}
+    segment = {
+        "text": Value("string"),
+        "image": Image(decode=False),
+        "modality": Value("string"),
+        "raw": raw,
+        "given": Value("bool"),
+    }
     return Features({"key": Value("string"), "split": Value("string"), "segments": List(segment)})
 
 
@@ -147,8 +156,9 @@ def user_folder(config: SourceConfig) -> Path:
     return path.resolve()
 
 
-def _segment(row: dict[str, Any]) -> str | Picture:
-    image = row["image"]
-    if image is None:
-        return str(row["text"])
-    return Picture(image["bytes"], image["path"])
+def _segment(row: dict[str, Any]) -> str | Raw:
+    if row["image"] is not None:
+        return Raw(row["image"]["bytes"], row["image"]["path"])
+    if row.get("modality") is not None:
+        return Raw(row["raw"]["bytes"], row["raw"]["path"], row["modality"])
+    return str(row["text"])
