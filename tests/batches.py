@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -60,6 +62,7 @@ def make_model(
     dropout: float = 0.0,
     width_share: dict[str, float] | None = None,
     untie: tuple[str, ...] = (),
+    towers: Sequence[Sequence[str]] = (),
     depth: DepthConfig | None = None,
     auxiliary: bool = False,
     seed: int = 0,
@@ -80,6 +83,7 @@ def make_model(
         experts=experts,
         width_share=width_share or {},
         untie=list(untie),  # type: ignore[arg-type]
+        towers=[list(tower) for tower in towers],
         depth=depth,
     )
     router = RouterConfig(pool=pool, capacity_factor=capacity_factor, noise=False, auxiliary=auxiliary)

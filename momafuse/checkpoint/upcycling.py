@@ -53,14 +53,14 @@ class Rule:
     how: How
 
 
-ONE = r"\.(?!all$|all\.|shared)\w+"  # the name of one modality
+ONE = r"\.(?!all$|all\.|shared)[\w+]+"  # the name of a modality, or of those of a tower
 RULES = (
     Rule(r"(.*\.experts\.(?:groups|router)\..*)", r"\1", "tile"),  # a group that the seed has
     Rule(r"(.*)", r"\1", "copy"),
     Rule(rf"(.*\.experts\.groups){ONE}\.(\w+)", r"\1.all.\2", "tile"),  # a modality's, where all shared one group
     Rule(rf"(.*\.experts\.router\.weight){ONE}", r"\1.all", "tile"),
     Rule(rf"(.*\.(?:attention|attention_norm|ffn_norm)\..*(?:weight|bias)){ONE}", r"\1", "untie"),
-    Rule(r".*\.experts\.router\.weight\.\w+", None, "fresh"),
+    Rule(r".*\.experts\.router\.weight\.[\w+]+", None, "fresh"),
 )
 
 

@@ -18,6 +18,7 @@ UPCYCLING = {"optimizer": "fresh", "weight_noise": 0.0, "redraw": 0.0, "capacity
 LATER: Mapping[str, Mapping[str, Any]] = {  # keys that older runs lack
     "": {"model_from": None, "upcycle": None, "upcycling": UPCYCLING},
     "data": {"share": {}},
+    "model": {"towers": []},
     "router": {"auxiliary": False},
     "trainer": {"profile": None, "probe": 0},
 }

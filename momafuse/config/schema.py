@@ -66,14 +66,21 @@ class ModelConfig:
     experts: dict[str, int]
     width_share: dict[str, float]  # group -> share of the expert width, for groups that are narrower; 1 where not named
     untie: list[Literal["qkv", "out", "norms", "ffn"]]  # what each modality has of its own (mixture of transformers)
+    towers: list[list[str]]  # modalities that share what is untied, e.g. [[text, image], [speech]]; those not named are alone
     depth: DepthConfig | None
 
+    def tower_names(self, modalities: Sequence[str]) -> tuple[str, ...]:
+        """Of each modality, whose untied parts it uses: its own, or those of `text+image`, which the two share."""
+        shared = {name: "+".join(tower) for tower in self.towers for name in tower}
+        return tuple(shared.get(name, name) for name in modalities)
+
     def groups(self, modalities: Sequence[str]) -> dict[str, int]:
-        """Experts of each group in the layers that have them; with `ffn` untied, `all` is a group for each modality."""
+        """Experts of each group in the layers that have them; with `ffn` untied, `all` is a group for each tower."""
         groups = {name: count for name, count in self.experts.items() if name not in EXPERT_LAYERS}
+        towers = self.tower_names(modalities)
         if "ffn" in self.untie and ALL in groups:
-            groups = dict.fromkeys(modalities, groups.pop(ALL)) | groups
-        order = (*modalities, ALL, SHARED)
+            groups = dict.fromkeys(towers, groups.pop(ALL)) | groups
+        order = (*towers, *modalities, ALL, SHARED)
         return {name: groups[name] for name in sorted(groups, key=order.index)}
 
     def has_experts(self, layer: int) -> bool:

@@ -32,6 +32,7 @@ def validate(config: Config) -> None:
     _tokenizer(config.tokenizer)
     _heads(config.model)
     _experts(config.model, config.modalities)
+    _towers(config.model, config.modalities)
     _layers(config.model, config.modalities)
     _router(config)
     _auxiliary(config)
@@ -160,18 +161,35 @@ def _experts(model: ModelConfig, modalities: Sequence[str]) -> None:
     _pattern("model.experts", every, start, model.n_layers)
     experts = {name: count for name, count in model.experts.items() if name not in EXPERT_LAYERS}
     written = "{" + ", ".join(f"{name}: {count}" for name, count in experts.items()) + "}"
+    serving: dict[str, str] = {}  # modality -> the group that serves it
     for name, count in experts.items():
-        if name not in names:
-            _fail("model.experts", written, f"no modality {name}{did_you_mean(name, names)} ({', '.join(names)})")
+        for member in name.split("+"):
+            if member not in names:
+                _fail("model.experts", written, f"no modality {member}{did_you_mean(member, names)} ({', '.join(names)})")
+            if other := serving.get(member):
+                _fail("model.experts", written, f"{other} and {name} both serve {member}; drop one")
+            serving[member] = name
         if count < 1:
             _fail(f"model.experts.{name}", count, "a group needs at least one expert; write null to drop the group")
-    if ALL in experts and (others := [name for name in experts if name in modalities]):
+    if ALL in experts and (others := [name for name in serving if name in modalities]):
         other = others[0]
         problem = f"all and {other} both serve {other}; drop one, e.g. model.experts.all=null"
         _fail("model.experts", written, problem)
     for name in modalities:
-        if ALL not in experts and name not in experts:
+        if ALL not in experts and name not in serving:
             _fail("model.experts", written, f"no expert serves {name}; add model.experts.{name}=1")
+
+
+def _towers(model: ModelConfig, modalities: Sequence[str]) -> None:
+    written = "[" + ", ".join(f"[{', '.join(tower)}]" for tower in model.towers) + "]"
+    named = [name for tower in model.towers for name in tower]
+    for name in named:
+        if name not in modalities:
+            _fail("model.towers", written, f"no modality {name}{did_you_mean(name, modalities)} ({', '.join(modalities)})")
+        if named.count(name) > 1:
+            _fail("model.towers", written, f"names {name} twice; a modality has one tower")
+    if model.towers and not model.untie:
+        _fail("model.towers", written, "nothing is untied, so all share everything; add model.untie=[qkv, out, norms, ffn]")
 
 
 def _pattern(key: str, every: int, start: int, layers: int) -> None:

@@ -86,9 +86,9 @@ class PackPlan:
         """
         self.budget, self._split, self._fill_last = budget, split, fill_last
         self._key = key_of(seed, split.fingerprint, *budget, window)
-        self._lines = Lines(split, budget, weights, window, self._key)
-        self.sequences_per_epoch = self._lines.sequences_per_epoch
-        self._window_length = min(max(1, int(window / self._lines.documents)), self.sequences_per_epoch)
+        self.lines = Lines(split, budget, weights, window, self._key)
+        self.sequences_per_epoch = self.lines.sequences_per_epoch
+        self._window_length = min(max(1, int(window / self.lines.documents)), self.sequences_per_epoch)
         self.window = lru_cache(CACHED_WINDOWS)(self._plan)
 
     def find(self, sequence: int) -> tuple[int, int, int]:
@@ -108,7 +108,7 @@ class PackPlan:
 
     def shares(self) -> list[SourceShare]:
         """Requested and realised share of every source in use, for the start of a run."""
-        return self._lines.shares()
+        return self.lines.shares()
 
     def _plan(self, epoch: int, number: int) -> WindowPlan:
         before = number * self._window_length
@@ -116,7 +116,7 @@ class PackPlan:
         rooms = np.tile(np.array(self.budget, np.int64), (count, 1))
         parts: list[Part] = []
         key = key_of(self._key, "window", epoch, number)
-        for line in self._lines:
+        for line in self.lines:
             if line.modality == 0:
                 continue
             kept = rooms[:, 0] - np.maximum(rooms[:, 0] - line.later_text, 0)  # for the lines behind it
@@ -134,11 +134,11 @@ class PackPlan:
     def _units(self, line: Line, epoch: int, before: int, rooms: Ints) -> Units:
         """What the line brings to a window: the first line its own stretch, others as much as the rooms hold."""
         if line.first:
-            begin, end = (self._lines.places(line, epoch, before + n) for n in (0, len(rooms)))
+            begin, end = (self.lines.places(line, epoch, before + n) for n in (0, len(rooms)))
         else:
-            begin = self._lines.places(line, epoch, before)
+            begin = self.lines.places(line, epoch, before)
             places = int(rooms[:, line.modality].sum()) // line.unit
-            end = line.mixture.shares.split(self._lines.place(line, epoch, before) + places)
+            end = line.mixture.shares.split(self.lines.place(line, epoch, before) + places)
         return line.mixture.segment(begin, end)
 
     def _deal(self, line: Line, epoch: int, before: int, rooms: Ints, key: int) -> tuple[Part, Ints]:
@@ -160,13 +160,13 @@ class PackPlan:
 
     def _fill(self, epoch: int, before: int, rooms: Ints) -> Part:
         """Cut the line of text alone to the rooms that the sequences leave."""
-        line = self._lines.text
+        line = self.lines.text
         if line is None:
             raise UserError(
                 "data.sources: texts that come with items have different lengths and there is no text to fill with; "
                 "add a text-only source with a weight above 0"
             )
-        place = self._lines.place(line, epoch, before)
+        place = self.lines.place(line, epoch, before)
         units = line.mixture.segment(*(line.mixture.shares.split(p) for p in (place, place + int(rooms.sum()))))
         rooms_end, units_end = np.cumsum(rooms), np.cumsum(units.size)
         cuts = np.unique(np.concatenate([[0], rooms_end, units_end]))

@@ -31,16 +31,16 @@ class Attention(nn.Module):
         dim, a = config.dim, config.attention
         self.heads, self.kv_heads = config.n_heads, a.n_kv_heads or config.n_heads
         self.backend, self.eps = backend, config.norm_eps
-        width = dim // self.heads
+        width, towers = dim // self.heads, config.tower_names(modality_names)
 
         def linear(d_out: int, name: str) -> nn.Module:
-            return UntiedLinear(dim, d_out, modality_names, backend) if name in config.untie else Linear(dim, d_out)
+            return UntiedLinear(dim, d_out, towers, backend) if name in config.untie else Linear(dim, d_out)
 
         def norm() -> nn.Module:
             if a.qk_norm == "none":
                 return nn.Identity()
             if "norms" in config.untie:
-                return UntiedNorm(width, config.norm_eps, modality_names, a.qk_norm)
+                return UntiedNorm(width, config.norm_eps, towers, a.qk_norm)
             return Norm(width, config.norm_eps, a.qk_norm)
 
         self.qkv = linear((self.heads + 2 * self.kv_heads) * width, "qkv")

@@ -40,7 +40,7 @@ class Block(nn.Module):
 
         def norm() -> nn.Module:
             if "norms" in config.untie:
-                return UntiedNorm(config.dim, config.norm_eps, modality_names)
+                return UntiedNorm(config.dim, config.norm_eps, config.tower_names(modality_names))
             return Norm(config.dim, config.norm_eps)
 
         self.placement = config.placement

@@ -25,7 +25,8 @@ class Recipe:
     """Which of the shared things a model needs: they follow from its groups and from what is untied."""
 
     groups: tuple[Group, ...]
-    modalities: tuple[Group, ...]  # a group of one expert for each modality: the plan of untied projections
+    towers: tuple[Group, ...]  # a group of one expert for each modality, or several: the plan of untied projections
+    modalities: int
     untied_projections: bool
     untied_norms: bool
     backend: Backend
@@ -43,15 +44,15 @@ class Recipe:
 
         `dtype` is that of the rows of the model; `begins` where the spans begin, if they are the documents of a batch.
         """
-        by_modality = fixed_plan(self.modalities, rows) if self.untied_projections else None
+        by_modality = fixed_plan(self.towers, rows) if self.untied_projections else None
         if all(g.experts == 1 for g in self.groups):
-            same = by_modality is not None and _serve(self.groups) == _serve(self.modalities)
+            same = by_modality is not None and _serve(self.groups) == _serve(self.towers)
             fixed = by_modality if same else fixed_plan(self.groups, rows)
         else:
             fixed = None
         one_hot = None
         if self.untied_norms:
-            one_hot = rows.modality.unsqueeze(-1) == torch.arange(len(self.modalities), device=table.device)
+            one_hot = rows.modality.unsqueeze(-1) == torch.arange(self.modalities, device=table.device)
         constant = routing != "causal"  # there a depth router keeps as many rows as it likes, and texts have their own lengths
         width = 2 * table.shape[-1]
         mask = None if span is None else who_sees_whom(self.backend, span, begins, width, dtype, constant=constant)
@@ -80,9 +81,11 @@ class Context:
     routing: Routing = "training"  # who chooses rows
 
 
-def recipe(groups: Sequence[Group], modality_names: Sequence[str], untie: Sequence[str], backend: Backend) -> Recipe:
-    modalities = tuple(Group(name, 1, (m,), 0) for m, name in enumerate(modality_names))
-    return Recipe(tuple(groups), modalities, not {"qkv", "out"}.isdisjoint(untie), "norms" in untie, backend)
+def recipe(groups: Sequence[Group], towers: Sequence[str], untie: Sequence[str], backend: Backend) -> Recipe:
+    """`towers`: of each modality, the name of what is untied."""
+    members = {name: tuple(m for m, other in enumerate(towers) if other == name) for name in towers}
+    each = tuple(Group(name, 1, modalities, 0) for name, modalities in members.items())
+    return Recipe(tuple(groups), each, len(towers), not {"qkv", "out"}.isdisjoint(untie), "norms" in untie, backend)
 
 
 def rotary_table(position: Tensor, head_dim: int, theta: float) -> Tensor:

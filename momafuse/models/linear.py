@@ -30,10 +30,11 @@ class Linear(nn.Module):
 
 
 class UntiedLinear(nn.Module):
-    def __init__(self, d_in: int, d_out: int, modality_names: Sequence[str], backend: Backend) -> None:
+    def __init__(self, d_in: int, d_out: int, towers: Sequence[str], backend: Backend) -> None:
+        """`towers`: of each modality, the name of its matrix."""
         super().__init__()
-        self.weight = nn.ParameterDict({m: nn.Parameter(torch.empty(d_out, d_in)) for m in modality_names})
-        self.names = tuple(modality_names)  # in the vocabulary's order; a ParameterDict sorts its keys
+        self.names = tuple(dict.fromkeys(towers))  # in the vocabulary's order; a ParameterDict sorts its keys
+        self.weight = nn.ParameterDict({name: nn.Parameter(torch.empty(d_out, d_in)) for name in self.names})
         self.backend: Backend = backend
 
     def forward(self, x: Tensor, by_modality: Plan | None) -> Tensor:

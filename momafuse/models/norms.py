@@ -36,13 +36,14 @@ class Norm(nn.Module):
 
 
 class UntiedNorm(nn.Module):
-    def __init__(self, width: int, eps: float, modality_names: Sequence[str], kind: Kind = "rms") -> None:
+    def __init__(self, width: int, eps: float, towers: Sequence[str], kind: Kind = "rms") -> None:
+        """`towers`: of each modality, the name of its scale."""
         super().__init__()
         self.eps = eps
-        self.names = tuple(modality_names)  # in the vocabulary's order; a ParameterDict sorts its keys
+        self.names = tuple(towers)  # in the vocabulary's order; a ParameterDict sorts its keys
 
         def of_each() -> nn.ParameterDict:
-            return nn.ParameterDict({m: nn.Parameter(torch.empty(width)) for m in modality_names})
+            return nn.ParameterDict({m: nn.Parameter(torch.empty(width)) for m in dict.fromkeys(towers)})
 
         self.weight = of_each()
         self.bias = of_each() if kind == "layer" else None

@@ -58,7 +58,7 @@ class Transformer(nn.Module):
         self.config = config
         self.modality_names = tuple(modality_names)
         self.groups = expert_groups(config, modality_names)
-        self.recipe = recipe(self.groups, modality_names, config.untie, backend)
+        self.recipe = recipe(self.groups, config.tower_names(modality_names), config.untie, backend)
         ids = config.vocabulary_size or vocabulary_size
         assert ids >= vocabulary_size, "validated against the tokenizers before"
         self.embedding = nn.Embedding(ids, config.dim)

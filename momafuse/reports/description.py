@@ -47,6 +47,7 @@ def describe(s: Subject) -> Values:
             "vocabulary": s.model.embedding.num_embeddings,
             "placement": m.placement,
             "untied": list(m.untie),
+            "towers": list(dict.fromkeys(m.tower_names(names))),
             "attention": attention,
         },
         "layers": _layers(work, names),

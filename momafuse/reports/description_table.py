@@ -59,10 +59,11 @@ def _architecture(d: Values) -> list[tuple[str, str]]:
             about = "" if g["rows_are_exact"] else "about "
             taken = f"takes {about}{g['rows_per_expert']:,} of the {run['rows']:,} rows of a pool"
             rows.append(("", f"  {name}: {g['experts']} x {g['width']:,} for {' and '.join(g['serves'])}; each {taken}"))
-    a, untied = d["model"]["attention"], d["model"]["untied"]
+    a, m = d["model"]["attention"], d["model"]
+    untied = f"{', '.join(m['untied'])} ({', '.join(m['towers'])})" if m["untied"] else "nothing"
     heads = f"{a['heads']} heads of {a['head_dim']}, {a['kv_heads']} of keys and values, QK-norm {a['qk_norm']}"
     sees = "its own document" if a["document_mask"] else "the sequence"
-    rows.append(("attention", f"{heads}; a token sees {sees}; untied by modality: {', '.join(untied) or 'nothing'}"))
+    rows.append(("attention", f"{heads}; a token sees {sees}; untied: {untied}"))
     return rows
 
 

@@ -45,7 +45,8 @@ def _place(path: str, modality_names: tuple[str, ...], work: Work) -> tuple[str,
     if inner == "experts":
         served = _group(layer, last)[0].modalities
         return "router", sum(layer.rows[m] for m in served) / work.rows
-    rows = layer.rows[modality_names.index(last)] if last in modality_names else sum(layer.rows)
+    tower = last.split("+")
+    rows = sum(layer.rows[modality_names.index(m)] for m in tower) if tower[0] in modality_names else sum(layer.rows)
     return "norms" if "norm" in path else "attention_projections", rows / work.rows
 
 

@@ -45,7 +45,8 @@ class Plan:
 def groups_of(
     experts: Mapping[str, int], modality_names: Sequence[str], width: int, widths: Mapping[str, int] | None = None
 ) -> tuple[Group, ...]:
-    """The groups of a layer from expert counts: a modality's own experts, `all` for every modality, `shared` always on.
+    """The groups of a layer from expert counts: a modality's own experts, those of several (`text+image`), `all` for every
+    modality, `shared` always on.
 
     `widths` names the groups whose width is not `width`. n shared experts are one expert of n times the width: every row
     goes through all of them with weight 1, so the function is the same and each row is gathered once.
@@ -54,7 +55,7 @@ def groups_of(
     groups = []
     for name, count in experts.items():
         w = (widths or {}).get(name, width)
-        modalities = every if name in (ALL, SHARED) else (modality_names.index(name),)
+        modalities = every if name in (ALL, SHARED) else tuple(sorted(map(modality_names.index, name.split("+"))))
         groups.append(Group(name, 1, modalities, count * w) if name == SHARED else Group(name, count, modalities, w))
     return tuple(groups)
 

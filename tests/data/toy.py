@@ -122,3 +122,54 @@ def cases(draw: st.DrawFn, interleaved: bool = True, sources: int = 2) -> Case:
     return Case(
         split, vocabulary, (room, pictures * block), weights, draw(st.sampled_from([1, 4, 16, 64])), draw(st.integers(0, 5))
     )
+
+
+NAMES = ("a", "b", "c", "d")
+
+
+@st.composite
+def many(draw: st.DrawFn) -> Case:
+    """Text and up to four other modalities, of items of fixed or of any length: for each, sources of its own (with text or
+    alone) and mixed ones; budgets that hold what the mixed ones bring."""
+    blocks = draw(st.lists(st.sampled_from([0, 0, 1, 2, 4]), min_size=0, max_size=4))
+    names = NAMES[: len(blocks)]
+    vocabulary = Vocabulary.build(
+        20, **{name: (5 + i, block) for i, (name, block) in enumerate(zip(names, blocks, strict=True))}
+    )
+    lengths = st.integers(1, draw(st.sampled_from([2, 9])))
+
+    def item(name: str) -> st.SearchStrategy[str | tuple[str, int]]:
+        return st.just(name) if vocabulary.modality(name).block else lengths.map(lambda n: (name, n))
+
+    groups: dict[str, list[Segments]] = {}
+    for name in names:
+        segment = st.one_of(item(name), lengths)
+        groups[f"own {name}"] = [[draw(item(name)), 1], *draw(st.lists(st.lists(segment, min_size=1, max_size=5), max_size=12))]
+    if names and draw(st.booleans()):
+        segment = st.one_of(lengths, *map(item, names))
+        documents = draw(st.lists(st.lists(segment, min_size=1, max_size=5), max_size=12))
+        groups["mixed"] = [[draw(item(names[0])), *map(draw, map(item, names[1:]))], *documents]
+    groups["text"] = draw(st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=1), min_size=1, max_size=12))
+    split = make_split(groups, vocabulary, draw(st.integers(0, 3)))
+    weights = {name: draw(st.sampled_from([1.0, 1.0, 0.3])) for name in groups}
+    items = [draw(st.integers(1, 3)) for _ in names]
+    window, seed = draw(st.sampled_from([1, 4, 16])), draw(st.integers(0, 5))
+    return Case(split, vocabulary, _budget(split, items, draw(st.integers(0, 9))), weights, window, seed)
+
+
+def _budget(split: Split, items: list[int], spare: int) -> tuple[int, ...]:
+    """So many items (or tokens) of each modality more than what the richest source of those filled before it can bring."""
+    modalities = split.vocabulary.modalities
+    brought = np.zeros(len(modalities))
+    budget = [0] * len(modalities)
+    left = list(split.sources)
+    for m in sorted(range(1, len(modalities)), key=lambda m: modalities[m].block == 0):
+        unit = modalities[m].block or 1
+        budget[m] = unit * (items[m - 1] + int(np.ceil(brought[m] / unit)))
+        own = [s for s in left if s.items[m]]
+        left = [s for s in left if s not in own]
+        rates = [np.array(s.tokens) / (s.items[m] if modalities[m].block else s.tokens[m]) for s in own]
+        brought += budget[m] / unit * np.max(rates, axis=0)
+        brought[0] += len(modalities[m].frame) * budget[m] / unit
+    budget[0] = int(np.ceil(brought[0])) + 1 + spare + len(modalities)
+    return tuple(budget)

@@ -1,4 +1,8 @@
-"""The golden losses of every member: within 1e-4 anywhere, to the last digit where they were made."""
+"""The golden losses of every member: to the last digit on the kinds of CPU where they were made, within 1e-3 on any other.
+
+A near tie between tokens falls to another expert where sums are rounded otherwise, after which losses drift apart: the
+ten first ones by 2.8e-4 between AVX512 and AVX2 (moma_6t2i), by less than 1e-4 where no router chooses.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,16 @@ STORED = json.loads((HERE / "losses.json").read_text())
 @pytest.mark.parametrize("name", [*MEMBERS, "moma_4t4i noise"])
 def test_the_first_losses_are_the_stored_ones(name, steps):
     experiment, _, noise = name.partition(" ")
-    same = STORED["machine"] == machine()
+    same = next((kind["losses"] for kind in STORED if kind["machine"] == machine()), None)
     losses = golden_losses(experiment, steps if same else 10, noise=bool(noise))
-    stored = STORED["losses"][name]
-    assert losses[:10] == pytest.approx(stored[:10], abs=1e-4)
+    for kind in STORED:
+        assert losses[:10] == pytest.approx(kind["losses"][name][:10], abs=1e-3)
     if same:
-        assert losses == stored[:steps]
+        assert losses == same[name][:steps]
+
+
+def test_kinds_of_cpu_agree():
+    first, *others = STORED
+    for other in others:
+        for name, losses in other["losses"].items():
+            assert losses[:10] == pytest.approx(first["losses"][name][:10], abs=1e-3), name

@@ -44,6 +44,7 @@ class Spec:
     layers: int = 2
     pool: int = 2
     capacity_factor: float = 1.0
+    towers: tuple[str, ...] = ()  # such as text+image: modalities that share what is untied
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class LoopDecoder:
 
     def of_token(self, path: str, part: str, token: Token) -> Tensor:
         """The weight at `path`, of the token's modality if `part` is untied."""
-        return self.weight(f"{path}.{token.modality}" if part in self.spec.untie else path)
+        tower = next((tower for tower in self.spec.towers if token.modality in tower.split("+")), token.modality)
+        return self.weight(f"{path}.{tower}" if part in self.spec.untie else path)
 
     def norm(self, path: str, token: Token, x: Tensor, kind: str = "rms", part: str = "norms") -> Tensor:
         if kind == "none":
@@ -158,7 +160,7 @@ class LoopDecoder:
         first = 0
         for name, count in self.groups(layer).items():
             gate, up, down = (self.weight(f"{path}.groups.{name}.{part}") for part in ("gate", "up", "down"))
-            mine = [t for t in rows if name in ("all", "shared", t.modality)]
+            mine = [t for t in rows if name in ("all", "shared") or t.modality in name.split("+")]
             if name == "shared":  # that many FFNs of the common width, every one for every token
                 wide = gate.shape[2] // count
                 for i in range(count):

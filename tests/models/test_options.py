@@ -5,6 +5,7 @@ Each case is what one would type, and, written by hand, what it means.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -96,11 +97,19 @@ def test_noise_is_added_to_the_logits_of_its_layer_token_and_expert(command):
     assert_agrees(model, replace(spec, masked=True), batch, noise)
 
 
+TOWER = "image+speech"
 THREE = {
     "moma": ({"text": 2, "image": 2, "speech": 1}, Spec({"text": 2, "image": 2, "speech": 1})),
     "mot": ({"all": 1}, Spec({"text": 1, "image": 1, "speech": 1}, EVERYTHING)),
     "mot in depth": ({"all": 1}, Spec({"text": 1, "image": 1, "speech": 1}, EVERYTHING, HALF)),
     "mot in depth of a pool": ({"all": 1}, Spec({"text": 1, "image": 1, "speech": 1}, EVERYTHING, HALF_OF_POOL)),
+    "moma in depth": (TWO | {"speech": 3}, Spec(TWO | {"speech": 3}, (), HALF)),
+    "mot on two towers": ({"all": 1}, Spec({"text+speech": 1, "image": 1}, EVERYTHING, towers=("text+speech",))),
+    "mot on two towers in depth": (
+        {"all": 1},
+        Spec({"text": 1, TOWER: 1}, EVERYTHING, HALF, towers=(TOWER,)),
+    ),
+    "experts of two": ({"text+image": 3, "speech": 2}, Spec({"text+image": 3, "speech": 2})),
 }
 
 
@@ -108,9 +117,36 @@ THREE = {
 def test_three_modalities_are_nothing_special(name):
     experts, spec = THREE[name]
     names = ("text", "image", "speech")
-    parts = {"untie": spec.untie, "depth": spec.depth}
+    parts = {"untie": spec.untie, "depth": spec.depth, "towers": [tower.split("+") for tower in spec.towers]}
     model = make_model(experts, modalities=names, dim=8, ffn=12, vocabulary=VOCABULARY, dtype=torch.float64, **parts)
     assert_agrees(shaken(model), replace(spec, modalities=names), distinct_batch(2, (5, 6, 4)))
+
+
+@pytest.mark.parametrize("depth", [None, HALF], ids=["all rows", "in depth"])
+def test_a_tower_equals_untied_parts_of_equal_weights(depth):
+    """And its gradient is the sum of theirs."""
+    names, parts = ("text", "image", "speech"), {"untie": EVERYTHING, "depth": depth, "dim": 8, "ffn": 12}
+    shared = make_model(
+        {"all": 1}, modalities=names, vocabulary=VOCABULARY, dtype=torch.float64, towers=[["text", "speech"]], **parts
+    )
+    apart = make_model({"all": 1}, modalities=names, vocabulary=VOCABULARY, dtype=torch.float64, **parts)
+    shaken(shared)
+    ours = dict(shared.named_parameters())
+    path_of = {path: re.sub(r"(?<=\.)(text|speech)(?=\.|$)", "text+speech", path) for path, _ in apart.named_parameters()}
+    with torch.no_grad():
+        for path, p in apart.named_parameters():
+            p.copy_(ours[path_of[path]])
+    outputs = []
+    for model in (shared, apart):
+        out = model(distinct_batch(2, (5, 6, 4)), lambda hidden, head: hidden @ head.t())[0]
+        out.square().sum().backward()
+        outputs.append(out)
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-12, atol=1e-12)
+    summed: dict[str, torch.Tensor] = {}
+    for path, p in apart.named_parameters():
+        summed[path_of[path]] = summed.get(path_of[path], 0) + p.grad
+    for path, p in ours.items():
+        torch.testing.assert_close(p.grad, summed[path], rtol=1e-9, atol=1e-9, msg=path)
 
 
 def test_a_narrow_group_has_its_share_of_the_width():

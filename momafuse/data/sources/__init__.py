@@ -11,11 +11,13 @@ from momafuse.data.sources.registry import (
     Raw,
     Source,
     features,
+    folder_fingerprint,
     held_out,
     in_memory,
     open_source,
     register,
     split_of,
+    user_folder,
 )
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "captioned_folder",
     "conversations",
     "features",
+    "folder_fingerprint",
     "held_out",
     "in_memory",
     "obelics",
@@ -35,4 +38,5 @@ __all__ = [
     "split_of",
     "starter",
     "text_files",
+    "user_folder",
 ]
