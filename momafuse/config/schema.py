@@ -80,8 +80,8 @@ class ModelConfig:
         towers = self.tower_names(modalities)
         if "ffn" in self.untie and ALL in groups:
             groups = dict.fromkeys(towers, groups.pop(ALL)) | groups
-        order = (*towers, *modalities, ALL, SHARED)
-        return {name: groups[name] for name in sorted(groups, key=order.index)}
+        order = (*modalities, ALL, SHARED)
+        return {name: groups[name] for name in sorted(groups, key=lambda name: order.index(name.split("+")[0]))}
 
     def has_experts(self, layer: int) -> bool:
         every, start = (self.experts.get(key, default) for key, default in EXPERT_LAYERS.items())
