@@ -17,13 +17,13 @@ import json
 import os
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from momafuse.data.corpus import MANIFEST, SPLITS, VERSION, Corpus, SourceInfo, file_sha256
+from momafuse.data.corpus import MANIFEST, SPLITS, Corpus, file_sha256
+from momafuse.data.layout import SourceInfo, layout_of, source_entry
 from momafuse.data.loader import Loader
 from momafuse.data.mixture import MAX_SHARDS
 from momafuse.data.packing import PackPlan
@@ -168,13 +168,13 @@ def _finish(path: Path, vocabulary: Vocabulary, splits: dict[str, tuple[list[Sou
     def facts(file: Path) -> dict[str, Any]:
         return {"bytes": file.stat().st_size, "sha256": file_sha256(file) if hashed else ""}
 
-    manifest: dict[str, Any] = {"version": VERSION, "splits": {}, "sources": {}, "tokenizers": {}}
+    manifest: dict[str, Any] = {"version": layout_of(vocabulary), "splits": {}, "sources": {}, "tokenizers": {}}
     if (path / MANIFEST).exists():
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     manifest["vocabulary"] = vocabulary.to_dict()
     for name, (sources, tokens) in splits.items():
         files = {file.name: facts(file) for file in sorted((path / name).iterdir())}
-        manifest["splits"][name] = {"tokens": tokens, "sources": [asdict(s) for s in sources], "files": files}
+        manifest["splits"][name] = {"tokens": tokens, "sources": [source_entry(s, vocabulary) for s in sources], "files": files}
     (path / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return path
 

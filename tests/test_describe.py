@@ -94,7 +94,7 @@ def test_the_table_in_any_folder(tmp_path: Path) -> None:
         (["size=90m", "model.vocabulary_size=1000"], "model.vocabulary_size=1000: the tokenizers have 12288 ids"),
         (
             ["data.image_share=0.3"],
-            "data.image_share=0.3: 76.8 of data.sequence_length=256 tokens are no whole number of pictures",
+            "data.image_share=0.3: 76.8 of data.sequence_length=256 tokens are no whole number of items",
         ),
         (["tokenizer=starter_vq"], "tokenizer=starter_vq: says how one tokenizer is trained"),
         (["tokenizer.text=nowhere"], "tokenizer.text=nowhere: no such file"),
