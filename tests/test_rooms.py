@@ -10,7 +10,7 @@ import momafuse
 PACKAGE = Path(momafuse.__file__).parent
 ROOMS = (
     "launch", "evaluation", "training", "parallel", "checkpoint", "objectives", "reports", "models", "data", "config", "tokens",
-    "vision", "routing", "kernels", "world", "ending", "files", "preemption", "errors",
+    "speech", "vision", "routing", "kernels", "world", "ending", "files", "preemption", "errors",
 )  # fmt: skip
 ENTRY_POINTS = {"train", "prepare", "train_tokenizer", "describe", "evaluate", "lm_eval"}
 

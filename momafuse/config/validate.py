@@ -257,8 +257,9 @@ def _data(config: Config) -> None:
         _fail("data.sequence_length", data.sequence_length, "must be at least 2")
     for name, share in data.shares(config.modalities).items():
         if name == TEXT or name not in config.modalities:
-            known = f"{TEXT} takes what is left" if name == TEXT else f"no such modality{did_you_mean(name, config.modalities)}"
-            _fail(f"data.share.{name}", share, known)
+            hint = did_you_mean(name, config.modalities) or f"; give it a codec by tokenizer.{name}"
+            problem = f"{TEXT} takes what is left" if name == TEXT else f"no such modality{hint}"
+            _fail(f"data.share.{name}", share, problem)
         if not isinstance(share, str) and not 0 < share < 1:
             _fail(share_key(name), share, "must lie between 0 and 1, e.g. 0.5, or be `experts`")
         if share == "experts" and ALL in config.model.groups(config.modalities):

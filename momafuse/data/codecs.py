@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from momafuse.errors import UserError
+from momafuse.speech.codec2 import Codec2
 from momafuse.tokens.text import TextTokenizer
 from momafuse.tokens.vocabulary import TEXT, Vocabulary
 from momafuse.vision.codec import ImageCodec
@@ -62,6 +63,7 @@ def register_codec(modality: str) -> Callable[[Loader], Loader]:
 
 
 register_codec("image")(ImageCodec.load)
+register_codec("speech")(Codec2.load)
 
 
 def load_codecs(config: Mapping[str, str], device: str = "cpu") -> dict[str, Codec]:

@@ -4,7 +4,15 @@ shipped ones.
 
 from __future__ import annotations
 
-from momafuse.data.sources import annotated_pictures, captioned_folder, conversations, obelics, starter, text_files
+from momafuse.data.sources import (
+    annotated_pictures,
+    captioned_folder,
+    conversations,
+    obelics,
+    spoken_folder,
+    starter,
+    text_files,
+)
 from momafuse.data.sources.registry import (
     FEATURE_NAMES,
     Item,
@@ -36,6 +44,7 @@ __all__ = [
     "open_source",
     "register",
     "split_of",
+    "spoken_folder",
     "starter",
     "text_files",
     "user_folder",

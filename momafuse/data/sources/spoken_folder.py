@@ -1,0 +1,62 @@
+"""A user's folder of sounds with what is said in them, and pictures where there are any.
+
+`metadata.csv` or `metadata.jsonl` in the folder has a row a document: `file_name` (the sound, from the folder on), and, each
+where it is known, `text` or `transcript` and `image` (a picture's path). One segment each, in an order that follows from the
+key, so that a model learns to speak what it reads, to write what it hears, and so on; the key is `file_name`. Files are not
+opened here: one that is missing, or is no sound, is rejected with its reason when it is encoded.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from momafuse.config.schema import SourceConfig
+from momafuse.data.sources.registry import Source, folder_fingerprint, in_memory, register, split_of, user_folder
+from momafuse.data.sources.streams import Segments, all_files, unicode_text
+from momafuse.errors import UserError
+
+_METADATA = ("metadata.csv", "metadata.jsonl")
+_TEXTS = ("text", "transcript")
+
+
+@register("spoken_folder")
+def spoken_folder(config: SourceConfig) -> Source:
+    """Documents in the order of a hash of their keys. Raises UserError where there is no metadata of this form."""
+    folder = user_folder(config)
+    files = [folder / name for name in _METADATA if (folder / name).is_file()]
+    if not files:
+        raise UserError(f"path={config.path}: no {' or '.join(_METADATA)}; write one with the columns file_name,text")
+    rows = []
+    for number, row in enumerate(_rows(config, files[0])):
+        name = row.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise UserError(f"path={config.path}: {files[0].name}: row {number + 1} has no file_name; give it one")
+        rows.append((name, split_of(name, number), _segments(folder, name, row)))
+    if len({name for name, _, _ in rows}) < len(rows):
+        raise UserError(f"path={config.path}: {files[0].name} names a file twice; leave one row of each")
+    return Source(in_memory(rows), folder_fingerprint(all_files(folder), folder))
+
+
+def _rows(config: SourceConfig, file: Path) -> list[dict[str, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix == ".csv":
+            return list(csv.DictReader(text.splitlines(keepends=True)))
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"path={config.path}: {file.name}: {' '.join(str(error).split())}; write it as CSV or JSON lines"
+        ) from error
+
+
+def _segments(folder: Path, name: str, row: dict[str, Any]) -> Segments:
+    segments: Segments = [{"modality": "speech", "raw": {"bytes": None, "path": str(folder / name)}}]
+    if text := next((str(row[key]) for key in _TEXTS if row.get(key)), ""):
+        segments.append({"text": unicode_text(text)})
+    if row.get("image"):
+        segments.append({"image": {"bytes": None, "path": str(folder / str(row["image"]))}})
+    return sorted(segments, key=lambda s: hashlib.sha256(f"place:{name}:{sorted(s)}".encode()).digest())
