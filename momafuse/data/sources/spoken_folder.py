@@ -1,9 +1,10 @@
 """A user's folder of sounds with what is said in them, and pictures where there are any.
 
 `metadata.csv` or `metadata.jsonl` in the folder has a row a document: `file_name` (the sound, from the folder on), and, each
-where it is known, `text` or `transcript` and `image` (a picture's path). One segment each, in an order that follows from the
-key, so that a model learns to speak what it reads, to write what it hears, and so on; the key is `file_name`. Files are not
-opened here: one that is missing, or is no sound, is rejected with its reason when it is encoded.
+where it is known, `text` or `transcript`, `image` (a picture's path) and `split` (train or validation; else 2 % are held out by
+key). One segment each, in an order that follows from the key, so that a model learns to speak what it reads, to write what it
+hears, and so on; the key is `file_name`. Files are not opened here: one that is missing, or is no sound, is rejected with its
+reason when it is encoded.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ def spoken_folder(config: SourceConfig) -> Source:
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
             raise UserError(f"path={config.path}: {files[0].name}: row {number + 1} has no file_name; give it one")
-        rows.append((name, split_of(name, number), _segments(folder, name, row)))
+        split = row.get("split") or split_of(name, number)
+        if split not in ("train", "validation"):
+            raise UserError(f"path={config.path}: {files[0].name}: row {number + 1}: split={split}; write train or validation")
+        rows.append((name, split, _segments(folder, name, row)))
     if len({name for name, _, _ in rows}) < len(rows):
         raise UserError(f"path={config.path}: {files[0].name} names a file twice; leave one row of each")
     return Source(in_memory(rows), folder_fingerprint(all_files(folder), folder))
