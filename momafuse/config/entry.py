@@ -31,6 +31,7 @@ _KEYS = """  run.name run.root run.seed           the run's folder ROOT/NAME, an
   trainer.global_batch                 sequences a step; trainer.micro_batch: at once
   data.path                            a prepared corpus
   data.image_share                     share of image tokens in every sequence, or `experts`
+  data.share.NAME                      that of another modality, e.g. data.share.speech=0.2
   resume=auto|none|PATH                where to go on from
   upcycle=PATH                         a run or checkpoint of another model to start from
   logger.wandb=offline|online|disabled"""
