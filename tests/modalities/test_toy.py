@@ -115,7 +115,7 @@ def test_describe_counts_every_modality(words: list[str], capsys: pytest.Capture
     ("word", "message"),
     [
         ("tokenizer.melody=other", r"tokenizer\.melody=other: there is one, notes"),
-        ("+tokenizer.smell=x", r"tokenizer\.smell=x: no such modality; there are text, image, melody"),
+        ("+tokenizer.smell=x", r"tokenizer\.smell=x: no such modality; there are text, image, speech, melody"),
         ("data.share.melody=1.5", r"data\.share\.melody=1\.5: must lie between 0 and 1"),
         ("+data.share.smell=0.2", r"data\.share\.smell=0\.2: no such modality"),
         ("data.share.melody=0.9", r"data\.share\.melody=0\.9: of 64 tokens, only 57 are left; the largest valid share is"),
