@@ -164,8 +164,9 @@ def _experts(model: ModelConfig, modalities: Sequence[str]) -> None:
     serving: dict[str, str] = {}  # modality -> the group that serves it
     for name, count in experts.items():
         for member in name.split("+"):
-            if member not in names:
-                _fail("model.experts", written, f"no modality {member}{did_you_mean(member, names)} ({', '.join(names)})")
+            known = names if member == name else modalities
+            if member not in known:
+                _fail("model.experts", written, f"no modality {member}{did_you_mean(member, known)} ({', '.join(known)})")
             if other := serving.get(member):
                 _fail("model.experts", written, f"{other} and {name} both serve {member}; drop one")
             serving[member] = name

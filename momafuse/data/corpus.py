@@ -50,8 +50,7 @@ ALWAYS_HASHED = 256 * 2**20  # bytes up to which opening reads and checks everyt
 class Split:
     """One split, memory-mapped. `fingerprint` changes with anything that the order of sequences depends on.
 
-    `item_modality` and `before` are None where modality 1 is the only one beside text, with items of one length. `given` is
-    None where the corpus's training split has none; a held-out
+    `item_modality` and `before` are None in layout 1. `given` is None where the corpus's training split has none; a held-out
     split may then hold an empty one.
     """
 
@@ -74,11 +73,21 @@ class Split:
 
     def items_of(self, document: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
         """Of its items: (k, 2) first token within the document and number of codes, and (k,) modality."""
-        at = slice(int(self.item_index[document]), int(self.item_index[document + 1]))
-        rows = self.items[at] - np.array([self.offsets[document], 0])
-        if self.item_modality is None:
-            return rows, np.ones(len(rows), np.uint8)
-        return rows, self.item_modality[at]
+        rows, modality, _ = self.items_in(np.array([document]))
+        return rows, modality
+
+    def items_in(
+        self, documents: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """The items of some documents, end to end: as `items_of`, and (n + 1,) where those of each document begin."""
+        first = self.item_index[documents]
+        held = self.item_index[documents + 1] - first
+        bounds = np.append(0, np.cumsum(held))
+        at = np.repeat(first - bounds[:-1], held) + np.arange(bounds[-1])
+        rows = np.array(self.items[at])
+        rows[:, 0] -= np.repeat(self.offsets[documents], held)
+        modality = np.ones(len(rows), np.uint8) if self.item_modality is None else np.asarray(self.item_modality[at])
+        return rows, modality, bounds
 
     def tokens_within(self, document: int, stop: int) -> npt.NDArray[np.int64]:
         """(M,) tokens of each modality among its first `stop` tokens."""

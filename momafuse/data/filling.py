@@ -70,23 +70,23 @@ def fill_items(split: Split, units: Units, modality: int, rooms: Ints, reserve: 
 
 def _documents(split: Split, units: Units, modality: int) -> list[_Document]:
     """The units as a list, last first."""
+    rows, kinds, bounds = split.items_in(units.document)
+    unit = np.repeat(np.arange(len(units)), np.diff(bounds))
+    inside = (rows[:, 0] >= units.start[unit]) & (rows[:, 0] < units.stop[unit])
+    mine, other = inside & (kinds == modality), inside & (kinds != modality)
     before = len(split.vocabulary.modalities[modality].frame) // 2
-    found = []
+    begins = (rows[mine, 0] - before).tolist()
+    ends = np.searchsorted(unit[mine], np.arange(len(units) + 1)).tolist()
     whole = (split.kinds[units.document] == PAIR).tolist()
-    for i, (document, start, stop) in enumerate(
-        zip(*(c.tolist() for c in (units.document, units.start, units.stop)), strict=True)
-    ):
-        rows, kinds = split.items_of(document)
-        inside = (rows[:, 0] >= start) & (rows[:, 0] < stop)
-        mine = kinds == modality
-        begins = (rows[inside & mine, 0] - before).tolist()
-        others = (
-            []
-            if mine.all()
-            else [(int(a), int(a + n), int(m)) for (a, n), m in zip(rows[inside & ~mine], kinds[inside & ~mine], strict=True)]
-        )
-        found.append(_Document(i, start, stop, begins, others, whole[i]))
-    return found[::-1]
+    columns = units.start.tolist(), units.stop.tolist(), ends[:-1], ends[1:], whole
+    documents = [
+        _Document(i, start, stop, begins[a:b], [], pair)
+        for i, (start, stop, a, b, pair) in enumerate(zip(*columns, strict=True))
+    ]
+    others = np.stack([unit[other], rows[other, 0], rows[other].sum(axis=1), kinds[other]], axis=1)
+    for i, begin, end, m in others.tolist():
+        documents[i].others.append((begin, end, m))
+    return documents[::-1]
 
 
 class _Filler:
@@ -146,6 +146,8 @@ class _Filler:
 
     def _fits(self, document: _Document, end: int) -> bool:
         """Whether there is room up to `end`, with the next item, and for the text of the items that are still missing."""
+        if not document.others:
+            return end - document.at - self.block <= self._spare(0)
         held = self._held(document, document.at, end)
         text = end - document.at - self.block - sum(held.values())
         return text <= self._spare(0) and all(n <= self._spare(m) for m, n in held.items())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -51,14 +52,13 @@ def flow(split: Split, units: Units, modality: int, rooms: Ints, rate: float) ->
 
 
 def _runs(split: Split, units: Units, modality: int) -> Iterator[Run]:
-    for unit, (document, first, last) in enumerate(
-        zip(units.document.tolist(), units.start.tolist(), units.stop.tolist(), strict=True)
-    ):
-        rows, kinds = split.items_of(document)
-        spans = [(int(a), int(a + n), int(m)) for (a, n), m in zip(rows, kinds, strict=True)]
-        final = max((a for a, _, m in spans if m == modality and a < last), default=-1)
+    rows, kinds, bounds = split.items_in(units.document)
+    spans = list(zip(rows[:, 0].tolist(), rows.sum(axis=1).tolist(), kinds.tolist(), strict=True))
+    columns = (units.start.tolist(), units.stop.tolist(), pairwise(bounds.tolist()))
+    for unit, (first, last, (low, high)) in enumerate(zip(*columns, strict=True)):
+        final = max((a for a, _, m in spans[low:high] if m == modality and a < last), default=-1)
         at = first
-        for a, b, m in [span for span in spans if span[1] > first and span[0] < last]:
+        for a, b, m in [span for span in spans[low:high] if span[1] > first and span[0] < last]:
             if a > at:
                 yield Run(unit, 0, at, a, at <= final)
             at = min(b, last)

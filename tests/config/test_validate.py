@@ -52,6 +52,7 @@ BROKEN = {
     "model.towers=[[text, image]]": "model.towers=[[text, image]]: nothing is untied, so all share everything; add",
     "model.towers=[[text, imag]]  model.untie=[qkv]": "model.towers=[[text, imag]]: no modality imag; did you mean image?",
     "model.towers=[[text], [text]]  model.untie=[qkv]": "model.towers=[[text], [text]]: names text twice",
+    "model.experts={text+shared: 4, image: 2}": "no modality shared (text, image)",
     "model.experts={text+image: 4, text: 2}": "text+image and text both serve text; drop one",
     "model.dropout=0.1": "model.dropout=0.1: does not combine with norms after the sub-layers; add model.placement=pre",
     "model.dropout=1  model.placement=pre": "model.dropout=1.0: must be at least 0 and below 1",
