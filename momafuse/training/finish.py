@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shlex
 from pathlib import Path
@@ -78,21 +79,18 @@ def expert_report(counts: list[RoutingCounts], setup: Setup, corpus: Corpus) -> 
 
 def reconstruct(config: Config, corpus: Corpus, folder: Path) -> None:
     """Of each modality: held-out items, and what is left of them after its codec. Raises UserError without their sources."""
-    items: dict[str, list[Item]] = {}
     for modality, codec in load_codecs(config.tokenizer).items():
         number = corpus.vocabulary.names.index(modality)
         holding = [source.name for source in corpus.validation.sources if source.items[number]]
-        for name in holding:
-            if name not in items:
-                items[name] = [i for i in open_source(name, config.data.sources[name]).items() if i.split == "validation"]
-        held_out = [item for name in holding for item in items[name] if _raw(item, modality)][: 16 * SAMPLES]
-        originals, kept, captions = [], [], []
-        for i in np.linspace(0, len(held_out) - 1, min(SAMPLES, len(held_out))).astype(int):
+        sources = [open_source(name, config.data.sources[name]) for name in holding]
+        held_out = (i for source in sources for i in source.items() if i.split == "validation" and _raw(i, modality))
+        first = list(itertools.islice(held_out, 16 * SAMPLES))
+        originals, captions = [], []
+        for n in np.linspace(0, len(first) - 1, min(SAMPLES, len(first))).astype(int):
             with contextlib.suppress(ValueError, OSError):  # one that prepare had rejected too
-                original = codec.read(_raw(held_out[i], modality)[0].read())
-                kept.append(codec.decode(codec.encode([original])[0]))
-                originals.append(original)
-                captions.append(" ".join(s for s in held_out[i].segments if isinstance(s, str)))
+                originals.append(codec.read(_raw(first[n], modality)[0].read()))
+                captions.append(" ".join(s for s in first[n].segments if isinstance(s, str)))
+        kept = [codec.decode(codes) for codes in codec.encode(originals)] if originals else []
         if originals:
             suffix = "" if number == 1 else f"_{modality}"
             plot_reconstructions(codec.drawn(originals), codec.drawn(kept), captions, folder / f"reconstruction{suffix}.png")
