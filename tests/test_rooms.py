@@ -9,8 +9,8 @@ import momafuse
 
 PACKAGE = Path(momafuse.__file__).parent
 ROOMS = (
-    "launch", "evaluation", "training", "parallel", "checkpoint", "objectives", "reports", "models", "data", "config", "tokens",
-    "speech", "vision", "routing", "kernels", "world", "ending", "files", "preemption", "errors",
+    "launch", "evaluation", "tokenizers", "training", "parallel", "checkpoint", "objectives", "reports", "models", "data",
+    "config", "tokens", "speech", "vision", "vq", "routing", "kernels", "world", "ending", "files", "preemption", "errors",
 )  # fmt: skip
 ENTRY_POINTS = {"train", "prepare", "train_tokenizer", "describe", "evaluate", "lm_eval"}
 

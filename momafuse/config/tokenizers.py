@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from momafuse.speech.config import SpeechVQConfig
 from momafuse.tokens.config import BPEConfig
 from momafuse.vision.config import VQConfig
 
@@ -12,5 +13,5 @@ from momafuse.vision.config import VQConfig
 class TokenizerTraining:
     """`tokenizer` is a file of the group of that name; which of the classes it is follows from its keys."""
 
-    tokenizer: VQConfig | BPEConfig
+    tokenizer: VQConfig | SpeechVQConfig | BPEConfig
     out: str  # folder of the weights, the report and the sheet

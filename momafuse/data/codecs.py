@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from momafuse.errors import UserError
+from momafuse.speech.codec2 import NAME as CODEC2
 from momafuse.speech.codec2 import Codec2
+from momafuse.speech.tokenizer import SpeechTokenizer
 from momafuse.tokens.text import TextTokenizer
 from momafuse.tokens.vocabulary import TEXT, Vocabulary
 from momafuse.vision.codec import ImageCodec
@@ -63,7 +65,7 @@ def register_codec(modality: str) -> Callable[[Loader], Loader]:
 
 
 register_codec("image")(ImageCodec.load)
-register_codec("speech")(Codec2.load)
+register_codec("speech")(lambda name, device: Codec2.load(name) if name == CODEC2 else SpeechTokenizer.load(name, device))
 
 
 def load_codecs(config: Mapping[str, str], device: str = "cpu") -> dict[str, Codec]:

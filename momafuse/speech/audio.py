@@ -6,6 +6,7 @@ Files are read, mixed down and resampled in blocks: hours cost the memory of the
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -51,6 +52,11 @@ def read_audio(data: bytes, rate: int) -> Samples:
     if float(np.abs(samples).max()) < SILENCE:
         raise ValueError("silence")
     return np.clip(samples, -1, 1)
+
+
+def write_audio(path: Path, samples: Samples, rate: int) -> None:
+    """A WAV file of 16 bits."""
+    optional("soundfile", f"{path}").write(path, samples, rate, subtype="PCM_16")
 
 
 def spectrogram(samples: Samples, width: int = 512, hop: int = 128) -> npt.NDArray[np.float64]:

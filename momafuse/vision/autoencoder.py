@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from momafuse.vision.config import Architecture
+from momafuse.vq.autoencoder import VQAutoencoder
 
 REDUCTION = 8  # pixels of the picture's side per code
 
@@ -79,7 +80,7 @@ class Decoder(nn.Sequential):
         nn.init.ones_(last.bias)  # the background: white
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(VQAutoencoder):
     """Encoder and decoder without the quantizer between them."""
 
     def __init__(self, arch: Architecture) -> None:
@@ -94,9 +95,9 @@ class Autoencoder(nn.Module):
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return self
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, items: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] -> unit vectors (N, L*L, code_dim) in raster order, fp32."""
-        z = self.encoder(pictures)
+        z = self.encoder(items)
         return F.normalize(z.flatten(2).transpose(1, 2).float(), dim=-1)
 
     def decode(self, vectors: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the tokenizer is trained on and judged by: root mean squared pixel error of each picture, commitment, PSNR.
+"""What the tokenizer is trained on and judged by: root mean squared pixel error of each picture, PSNR.
 
 The root stands between the squared error, which a few line drawings would rule, and its logarithm, which is PSNR. No adversary
 and no perceptual network: at 64 pixels pixel error keeps pictures nameable.
@@ -13,11 +13,6 @@ from torch import Tensor
 def pixel_loss(output: Tensor, target: Tensor) -> Tensor:
     """Root mean squared error of each of (N, 3, H, W) pictures in [-1, 1], averaged over pictures; a scalar."""
     return (output - target).square().mean(dim=(1, 2, 3)).add(1e-6).sqrt().mean()
-
-
-def commitment_loss(vectors: Tensor, quantized: Tensor) -> Tensor:
-    """Mean squared distance of the unit vectors (..., D) from their codes, which get no gradient; a scalar."""
-    return (vectors - quantized.detach()).square().sum(dim=-1).mean()
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

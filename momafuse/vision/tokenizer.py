@@ -1,32 +1,24 @@
 """The image tokenizer that the rest of momafuse uses: pictures <-> codes, frozen, inference only.
 
-A weights file is one safetensors file: fp16 weights of encoder and decoder, the codes, and the architecture as JSON in its
-metadata, so that any trained tokenizer loads by its path. Nothing is unpickled. All products are fp32, in chunks of a fixed
-number of pictures filled up with white, so that a picture has the same codes whatever batch it comes in.
+Any trained tokenizer loads by its path (vq/weights.py). All products are fp32, in chunks of a fixed number of pictures filled
+up with white, so that a picture has the same codes whatever batch it comes in.
 Another number of threads or another CPU may turn a near-tie (5 codes in 10,000 between one thread and two).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import importlib.resources
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from momafuse.errors import UserError
 from momafuse.vision.augment import to_bytes, to_unit
 from momafuse.vision.autoencoder import REDUCTION, Autoencoder
 from momafuse.vision.config import Architecture
-from momafuse.vision.quantizer import nearest
+from momafuse.vq.quantizer import nearest
+from momafuse.vq.weights import Kind, load_weights, save_weights
 
-FORMAT = "momafuse-vq-1"
+KIND = Kind("momafuse-vq-1", "tokenizer.image", "an image tokenizer", shipped="starter_vq_v1", training="starter_vq")
 CHUNK = 8  # pictures computed at a time
 
 
@@ -45,22 +37,8 @@ class ImageTokenizer:
     @classmethod
     def load(cls, name_or_path: str, device: str = "cpu") -> ImageTokenizer:
         """A packaged name ("starter_vq_v1") or the path of a weights file; UserError if missing or damaged."""
-        data = _read(name_or_path)
-        try:
-            arch, tensors = _parse(data)
-            codes = tensors.pop("codes").float()
-            model = Autoencoder(arch)
-            model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-            if codes.shape != (arch.codes, arch.code_dim):
-                raise ValueError(f"codes are {tuple(codes.shape)}")
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0][:120]
-            raise UserError(
-                f"tokenizer.image={name_or_path}: not an image tokenizer, or damaged ({reason}); "
-                "copy it again or train one with `python -m momafuse.train_tokenizer tokenizer=starter_vq`"
-            ) from error
-        codes = torch.nn.functional.normalize(codes, dim=-1).to(device)
-        return cls(Path(name_or_path).stem, arch, model.to(device), codes, hashlib.sha256(data).hexdigest())
+        arch, model, codes, fingerprint = load_weights(name_or_path, KIND, Architecture, Autoencoder, device)
+        return cls(Path(name_or_path).stem, arch, model, codes, fingerprint)
 
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Tensor:
@@ -91,34 +69,7 @@ class ImageTokenizer:
 
 def save_tokenizer(path: Path, arch: Architecture, model: Autoencoder, codes: Tensor) -> None:
     """Writes the weights file (fp16), aside and then renamed."""
-    tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"format": FORMAT, "architecture": json.dumps(dataclasses.asdict(arch), sort_keys=True)}
-    aside = path.with_name(path.name + ".part")
-    aside.write_bytes(save(tensors | {"codes": codes.half().contiguous()}, metadata))
-    aside.replace(path)
-
-
-def _read(name_or_path: str) -> bytes:
-    packaged = importlib.resources.files("momafuse") / "assets" / f"{name_or_path}.safetensors"
-    for candidate in (packaged, Path(name_or_path)):
-        if candidate.is_file():
-            return candidate.read_bytes()
-    raise UserError(
-        f"tokenizer.image={name_or_path}: no packaged tokenizer of that name and no such file; "
-        "use starter_vq_v1 or the path of a trained tokenizer.safetensors"
-    )
-
-
-def _parse(data: bytes) -> tuple[Architecture, dict[str, Tensor]]:
-    """Metadata and tensors of a weights file; any of several errors if it is none."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata = header["__metadata__"]
-    if metadata["format"] != FORMAT:
-        raise ValueError(f"format is {metadata['format']}, not {FORMAT}")
-    fields: dict[str, Any] = json.loads(metadata["architecture"])
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    arch = Architecture(**values)
-    return arch, load(data)
+    save_weights(path, KIND, arch, model, codes)
 
 
 def _filled(rows: Tensor, value: int) -> Tensor:

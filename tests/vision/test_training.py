@@ -15,7 +15,8 @@ from momafuse.vision.losses import psnr, squared_error
 from momafuse.vision.pictures import PictureSet
 from momafuse.vision.report import measure
 from momafuse.vision.tokenizer import ImageTokenizer
-from momafuse.vision.training import schedule, train, train_vq
+from momafuse.vision.training import train, train_vq
+from momafuse.vq.training import schedule
 
 
 def test_training_writes_a_tokenizer_that_beats_the_mean_colour(tiny: VQConfig, squares: PictureSet, tmp_path: Path) -> None:

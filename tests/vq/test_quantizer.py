@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from momafuse.vision.quantizer import EMAQuantizer, nearest, spherical_kmeans, straight_through
+from momafuse.vq.quantizer import EMAQuantizer, nearest, spherical_kmeans, straight_through
 
 
 def unit(count: int, dim: int, seed: int) -> Tensor:

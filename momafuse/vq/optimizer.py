@@ -1,7 +1,7 @@
 """Muon for convolution kernels, Adam for the rest: the optimizer that the tokenizer is trained with.
 
 Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon; arXiv 2502.16982) takes the momentum M of a kernel, flattened to
-(out, in * k * k), and steps along its nearest semi-orthogonal matrix, so that all directions of a kernel learn at one pace:
+(out, in * k * ..), and steps along its nearest semi-orthogonal matrix, so that all directions of a kernel learn at one pace:
 
     M <- b M + (1 - b) G      W <- (1 - lr wd) W - lr sqrt(max(1, rows / columns)) orthogonal((1 - b) G + b M)
 
@@ -36,7 +36,7 @@ def orthogonalise(matrix: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Muon:
-    """Momentum and steps of a list of kernels (out, in, k, k); `lr` is given at every step."""
+    """Momentum and steps of a list of kernels (out, in, k, ..); `lr` is given at every step."""
 
     def __init__(self, kernels: Iterable[nn.Parameter], weight_decay: float, dtype: torch.dtype) -> None:
         self.kernels = list(kernels)
@@ -61,6 +61,6 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     kernels: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for parameter in model.parameters():
-        wide = parameter.ndim == 4 and min(len(parameter), parameter[0].numel()) >= NARROW
+        wide = parameter.ndim >= 3 and min(len(parameter), parameter[0].numel()) >= NARROW
         (kernels if wide else rest).append(parameter)
     return kernels, rest

@@ -7,8 +7,8 @@ vectors: Yu et al., arXiv 2110.04627):
     n_i <- d n_i + (1 - d) |{x : code(x) = i}|      m_i <- d m_i + (1 - d) sum_{code(x) = i} x      c_i = m_i / |m_i|
 
 A code whose n_i falls below a threshold is dead and restarts at an input of the batch (Dhariwal et al., arXiv 2005.00341).
-Shapes: T vectors, C codes, D their width. Knows nothing of pictures. The EMA sums stay in the training process; a weights
-file holds the codes alone.
+Shapes: T vectors, C codes, D their width. Knows nothing of what they stand for. The EMA sums stay in the training process;
+a weights file holds the codes alone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
 def straight_through(vectors: Tensor, quantized: Tensor) -> Tensor:
     """The value of `quantized` with the gradient of `vectors`."""
     return vectors + (quantized - vectors).detach()
+
+
+def commitment_loss(vectors: Tensor, quantized: Tensor) -> Tensor:
+    """Mean squared distance of the unit vectors (..., D) from their codes, which get no gradient; a scalar."""
+    return (vectors - quantized.detach()).square().sum(dim=-1).mean()
 
 
 def spherical_kmeans(vectors: Tensor, count: int, rounds: int, generator: torch.Generator) -> Tensor:

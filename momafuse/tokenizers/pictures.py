@@ -1,0 +1,53 @@
+"""A run that trains the image tokenizer on the starter pack: OUT/NAME.safetensors, .json (figures) and .png (a sheet)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from momafuse.reports.plots import plot_reconstructions
+from momafuse.tokenizers.bar import training_bar
+from momafuse.vision.config import VQConfig
+from momafuse.vision.pictures import PictureSet, load_starter_pictures
+from momafuse.vision.report import Report
+from momafuse.vision.tokenizer import ImageTokenizer
+from momafuse.vision.training import train_vq
+
+SHEET = 48  # held-out pictures on the sheet, spread over both kinds
+
+
+def train_image_tokenizer(config: VQConfig, out: Path, console: Console) -> None:
+    data = load_starter_pictures(config.architecture.image_size)
+    heldout = int(data.heldout.sum())
+    console.print(f"{len(data.pictures) - heldout} pictures to train on, {heldout} held out; {torch.get_num_threads()} threads")
+    with training_bar(console, config.steps) as progress:
+        trained, report = train_vq(config, data, out, progress)
+    figures = dataclasses.asdict(report) | {"config": dataclasses.asdict(config), "threads": torch.get_num_threads()}
+    path = out / config.name
+    path.with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    _sheet(trained, data, path.with_suffix(".png"))
+    _summary(console, report)
+    console.print(
+        f"{path}.safetensors  sha256 {trained.fingerprint}\nfigures {path}.json, reconstructions {path}.png", soft_wrap=True
+    )
+
+
+def _summary(console: Console, report: Report) -> None:
+    console.print(
+        f"codes used {report.codes_used} of {report.codes} ({report.codes_used / report.codes:.1%}; "
+        f"{report.codes_used_train} on training pictures alone), entropy {report.entropy:.2f} nats"
+    )
+    for name, part in {"held out": report.heldout, **report.heldout_by_kind, "train": report.train}.items():
+        console.print(f"PSNR {name} ({part.pictures}): mean {part.psnr_mean:.2f} dB, pooled {part.psnr_pooled:.2f} dB")
+
+
+def _sheet(tokenizer: ImageTokenizer, data: PictureSet, path: Path) -> None:
+    rows = data.heldout.nonzero().flatten()
+    rows = rows[torch.linspace(0, len(rows) - 1, min(SHEET, len(rows))).round().long()]
+    originals = data.pictures[rows]
+    decoded = tokenizer.decode(tokenizer.encode(originals))
+    plot_reconstructions(list(originals.numpy()), list(decoded.numpy()), [data.titles[int(row)] for row in rows], path)
