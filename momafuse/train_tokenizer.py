@@ -19,7 +19,6 @@ from momafuse.tokenizers.pictures import train_image_tokenizer
 from momafuse.tokenizers.speech import train_speech_tokenizer
 from momafuse.vision.config import VQConfig
 
-
 HELP = "Train a tokenizer: of pictures or text on the embedded starter pack, of speech on folders of sounds."
 
 

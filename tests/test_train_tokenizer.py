@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from momafuse.speech.audio import read_audio
+from momafuse.speech.tokenizer import SpeechTokenizer
 from momafuse.tokens.text import TextTokenizer
 from momafuse.train_tokenizer import main
 from momafuse.vision.tokenizer import ImageTokenizer
+from tests.speech.sounds import encoded, voice
 
 SMALL = """tokenizer=starter_vq tokenizer.name=small tokenizer.steps=6 tokenizer.plain_steps=3 tokenizer.batch=8
 tokenizer.architecture.codes=64 tokenizer.architecture.encoder_channels=[8,8] tokenizer.architecture.encoder_blocks=[0,1]
@@ -43,3 +46,53 @@ def test_a_misspelt_key_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         main(["tokenizer.stesp=3"])
     assert left.value.code == 2
     assert "tokenizer.steps" in capsys.readouterr().err
+
+
+def folder_of_voices(folder: Path) -> None:
+    folder.mkdir()
+    rows = ["file_name,text,split"]
+    for n in range(8):
+        (folder / f"{n}.wav").write_bytes(encoded(voice(1.5, 16_000, n), 16_000))
+        rows.append(f"{n}.wav,voice {n},{'validation' if n < 2 else 'train'}")
+    (folder / "no.wav").write_bytes(b"no sound")
+    (folder / "metadata.csv").write_text("\n".join([*rows, "no.wav,,train\n"]))
+
+
+TINY = """tokenizer=speech_vq tokenizer.name=small tokenizer.steps=30 tokenizer.plain_steps=10 tokenizer.batch=4
+tokenizer.architecture.codes=16 tokenizer.architecture.frame_channels=8 tokenizer.architecture.code_channels=8
+tokenizer.architecture.code_dim=4 tokenizer.excerpt=20""".split()
+
+
+def test_a_speech_tokenizer_with_its_figures_sheet_and_sounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder_of_voices(tmp_path / "voices")
+    main([*TINY, f"tokenizer.folders=[{tmp_path / 'voices'}]", f"out={tmp_path / 'out'}"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "6 sounds to train on, 2 held out, 1 cannot be used" in out
+    figures = json.loads((tmp_path / "out" / "small.json").read_text("utf-8"))
+    assert (figures["heldout"]["sounds"], figures["heldout"]["places"]) == (2, 76)
+    assert f"{figures['heldout']['codes_used']} of 16 codes used in 76 places" in out
+    assert (tmp_path / "out" / "small.png").read_bytes().startswith(b"\x89PNG")
+    tokenizer = SpeechTokenizer.load(str(tmp_path / "out" / "small.safetensors"))
+    assert tokenizer.fingerprint in out
+    for kind in ("original", "decoded"):
+        heard = read_audio((tmp_path / "out" / f"small_{kind}.wav").read_bytes(), 16_000)
+        assert len(heard) / 16_000 == pytest.approx(2 * (1.5 + 0.5), abs=0.1), "both with their pauses"
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ("[nowhere]", "tokenizer.folders: path=nowhere: no such file or folder"),
+        ("[.]", "no metadata.csv"),
+        ("[]", "no sound to train on"),
+    ],
+)
+def test_folders_without_sounds_are_one_line(
+    tmp_path: Path, folders: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main([*TINY, f"tokenizer.folders={folders}", f"out={tmp_path / 'out'}"])
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

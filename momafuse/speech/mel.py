@@ -25,6 +25,8 @@ BANDS = 80
 FLOOR = -3.5
 WINDOW = 640  # samples
 SIZE = 1024  # of the transform
+BEFORE = SIZE // 2 - HOP // 2  # samples from the first of a transform to its frame's first
+MINUTE = 6_000  # frames
 ROUNDS = 60
 MOMENTUM = 0.99
 
@@ -32,22 +34,23 @@ MOMENTUM = 0.99
 def log_mel(samples: Tensor) -> Tensor:
     """(n,) float32 -> (BANDS, T) float32, T = ceil(n / HOP); frame t is centred at sample (t + 1/2) HOP."""
     frames = -(-len(samples) // HOP)
-    before = SIZE // 2 - HOP // 2
-    padded = F.pad(samples, (before, (frames - 1) * HOP + SIZE - before - len(samples)))
-    magnitudes = _transform(padded).abs() * (2 / float(_window().sum()))
-    return (_triangles() @ magnitudes).clamp(min=10**FLOOR).log10()
+    padded = F.pad(samples, (BEFORE, (frames - 1) * HOP + SIZE - BEFORE - len(samples)))
+    out = [torch.zeros(BANDS, 0)]
+    for start in range(0, frames, MINUTE):  # hours cost the memory of the result
+        count = min(MINUTE, frames - start)
+        magnitudes = _transform(padded[start * HOP : (start + count - 1) * HOP + SIZE]).abs() * (2 / float(_window().sum()))
+        out.append((_triangles() @ magnitudes).clamp(min=10**FLOOR).log10())
+    return torch.cat(out, dim=1)
 
 
 def waveform(frames: Tensor) -> Tensor:
-    """(BANDS, T) as `log_mel` gives them -> (T HOP,) float32 in [-1, 1]."""
-    count = frames.shape[1]
-    if not count:
-        return torch.zeros(0)
-    mel = torch.where(frames > FLOOR + 0.05, 10 ** frames.float(), torch.zeros(()))
-    magnitudes = (_inverse() @ mel).clamp(min=0) * (float(_window().sum()) / 2)
-    samples = _griffin_lim(magnitudes)
-    start = SIZE // 2 - HOP // 2
-    return samples[start : start + count * HOP].clamp(-1, 1)
+    """(BANDS, T) as `log_mel` gives them -> (T HOP,) float32 in [-1, 1], minute by minute."""
+    out = [torch.zeros(0)]
+    for part in torch.split(frames, MINUTE, dim=1) if frames.shape[1] else ():
+        mel = torch.where(part > FLOOR + 0.05, 10 ** part.float(), torch.zeros(()))
+        magnitudes = (_inverse() @ mel).clamp(min=0) * (float(_window().sum()) / 2)
+        out.append(_griffin_lim(magnitudes)[BEFORE : BEFORE + part.shape[1] * HOP].clamp(-1, 1))
+    return torch.cat(out)
 
 
 def _griffin_lim(magnitudes: Tensor) -> Tensor:

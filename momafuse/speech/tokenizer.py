@@ -23,7 +23,13 @@ from momafuse.speech.mel import BANDS, FLOOR, HOP, RATE, log_mel, waveform
 from momafuse.vq.quantizer import nearest
 from momafuse.vq.weights import Kind, load_weights, save_weights
 
-KIND = Kind("momafuse-speech-vq-1", "tokenizer.speech", "a speech tokenizer", shipped="starter_speech_v1", training="speech_vq")
+KIND = Kind(
+    "momafuse-speech-vq-1",
+    "tokenizer.speech",
+    "a speech tokenizer",
+    shipped="starter_speech_v1 or codec2_700c",
+    training="speech_vq",
+)
 PIECE = 1500  # codes computed at a time: a minute
 LEVEL = 0.1  # root mean square of the louder frames of an item
 CODE_SAMPLES = FOLD * HOP

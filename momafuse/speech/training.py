@@ -32,7 +32,7 @@ def train_speech(
     task = Task(
         codes=config.architecture.codes,
         model=lambda: SpeechAutoencoder(config.architecture),
-        batches=lambda generator: _batches(config, [sound.frames for sound in sounds], generator),
+        batches=lambda generator: excerpts(config, [sound.frames for sound in sounds], generator),
         loss=frame_loss,
     )
     model, codes = training.train(config, task, progress)
@@ -47,7 +47,7 @@ def frame_loss(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).abs().mean()
 
 
-def _batches(config: SpeechVQConfig, sounds: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+def excerpts(config: SpeechVQConfig, sounds: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
     """Excerpts without end, (batch, 80, 4 excerpt): every moment has the same chance, and silence fills short sounds."""
     length = FOLD * config.excerpt
     lengths = torch.tensor([sound.shape[1] for sound in sounds], dtype=torch.float64)

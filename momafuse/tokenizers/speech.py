@@ -37,11 +37,15 @@ TRAINED = 400  # training sounds that are measured
 
 def train_speech_tokenizer(config: SpeechVQConfig, out: Path, console: Console) -> None:
     """Raises UserError for a folder that is missing or holds nothing to train on or to hold out."""
-    sounds = _read(config)
+    sounds, rejected = _read(config)
     train, heldout = ([sound for sound in sounds if sound.heldout is wanted] for wanted in (False, True))
+    for kind, found in (("to train on", train), ("to hold out", heldout)):
+        if not found:
+            raise UserError(f"tokenizer.folders={list(config.folders)}: no sound {kind} ({rejected} cannot be used); give more")
     hours = sum(sound.frames.shape[1] for sound in sounds) / 360_000
     console.print(
-        f"{len(train)} sounds to train on, {len(heldout)} held out, {hours:.2f} h in all; {torch.get_num_threads()} threads"
+        f"{len(train)} sounds to train on, {len(heldout)} held out, {rejected} cannot be used; {hours:.2f} h, "
+        f"{torch.get_num_threads()} threads"
     )
     with training_bar(console, config.steps) as progress:
         trained = train_speech(config, train, out, progress)
@@ -60,8 +64,8 @@ def train_speech_tokenizer(config: SpeechVQConfig, out: Path, console: Console) 
     console.print(f"to listen to: {path}_original.wav, {path}_decoded.wav", soft_wrap=True)
 
 
-def _read(config: SpeechVQConfig) -> list[Sound]:
-    """Every sound that can be used, as frames; says how many cannot."""
+def _read(config: SpeechVQConfig) -> tuple[list[Sound], int]:
+    """Every sound that can be used, as frames, and how many cannot."""
     sounds: list[Sound] = []
     rejected = 0
     with Progress() as progress:
@@ -74,11 +78,7 @@ def _read(config: SpeechVQConfig) -> list[Sound]:
                     sounds.append(Sound(frames_of(_samples(item)).half(), item.split == "validation"))
                 except (OSError, ValueError):
                     rejected += 1
-    for wanted in (False, True):
-        if not any(sound.heldout is wanted for sound in sounds):
-            kind = "to hold out" if wanted else "to train on"
-            raise UserError(f"tokenizer.folders={list(config.folders)}: no sound {kind} ({rejected} cannot be used); give more")
-    return sounds
+    return sounds, rejected
 
 
 def _shown(config: SpeechVQConfig) -> dict[str, Samples]:

@@ -1,15 +1,18 @@
-"""The corpus of spoken pictures, from a package that is made here: as many stamps as are needed to fill both kinds."""
+"""The corpora of speech, from packages that are made here: as many stamps as are needed to fill both kinds, a few prompts."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from momafuse.data.sources import open_source
 from tests.data.corpora import source
@@ -70,6 +73,48 @@ def test_every_sound_with_a_sentence_is_there_once(package: Path, tmp_path: Path
     items = list(open_source("triples", source("spoken_folder", tmp_path / "out" / "triples")).items())
     assert {i.split for i in items} <= {"train", "validation"}
     assert {i.key: i.split for i in items} == {r["file_name"]: r["split"] for r in rows["triples"]}
+
+
+TEXTS = """; Core Asterisk Sounds in English
+
+activated: Activated.
+beep: [this is a simple beep tone]
+digits/1: 1
+letters/at: at [@]
+silence/1: (1 second of silence)
+vm-intro: Please leave your message: after the tone.  When done hang up. (simple tone sound plays)
+not-there: It has no sound.
+"""
+
+
+def test_prompts_are_what_is_said_in_them(tmp_path: Path) -> None:
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("no dpkg-deb here")
+    tree = tmp_path / "tree"
+    sounds, texts = tree / "usr/share/asterisk/sounds/en_US_f_Allison", tree / "usr/share/doc/asterisk-core-sounds-en"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN" / "control").write_text("Package: s\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n")
+    texts.mkdir(parents=True)
+    (texts / "core-sounds-en.txt.gz").write_bytes(gzip.compress(TEXTS.encode()))
+    for n, name in enumerate(("activated", "beep", "digits/1", "letters/at", "silence/1", "vm-intro")):
+        (sounds / name).parent.mkdir(parents=True, exist_ok=True)
+        (sounds / f"{name}.g722").write_bytes(np.random.default_rng(n).bytes(4_000 + 1_000 * n))
+    subprocess.run(["dpkg-deb", "-b", str(tree), str(tmp_path / "prompts.deb")], check=True, capture_output=True)
+    done = fetch("spoken_prompts", tmp_path / "out", "--package", tmp_path / "prompts.deb")
+    assert done.returncode == 0, done.stderr
+    items = {i.key: i for i in open_source("prompts", source("spoken_folder", tmp_path / "out")).items()}
+    assert {key: [s for s in i.segments if isinstance(s, str)] for key, i in items.items()} == {
+        "activated.flac": ["Activated."],
+        "digits/1.flac": ["1"],
+        "letters/at.flac": ["at"],
+        "vm-intro.flac": ["Please leave your message: after the tone. When done hang up."],
+    }
+    heard, rate = soundfile.read(tmp_path / "out" / "vm-intro.flac")
+    assert (heard.shape, rate) == ((18_000,), 16_000), "two samples a byte"
+    assert np.abs(heard).max() > 0.01
+    done = fetch("spoken_pictures", tmp_path / "others", "--package", tmp_path / "prompts.deb")
+    assert "no usr/share/tuxpaint/stamps in what was given; give the files of tuxpaint-stamps-default" in done.stderr
+    assert not (tmp_path / "others").exists()
 
 
 def test_mistakes_are_one_line(package: Path, tmp_path: Path) -> None:
