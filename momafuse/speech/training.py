@@ -48,18 +48,18 @@ def frame_loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def excerpts(config: SpeechVQConfig, sounds: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
-    """Excerpts without end, (batch, 80, 4 excerpt): every moment has the same chance, and silence fills short sounds."""
+    """Excerpts without end, (batch, 80, 4 excerpt), of sounds by their lengths. Short sounds are whole, silence around them."""
     length = FOLD * config.excerpt
-    lengths = torch.tensor([sound.shape[1] for sound in sounds], dtype=torch.float64)
+    beyond = length // 8  # frames by which an excerpt may reach over an end of a long sound
+    chances = torch.tensor([sound.shape[1] for sound in sounds], dtype=torch.float64)
     while True:
         batch = torch.full((config.batch, BANDS, length), FLOOR)
-        for row, number in zip(
-            batch, torch.multinomial(lengths, config.batch, True, generator=generator).tolist(), strict=True
-        ):
+        numbers = torch.multinomial(chances, config.batch, replacement=True, generator=generator)
+        for row, number in zip(batch, numbers.tolist(), strict=True):
             sound = sounds[number]
-            start = int(
-                torch.randint(-min(length, sound.shape[1]) // 2, max(1, sound.shape[1] - length // 2), (), generator=generator)
-            )
+            spare = sound.shape[1] - length
+            low, high = (spare, 0) if spare < 0 else (-beyond, spare + beyond)
+            start = int(torch.randint(low, high + 1, (), generator=generator))
             part = sound[:, max(0, start) : start + length]
             row[:, max(0, -start) : max(0, -start) + part.shape[1]] = part
         yield batch

@@ -66,7 +66,7 @@ def test_excerpts_come_from_everywhere_in_the_sounds() -> None:
     for _ in range(200):
         for excerpt in next(batches)[:, 0]:
             kept = excerpt[excerpt > FLOOR]
-            assert len(kept) >= 4
+            assert len(kept) == 8 or len(kept) >= 42, "a short sound is whole, a long one fills all but an eighth"
             assert torch.equal(kept.diff(), torch.ones(len(kept) - 1)), "one piece"
             seen += kept.int().tolist()
     counts = torch.bincount(torch.tensor(seen), minlength=401)[1:]
