@@ -36,7 +36,8 @@ from momafuse.tokens.vocabulary import TEXT
 C = TypeVar("C", default=Config)
 
 Check = Callable[[Any], None]
-STAGES = ("aux_routers",)  # experiments that go on with a trained model; all others are members of the zoo
+STAGES = ("aux_routers",)  # experiments that go on with a trained model
+SPOKEN = ("dense_speech", "mot_speech", "moma_4t4i2s")  # members with speech, on a corpus of their own
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def group_options(user_dir: Path | None = None) -> dict[str, list[str]]:
 
 
 def members() -> list[str]:
-    """The experiments that are architectures."""
-    return [name for name in group_options()["experiment"] if name not in STAGES]
+    """The experiments that are architectures over text and images: the zoo."""
+    return [name for name in group_options()["experiment"] if name not in (*STAGES, *SPOKEN)]
 
 
 def compose(overrides: Sequence[str] = (), primary: str = "train", *, user_dir: Path | None = None) -> Job:

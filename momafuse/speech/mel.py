@@ -7,7 +7,8 @@ O'Shaughnessy, m = 2595 log10(1 + f / 700), from 0 to 8,000 Hz, and their common
 
 The way back takes magnitudes by the pseudoinverse of the triangles and finds phases by Griffin and Lim's iterations (IEEE
 TASSP 32, 1984) with momentum (Perraudin et al., WASPAA 2013), from phases that are drawn once: the same frames give the same
-samples. Shapes: n samples at `RATE`, T = ceil(n / HOP) frames.
+samples. Under all lies white noise too weak to show in the frames, for no room is silent: of the words that a recogniser finds
+in recorded speech, it found a third as many over digital silence. Shapes: n samples at `RATE`, T = ceil(n / HOP) frames.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ BEFORE = SIZE // 2 - HOP // 2  # samples from the first of a transform to its fr
 MINUTE = 6_000  # frames
 ROUNDS = 60
 MOMENTUM = 0.99
+HISS = 1e-3  # standard deviation; L = -4.0
 
 
 def log_mel(samples: Tensor) -> Tensor:
@@ -49,8 +51,10 @@ def waveform(frames: Tensor) -> Tensor:
     for part in torch.split(frames, MINUTE, dim=1) if frames.shape[1] else ():
         mel = torch.where(part > FLOOR + 0.05, 10 ** part.float(), torch.zeros(()))
         magnitudes = (_inverse() @ mel).clamp(min=0) * (float(_window().sum()) / 2)
-        out.append(_griffin_lim(magnitudes)[BEFORE : BEFORE + part.shape[1] * HOP].clamp(-1, 1))
-    return torch.cat(out)
+        out.append(_griffin_lim(magnitudes)[BEFORE : BEFORE + part.shape[1] * HOP])
+    samples = torch.cat(out)
+    hiss = HISS * torch.randn(samples.shape, generator=torch.Generator().manual_seed(1))
+    return (samples + hiss).clamp(-1, 1)
 
 
 def _griffin_lim(magnitudes: Tensor) -> Tensor:

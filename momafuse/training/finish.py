@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from momafuse.config.compose import Job
+from momafuse.config.compose import SPOKEN, Job
 from momafuse.config.schema import Config
 from momafuse.data.codecs import load_codecs
 from momafuse.data.corpus import Corpus
@@ -108,7 +108,8 @@ def summary(job: Job, path: Path, report: dict[str, float | str]) -> list[str]:
             frequency = report[key.replace("eval/loss_", "unigram/")]
             lines.append(f"  {key} {value:.3f} nats (a table of frequencies: {frequency:.3f})")
     plots = [str(p) for p in sorted(path.glob("*/*.png"))]
-    other = "moma_4t4i" if job.config.model.name == "dense" else "dense"
+    dense, sparse = ("dense_speech", "moma_4t4i2s") if job.config.model.name in SPOKEN else ("dense", "moma_4t4i")
+    other = sparse if job.config.model.name == dense else dense
     again = [w for w in job.overrides if not w.startswith(("run.name=", "resume="))]
     own_model = ("experiment=", "model=", "model.", "optim.train=", "upcycl")
     compared = [w for w in again if not w.lstrip("+").startswith(own_model)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from momafuse.config.compose import STAGES, compose, compose_jobs, config_dir, group_options, load_config, members
+from momafuse.config.compose import SPOKEN, STAGES, compose, compose_jobs, config_dir, group_options, load_config, members
 from momafuse.config.convert import convert
 from momafuse.config.launch import LaunchConfig
 from momafuse.config.schema import Config
@@ -30,6 +30,9 @@ EXPERIMENTS = {
     "mot": {"all": 1},
     "mot_ffn_only": {"all": 1},
     "mot_text_moe4": {"text": 4, "image": 1},
+    "dense_speech": {"all": 1},
+    "mot_speech": {"all": 1},
+    "moma_4t4i2s": {"text": 4, "image": 4, "speech": 2},
 }
 SIZES = {  # layers, width, ffn, heads, steps, tokens a step: arXiv 2407.21770, Tables 1 and 5
     "90m": (8, 512, 2048, 8, 160_000, 6_291_456),
@@ -53,7 +56,7 @@ SWEPT = ("experiment", "size")  # by the test of every experiment at every size
 
 
 @pytest.mark.parametrize("size", group_options()["size"])
-@pytest.mark.parametrize("experiment", members())
+@pytest.mark.parametrize("experiment", [*members(), *SPOKEN])
 def test_every_experiment_composes_at_every_size(experiment: str, size: str) -> None:
     job = compose([f"+experiment={experiment}", f"size={size}"])
     assert job.experiment == experiment

@@ -14,13 +14,13 @@ ARCH = SpeechArchitecture(
 )
 
 
-@pytest.fixture
-def speech_weights(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def speech_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights file of random values in every tensor."""
     torch.manual_seed(0)
     model = SpeechAutoencoder(ARCH)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    path = tmp_path / "tiny.safetensors"
+    path = tmp_path_factory.mktemp("speech") / "tiny.safetensors"
     save_tokenizer(path, ARCH, model, torch.nn.functional.normalize(torch.randn(20, 4), dim=-1))
     return path
