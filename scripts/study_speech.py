@@ -27,7 +27,7 @@ from momafuse.config.schema import SourceConfig
 from momafuse.data.codecs import load_codecs
 from momafuse.data.sources import Item, Raw, open_source
 from momafuse.reports.plots import plot_reconstructions
-from momafuse.speech.audio import Samples, read_audio, write_audio
+from momafuse.speech.audio import Samples, read_audio, sound_file
 from momafuse.speech.codec2 import NAME as CODEC2
 from momafuse.speech.codec2 import RATE as CODEC2_RATE
 from momafuse.speech.mel import RATE
@@ -130,7 +130,8 @@ def show(coder: Coder, prompts: Sequence[tuple[Samples, str]], path: Path) -> No
     decoded = [coder.decoded(coder.codes(samples)) for samples in originals]
     plot_reconstructions(coder.codec.drawn(originals), coder.codec.drawn(decoded), texts, path.with_suffix(".png"))
     for kind, items in (("original", originals), ("decoded", decoded)):
-        write_audio(path.with_name(f"{path.name}_{kind}.wav"), np.concatenate([np.pad(s, (0, RATE // 2)) for s in items]), RATE)
+        sounds = np.concatenate([np.pad(s, (0, RATE // 2)) for s in items])
+        path.with_name(f"{path.name}_{kind}.wav").write_bytes(sound_file(sounds, RATE))
 
 
 def _speech(item: Item) -> Raw:

@@ -45,6 +45,9 @@ class Codec(Protocol):
     def decode(self, codes: Codes) -> Any:
         """What one item's codes stand for, as `read` would give it."""
 
+    def file(self, item: Any) -> tuple[str, bytes]:
+        """The suffix (`png`) and the bytes of a file of one item."""
+
     def drawn(self, items: Sequence[Any]) -> list[npt.NDArray[Any]]:
         """Items as reports.plots.plot_reconstructions draws them."""
 
@@ -66,6 +69,11 @@ def register_codec(modality: str) -> Callable[[Loader], Loader]:
 
 register_codec("image")(ImageCodec.load)
 register_codec("speech")(lambda name, device: Codec2.load(name) if name == CODEC2 else SpeechTokenizer.load(name, device))
+
+
+def modalities_with_codec() -> tuple[str, ...]:
+    """Those that a run may have beside text."""
+    return tuple(_CODECS)
 
 
 def load_codecs(config: Mapping[str, str], device: str = "cpu") -> dict[str, Codec]:

@@ -1,15 +1,14 @@
-"""A trained run as a plain language model: log-likelihoods of texts, one text a sequence, under causal routing.
+"""A trained run as a language model over all its ids: log-likelihoods of documents, one a sequence, under causal routing.
 
     log p(continuation | context) = sum_i log softmax(head h_(i - 1))[x_i],   x = bos, context, continuation
 
 The softmax is over all ids, those of pictures too, as in training. What is longer than the run's sequences loses its
-beginning. Texts of one forward pass are padded at
-their ends, which no earlier row sees. Does not know any benchmark (harness.py) and samples nothing.
+beginning. Does not know any benchmark (harness.py) and samples nothing (generation/).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -18,11 +17,11 @@ import torch
 from torch import Tensor
 
 from momafuse.checkpoint import store
-from momafuse.config.compose import load_config
+from momafuse.config.compose import import_plugins, load_config
 from momafuse.config.schema import Config
-from momafuse.data.batch import Batch
-from momafuse.data.codecs import load_codecs, vocabulary_of
+from momafuse.data.codecs import Codec, load_codecs, vocabulary_of
 from momafuse.errors import UserError
+from momafuse.generation.passes import Pass, pass_of
 from momafuse.kernels.cross_entropy import rows_at_once
 from momafuse.models.transformer import Transformer
 from momafuse.parallel.precision import resolve_device
@@ -38,8 +37,16 @@ Score = tuple[float, bool]  # log-likelihood in nats; whether every token was th
 class LanguageModel:
     """`length`: tokens of a sequence at most."""
 
-    def __init__(self, model: Transformer, tokenizer: TextTokenizer, vocabulary: Vocabulary, length: int) -> None:
-        self.model, self.tokenizer, self.vocabulary, self.length = model.eval(), tokenizer, vocabulary, length
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: TextTokenizer,
+        codecs: Mapping[str, Codec],
+        vocabulary: Vocabulary,
+        length: int,
+    ) -> None:
+        self.model, self.tokenizer, self.codecs = model.eval(), tokenizer, codecs
+        self.vocabulary, self.length = vocabulary, length
         self.device = next(model.parameters()).device
 
     @classmethod
@@ -50,8 +57,10 @@ class LanguageModel:
         """
         checkpoint = store.find(Path(run).expanduser())
         config = load_config(checkpoint / "config.yaml")
+        import_plugins(config.plugins)
         text = TextTokenizer.load(config.tokenizer["text"])
-        vocabulary = vocabulary_of(text, load_codecs(config.tokenizer))
+        codecs = load_codecs(config.tokenizer)
+        vocabulary = vocabulary_of(text, codecs)
         store.verify(checkpoint)
         world = World(0, 1, resolve_device(device), None, None)
         model, _ = build_model(_plain(config), vocabulary, world)
@@ -59,7 +68,7 @@ class LanguageModel:
             train = f"python -m momafuse.train +experiment=aux_routers model_from={run}"
             raise UserError(f"run={run}: has no auxiliary routers, without which it sees the future; train them: {train}")
         store.load(checkpoint, model, None, world)
-        return cls(model, text, vocabulary, config.data.sequence_length)
+        return cls(model, text, codecs, vocabulary, config.data.sequence_length)
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without `bos`."""
@@ -83,17 +92,16 @@ class LanguageModel:
     @torch.no_grad()
     def _score(self, rows: Sequence[tuple[list[int], int]]) -> list[Score]:
         """Rows of ids, and how many of their last ones count."""
-        batch = text_batch([ids for ids, _ in rows], self.vocabulary).to(self.device)
-        counted = torch.zeros(batch.shape, dtype=torch.bool)
-        for n, (ids, count) in enumerate(rows):
-            counted[n, len(ids) - 1 - count : len(ids) - 1] = True
-        at = counted.to(self.device)
-        likely, greedy = self._forward(batch, at.flatten().nonzero()[:, 0], batch.targets[at])
+        batch = pass_of([ids[:-1] for ids, _ in rows], self.vocabulary, self.device)
+        s = batch.tokens.shape[1]
+        at = [n * s + place - 1 for n, (ids, count) in enumerate(rows) for place in range(len(ids) - count, len(ids))]
+        targets = [i for ids, count in rows for i in ids[len(ids) - count :]]
+        likely, greedy = self._forward(batch, *(torch.tensor(x, device=self.device) for x in (at, targets)))
         parts = [count for _, count in rows]
         pairs = zip(torch.split(likely.double().cpu(), parts), torch.split(greedy.cpu(), parts), strict=True)
         return [(float(part.sum()), bool(best.all())) for part, best in pairs]
 
-    def _forward(self, batch: Batch, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward(self, batch: Pass, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood (n,) of the targets (n,) after these rows (n,), and whether each is the most likely id (n,)."""
 
         def judge(hidden: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,27 +116,6 @@ class LanguageModel:
         routing: Routing = "causal" if self.model.routes else "training"  # without routers nothing looks ahead
         found: tuple[Tensor, Tensor] = self.model(batch, judge, routing=routing)[0]
         return found
-
-
-def text_batch(rows: Sequence[Sequence[int]], v: Vocabulary) -> Batch:
-    """Rows of text ids, each of at least two, as sequences of one document: inputs are all but the last of a row, targets
-    all but the first. They are padded at the end to one length S, text tokens as well: budget (S, 0, ...)."""
-    s = max(len(ids) for ids in rows) - 1
-    tokens = torch.full((len(rows), s), v.specials.pad)
-    targets = torch.full((len(rows), s), -1)
-    for n, ids in enumerate(rows):
-        tokens[n, : len(ids) - 1], targets[n, : len(ids) - 1] = torch.tensor(ids[:-1]), torch.tensor(ids[1:])
-    return Batch(
-        tokens=tokens,
-        targets=targets,
-        modality=torch.zeros(tokens.shape, dtype=torch.uint8),
-        document=torch.zeros(tokens.shape, dtype=torch.int32),
-        position=torch.arange(s, dtype=torch.int32).repeat(len(rows), 1),
-        sequence=torch.arange(len(rows)),
-        begins=torch.arange(len(rows) + 1, dtype=torch.int32) * s,
-        order=torch.arange(tokens.numel()),
-        budget=(s, *(0 for _ in v.names[1:])),
-    )
 
 
 def _plain(config: Config) -> Config:

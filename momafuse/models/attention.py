@@ -6,7 +6,8 @@
 
 Shape legend: B sequences, S positions, D width, H heads, G heads of keys and values, K = D / H.
 State: `qkv.weight ((H + 2 G) K, D)`: queries, keys, values; `out.weight (D, D)`, `q_norm.weight (K,)`, `k_norm.weight (K,)`,
-and with LayerNorm their `bias`; untied ones end in `.MODALITY`. No biases of projections, no key-value cache.
+and with LayerNorm their `bias`; untied ones end in `.MODALITY`. No biases of projections. Keys and values of earlier passes:
+memory.py.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Attention(nn.Module):
         """x (B, S, D) -> (B, S, D); a row sees the rows before it, of its own span where the context has spans."""
         c, (b, s, d) = context, x.shape
         q, k, v = self._rotated(self.qkv(x, c.by_modality).unflatten(-1, (-1, d // self.heads)), c)
-        out: Tensor = self.out(attend(q, k, v, c.mask).transpose(1, 2).reshape(b, s, d), c.by_modality)
+        y = attend(q, k, v, c.mask) if c.memory is None else c.memory.attend(q, k, v, c.mask)
+        out: Tensor = self.out(y.transpose(1, 2).reshape(b, s, d), c.by_modality)
         return out
 
     def _rotated(self, heads: Tensor, c: Context) -> tuple[Tensor, Tensor, Tensor]:

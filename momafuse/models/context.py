@@ -7,17 +7,32 @@ Shape legend: B sequences, S rows of one, T = B * S, K width of a head, M modali
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from momafuse.kernels.attention import Mask, who_sees_whom
 from momafuse.kernels.experts import Backend
+from momafuse.models.memory import Memory
 from momafuse.routing.auxiliary import Routing
 from momafuse.routing.depth import Kept
 from momafuse.routing.plan import Group, Plan, fixed_plan
 from momafuse.routing.rows import Rows
+
+
+class Input(Rows, Protocol):
+    """What a model reads; `data.batch.Batch` is one."""
+
+    @property
+    def tokens(self) -> Tensor: ...  # (B, S) int64
+    @property
+    def document(self) -> Tensor: ...  # (B, S) integers
+    @property
+    def position(self) -> Tensor: ...  # (B, S) integers
+    @property
+    def begins(self) -> Tensor | None: ...  # as `data.batch.Batch.begins`
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,9 @@ class Recipe:
         if kept.rows.shape[0] != sequences:  # a row of `kept` is a pool: what was apart by sequence stays apart by span
             sequence = kept.rows // length
             span = sequence if span is None else sequence * length + span
-        return self.context(kept, table, span, dtype, context.routing)
+        mine = self.context(kept, table, span, dtype, context.routing)
+        memory = context.memory
+        return mine if memory is None else replace(mine, memory=memory.of_kept(kept.rows.flatten()))
 
 
 @dataclass(frozen=True)
@@ -79,6 +96,7 @@ class Context:
     one_hot: Tensor | None  # (B, S, M) bool, where norms are untied
     fixed: Plan | None  # the plan of the experts where no group is routed
     routing: Routing = "training"  # who chooses rows
+    memory: Memory | None = None  # the layer's own, where rows of earlier passes are kept
 
 
 def recipe(groups: Sequence[Group], towers: Sequence[str], untie: Sequence[str], backend: Backend) -> Recipe:

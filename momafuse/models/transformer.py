@@ -10,18 +10,19 @@ Does not know files, devices, precision or ranks, and keeps no statistics: it re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from momafuse.config.schema import ModelConfig, RouterConfig
-from momafuse.data.batch import Batch
 from momafuse.kernels.experts import Backend
 from momafuse.models.block import Block, Decision
-from momafuse.models.context import recipe, rotary_table
+from momafuse.models.context import Input, recipe, rotary_table
 from momafuse.models.depth import DepthBlock
 from momafuse.models.experts import Experts, expert_groups, layer_groups
+from momafuse.models.memory import Memory, ModelMemory
 from momafuse.models.norms import Norm
 from momafuse.routing.auxiliary import Routing
 from momafuse.routing.routers import Router
@@ -90,27 +91,37 @@ class Transformer(nn.Module):
         """Whether a row may go to no, one or several of the experts of its group."""
         return any(g.experts > 1 for g in self.groups)
 
+    def memory(self, sequences: int, length: int) -> ModelMemory:
+        """Room for the keys and values of so many sequences of at most `length` rows."""
+        c = self.config
+        heads, device = c.attention.n_kv_heads or c.n_heads, self.embedding.weight.device
+        dtype = self.embedding(torch.zeros(1, dtype=torch.int64, device=device)).dtype  # that of all rows
+        return ModelMemory(c.n_layers, sequences, heads, length, c.dim // c.n_heads, dtype, device)
+
     def forward(
         self,
-        batch: Batch,
+        batch: Input,
         objective: Objective[T],
         noise: Tensor | None = None,
         routing: Routing = "training",
         observe: Observe | None = None,
+        memory: Sequence[Memory] | None = None,
     ) -> tuple[T, list[Decision]]:
         """noise (layers, T, E) fp32 or None -> what the objective makes of the last hidden rows, and each layer's decision.
 
         `routing` says who chooses rows (routing/auxiliary.py); another one than `training` needs auxiliary routers where the
         model has routers. No row depends on later ones under `causal`. `observe` gets the output of every layer.
+        `memory` of each layer holds earlier rows of these sequences, each one document.
         """
         x = self.embedding(batch.tokens)
         a = self.config.attention
         table = rotary_table(batch.position, self.config.dim // self.config.n_heads, a.rope_theta)
-        span = batch.document if a.document_mask else None
+        span = batch.document if a.document_mask and memory is None else None
         context = self.recipe.context(batch, table, span, x.dtype, routing, batch.begins)
         decisions = []
         for i, block in enumerate(self.blocks):
-            x, decision = block(x, context, None if noise is None else noise[i])
+            mine = context if memory is None else replace(context, memory=memory[i])
+            x, decision = block(x, mine, None if noise is None else noise[i])
             decisions.append(decision)
             if observe is not None:
                 observe(i, x)

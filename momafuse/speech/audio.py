@@ -6,7 +6,7 @@ Files are read, mixed down and resampled in blocks: hours cost the memory of the
 from __future__ import annotations
 
 import io
-from pathlib import Path
+import wave
 from types import ModuleType
 from typing import Any
 
@@ -54,9 +54,15 @@ def read_audio(data: bytes, rate: int) -> Samples:
     return np.clip(samples, -1, 1)
 
 
-def write_audio(path: Path, samples: Samples, rate: int) -> None:
-    """A WAV file of 16 bits."""
-    optional("soundfile", f"{path}").write(path, samples, rate, subtype="PCM_16")
+def sound_file(samples: Samples, rate: int) -> bytes:
+    """(n,) in [-1, 1] -> a WAV file of 16 bits."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((samples * 32767).round().astype("<i2").tobytes())
+    return out.getvalue()
 
 
 def spectrogram(samples: Samples, width: int = 512, hop: int = 128) -> npt.NDArray[np.float64]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from momafuse.errors import UserError
-from momafuse.speech.audio import Samples, optional, read_audio, spectrogram
+from momafuse.speech.audio import Samples, optional, read_audio, sound_file, spectrogram
 
 NAME = "codec2_700c"
 RATE = 8_000  # samples a second
@@ -57,6 +57,9 @@ class Codec2:
         parts: list[npt.NDArray[np.int16]] = [np.zeros(0, np.int16), *map(coder.decode, packed(codes))]
         samples: Samples = np.concatenate(parts).astype(np.float32) / np.float32(32768)
         return samples
+
+    def file(self, item: Samples) -> tuple[str, bytes]:
+        return "wav", sound_file(item, RATE)
 
     def drawn(self, items: Sequence[Samples]) -> list[npt.NDArray[np.float64]]:
         return [spectrogram(item) for item in items]

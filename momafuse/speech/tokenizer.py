@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from momafuse.speech.audio import Samples, read_audio
+from momafuse.speech.audio import Samples, read_audio, sound_file
 from momafuse.speech.autoencoder import FOLD, SpeechAutoencoder, reach
 from momafuse.speech.config import SpeechArchitecture
 from momafuse.speech.mel import BANDS, FLOOR, HOP, RATE, log_mel, waveform
@@ -68,6 +68,9 @@ class SpeechTokenizer:
         """-> (640 L,) samples. Raises ValueError for codes that are not 0..codes-1."""
         samples: Samples = waveform(self.frames_from(codes)).numpy()
         return samples
+
+    def file(self, item: Samples) -> tuple[str, bytes]:
+        return "wav", sound_file(item, RATE)
 
     def drawn(self, items: Sequence[Samples]) -> list[npt.NDArray[np.float64]]:
         """Log-mel frames in [0, 1], the lowest band first."""

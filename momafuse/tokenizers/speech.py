@@ -23,7 +23,7 @@ from momafuse.data.sources import Item, Raw, Source
 from momafuse.data.sources.spoken_folder import spoken_folder
 from momafuse.errors import UserError
 from momafuse.reports.plots import plot_reconstructions
-from momafuse.speech.audio import Samples, read_audio, write_audio
+from momafuse.speech.audio import Samples, read_audio, sound_file
 from momafuse.speech.config import SpeechVQConfig
 from momafuse.speech.mel import RATE
 from momafuse.speech.report import SpeechQuality, measure
@@ -57,7 +57,8 @@ def train_speech_tokenizer(config: SpeechVQConfig, out: Path, console: Console) 
     decoded = [trained.decode(codes) for codes in trained.encode(list(shown.values()))]
     plot_reconstructions(trained.drawn(list(shown.values())), trained.drawn(decoded), list(shown), path.with_suffix(".png"))
     for kind, items in (("original", shown.values()), ("decoded", decoded)):
-        write_audio(path.with_name(f"{path.name}_{kind}.wav"), np.concatenate([_with_pause(item) for item in items]), RATE)
+        row = np.concatenate([_with_pause(item) for item in items])
+        path.with_name(f"{path.name}_{kind}.wav").write_bytes(sound_file(row, RATE))
     for name, part in figures.items():
         console.print(_line(name, part, trained.codes))
     console.print(f"{path}.safetensors  sha256 {trained.fingerprint}\nfigures {path}.json, frames {path}.png", soft_wrap=True)

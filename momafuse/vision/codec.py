@@ -62,6 +62,11 @@ class ImageCodec:
     def decode(self, codes: npt.NDArray[np.int64]) -> Tensor:
         return self.tokenizer.decode(torch.from_numpy(codes)[None])[0]
 
+    def file(self, item: Tensor) -> tuple[str, bytes]:
+        out = io.BytesIO()
+        Image.fromarray(item.permute(1, 2, 0).numpy()).save(out, "PNG")
+        return "png", out.getvalue()
+
     def drawn(self, items: Sequence[Tensor]) -> list[npt.NDArray[np.uint8]]:
         return [item.numpy() for item in items]
 

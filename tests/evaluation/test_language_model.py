@@ -12,7 +12,8 @@ import torch
 
 from momafuse import lm_eval as command
 from momafuse.errors import UserError
-from momafuse.evaluation.language_model import LanguageModel, Score, text_batch
+from momafuse.evaluation.language_model import LanguageModel, Score
+from momafuse.generation.passes import pass_of
 from tests.training.conftest import Train
 
 TEXTS = ["a bird", "two cats asleep on a lawn", "red", "the the the", "a small picture of a tall tree, seen from below"]
@@ -38,7 +39,7 @@ def lm(trained: Path) -> LanguageModel:
 
 def logits_of(lm: LanguageModel, ids: Sequence[int]) -> torch.Tensor:
     """(len(ids), V) in float64, of this row of ids alone."""
-    batch = text_batch([[*ids, ids[-1]]], lm.vocabulary)  # the last token is no input
+    batch = pass_of([ids], lm.vocabulary, torch.device("cpu"))
     with torch.no_grad():
         return lm.model(batch, lambda hidden, head: hidden.double() @ head.double().t())[0]
 

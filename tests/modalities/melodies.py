@@ -42,6 +42,9 @@ class Melodies:
     def decode(self, codes: Notes) -> Notes:
         return codes
 
+    def file(self, item: Notes) -> tuple[str, bytes]:
+        return "notes", "\n".join(["melody", *map(str, item)]).encode()
+
     def drawn(self, items: Sequence[Notes]) -> list[npt.NDArray[Any]]:
         """A piano roll: rows are notes, columns time."""
         return [(np.arange(128)[:, None] == item[None]).astype(float) for item in items]
