@@ -56,17 +56,17 @@ def _generate(c: GenerateConfig, model: Model, prompts: list[str], folder: Path)
     console = Console(stderr=True)
     tokens, started = 0, time.perf_counter()
     about = f"make={c.make} temperature={c.temperature} top_k={c.top_k} top_p={c.top_p} min_p={c.min_p} guidance={c.guidance}"
+
+    def tick(count: int) -> None:
+        nonlocal tokens
+        tokens += count
+
+    found = model.generator.make(prompts, c.make, sampling, samples=c.samples, most=c.max_tokens, batch=c.batch, tick=tick)
     with (
         Results(folder, model.lm.codecs, f"{c.run}: generated", f"{about} seed={c.seed}") as results,
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("documents", total=len(prompts) * c.samples)
-
-        def tick(count: int) -> None:
-            nonlocal tokens
-            tokens += count
-
-        found = model.generator.make(prompts, c.make, sampling, samples=c.samples, most=c.max_tokens, batch=c.batch, tick=tick)
         for several in found:
             for sample, made in enumerate(several):
                 lines = results.add(made, sample)

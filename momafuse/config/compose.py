@@ -20,13 +20,13 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import TypeVar
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError, safe_dump  # type: ignore[import-untyped]
 
 import momafuse
 from momafuse.config.convert import convert, field_types
 from momafuse.config.inherit import config_file, inherit, with_later_keys
 from momafuse.config.nearest import did_you_mean
-from momafuse.config.overrides import Override, for_hydra, parse, quote, refuse_two_files, sweep
+from momafuse.config.overrides import Override, for_hydra, parse, quote, refuse_two_files, sweep, verbatim
 from momafuse.config.results import run_name
 from momafuse.config.schema import Config
 from momafuse.config.validate import validate
@@ -135,6 +135,7 @@ def _compose_one(
     check: Check | None,
 ) -> Job[C]:
     raw, choices = _hydra(for_hydra(overrides, schema), primary, schema, user_dir, groups)
+    raw |= verbatim(overrides)
     import_plugins(_plugins(raw))
     _refuse_other_tokenizer(schema, raw, choices)
     experiment = choices.get("experiment")
@@ -153,7 +154,9 @@ def _compose_one(
         validate(config)
     if check is not None:
         check(config)
-    text = OmegaConf.to_yaml(OmegaConf.create(asdict(cast(Any, config))))
+    values, said = asdict(cast(Any, config)), verbatim(overrides)
+    text = OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in values.items() if key not in said}))
+    text += safe_dump(said, allow_unicode=True) if said else ""
     return Job(config, text, choices, experiment, [str(o) for o in overrides], user_dir)
 
 

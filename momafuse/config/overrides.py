@@ -18,6 +18,7 @@ from momafuse.config.nearest import did_you_mean, nearest
 from momafuse.errors import UserError
 
 REPLACED = ("model.experts",)  # dicts that stand for one choice: given as a whole they replace, they do not merge
+VERBATIM = ("prompt",)  # what a person says: quotes, `null` and `${` in it are text
 
 Groups = Mapping[str, Sequence[str]]  # group -> its options
 
@@ -73,11 +74,18 @@ def for_hydra(overrides: Sequence[Override], schema: type) -> list[str]:
         if o.is_group or o.prefix == "~" or o.key.startswith("hydra."):
             words.append(str(o))
             continue
+        if o.key in VERBATIM:
+            continue
         text = _quoted(o.text or "", key_type(schema, o.key))
         if o.key in REPLACED and text.startswith("{"):
             words += [f"++{o.key}=null"]
         words.append(f"++{o.key}={text}")
     return words
+
+
+def verbatim(overrides: Sequence[Override]) -> dict[str, str]:
+    """What Hydra does not get: neither its grammar nor OmegaConf's can carry every text."""
+    return {o.key: o.text or "" for o in overrides if o.key in VERBATIM}
 
 
 def split_commas(text: str) -> list[str]:

@@ -84,18 +84,37 @@ class Generator:
         """What `samples` documents behind each prompt are, in order of the prompts; `batch` of them are made at a time.
 
         `wanted` as in grammar.py; `most` ids are made for each (as many as fit). Every prompt is read before the first is
-        answered: raises UserError for one that cannot be, that leaves no room, or that does not stand where it may.
+        answered: raises UserError for one that cannot be, or that leaves no room.
         """
+        given = [(p, ids_of(p, self.text, self.codecs, self.vocabulary)) for p in prompts]
+        return self.make_behind(given, wanted, sampling, samples=samples, most=most, batch=batch, tick=tick)
+
+    def make_behind(
+        self,
+        given: Sequence[tuple[str, list[int]]],
+        wanted: str,
+        sampling: Sampling,
+        *,
+        samples: int = 1,
+        most: int | None = None,
+        batch: int = 16,
+        tick: Tick | None = None,
+    ) -> Iterator[list[Made]]:
+        """`make` for prompts that are ids, `bos` first; each with a name, which keys what is drawn for it."""
         grammar = Grammar(self.vocabulary, wanted)
-        waiting = [s for n, p in enumerate(prompts) for s in self._sequences(n, p, grammar, sampling, samples, most)]
-        done: dict[int, list[Made]] = {}
-        for at in range(0, len(waiting), batch):
-            group = waiting[at : at + batch]
-            self._run(group, grammar, sampling, most, tick)
-            for s in group:
-                done.setdefault(s.number, []).append(Made(prompts[s.number], s.ids, self.parts(s.given, s.ids)))
-                if len(done[s.number]) == samples:
-                    yield done.pop(s.number)
+        waiting = [s for n, prompt in enumerate(given) for s in self._sequences(n, *prompt, grammar, sampling, samples, most)]
+
+        def answers() -> Iterator[list[Made]]:
+            done: dict[int, list[Made]] = {}
+            for at in range(0, len(waiting), batch):
+                group = waiting[at : at + batch]
+                self._run(group, grammar, sampling, most, tick)
+                for s in group:
+                    done.setdefault(s.number, []).append(Made(given[s.number][0], s.ids, self.parts(s.given, s.ids)))
+                    if len(done[s.number]) == samples:
+                        yield done.pop(s.number)
+
+        return answers()
 
     def parts(self, given: Sequence[int], ids: Sequence[int]) -> list[Part]:
         """The parts of the ids behind `given`; an item that was begun before goes on with all its codes, one without its end
@@ -129,9 +148,15 @@ class Generator:
         return Part(m.name, self.codecs[m.name].decode(codes) if number else self.text.decode(codes.tolist()))
 
     def _sequences(
-        self, number: int, prompt: str, grammar: Grammar, sampling: Sampling, samples: int, most: int | None
+        self,
+        number: int,
+        prompt: str,
+        ids: list[int],
+        grammar: Grammar,
+        sampling: Sampling,
+        samples: int,
+        most: int | None,
     ) -> Iterator[_Sequence]:
-        ids = ids_of(prompt, self.text, self.codecs, self.vocabulary)
         if len(ids) >= self.length:
             raise UserError(f"prompt {number + 1} has {len(ids)} tokens, and this run's sequences {self.length}; shorten it")
         state = grammar.start(ids)

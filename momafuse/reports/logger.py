@@ -24,6 +24,7 @@ class Logger(Protocol):
     def step(self, row: Row) -> None: ...
     def evaluation(self, row: Row) -> None: ...
     def message(self, text: str) -> None: ...
+    def page(self, path: Path, step: int) -> None: ...
 
 
 class Silence:
@@ -36,6 +37,9 @@ class Silence:
         """Nothing."""
 
     def message(self, text: str) -> None:
+        """Nothing."""
+
+    def page(self, path: Path, step: int) -> None:
         """Nothing."""
 
 
@@ -77,6 +81,10 @@ class RunLogger:
     def message(self, text: str) -> None:
         """A line for people."""
         self._console.message(text)
+
+    def page(self, path: Path, step: int) -> None:
+        """The run's page as it stands at this step."""
+        self._wandb.page(path, step)
 
     def close(self, exit_code: int = 0) -> None:
         """Ends all three, W&B last: it may take its time, and its warning needs a console without a bar."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from momafuse.config.schema import LoggerConfig
-from momafuse.reports.metrics import Row
 
 FINISH_SECONDS = 60.0  # uploading at the end may hang; the data stays on disk
 
@@ -56,7 +55,7 @@ class WandbRun:
             except Exception as second:
                 self._warn(f"W&B does not start offline either: {_first_line(second)}")
 
-    def log(self, row: Row, at: int | None = None) -> None:
+    def log(self, row: Mapping[str, Any], at: int | None = None) -> None:
         """All values of the row under its `step`; rows of one step become one.
 
         W&B drops what goes back: where steps may, `at` is a number that does not.
@@ -68,6 +67,13 @@ class WandbRun:
         except Exception as error:
             self._run = None
             self._warn(f"W&B has stopped at step {row['step']}, the run goes on without it: {_first_line(error)}")
+
+    def page(self, path: Path, step: int) -> None:
+        """An HTML file, under `page`."""
+        if self._run is not None:
+            import wandb
+
+            self.log({"step": step, "page": wandb.Html(str(path))})
 
     def close(self, exit_code: int) -> None:
         """Finishes the run; waits at most FINISH_SECONDS."""

@@ -33,6 +33,7 @@ from momafuse.reports.logger import Logger
 from momafuse.routing.auxiliary import Lesson
 from momafuse.training.auxiliary_scores import KINDS, causal_costs, lessons, scores
 from momafuse.training.held_out import HeldOut, evaluate, unigram
+from momafuse.training.page import write_page
 from momafuse.training.setup import Setup
 from momafuse.training.step import chosen_rows, step_flops
 
@@ -125,6 +126,11 @@ class Auxiliaries:
         found = evaluate(self.config, self.setup, self.corpus, "causal")
         return replace(found, scores=scores(self.config, self.setup))
 
+    def renew(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None:
+        """The page: what the model makes when these routers choose."""
+        write_page(job, self.setup, self.corpus, path, state, held_out, unigram(job.config, self.setup, self.corpus), ())
+        logger.page(path / "index.html", int(state["step"]))
+
     def finish(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None:
         """report.json: the held-out loss under causal routing, precision and recall, and what the experts then cost."""
         report: dict[str, Any] = {**held_out.losses, "eval/routing": held_out.routing}
@@ -132,7 +138,9 @@ class Auxiliaries:
         report |= {"steps": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"], 3)}
         report |= {"auxiliary": held_out.scores, "causal": causal_costs(self.config, self.setup, held_out.counts)}
         write_aside(path / "report.json", json.dumps(report, indent=1) + "\n")
+        self.renew(job, path, state, held_out, logger)
         logger.message(f"run folder: {path}; report.json holds the held-out loss under causal routing, and scores by layer")
+        logger.message(f"what it makes of held-out pairs: {path / 'index.html'}")
 
     def _decisions(self, batch: Batch, observe: Observe | None) -> list[Decision]:
         self.setup.model.eval()  # no dropout: routers learn from what is chosen at inference

@@ -25,6 +25,7 @@ from momafuse.reports.logger import Logger
 from momafuse.reports.plots import ExpertReport, plot_experts, plot_losses, plot_reconstructions
 from momafuse.routing.statistics import RoutingCounts
 from momafuse.training.held_out import HeldOut, unigram
+from momafuse.training.page import write_page
 from momafuse.training.schedule import more
 from momafuse.training.setup import Setup
 
@@ -44,21 +45,31 @@ def finish(
     job: Job, setup: Setup, corpus: Corpus, path: Path, state: dict[str, float], held_out: HeldOut, logger: Logger
 ) -> None:
     """Write report, plots and samples into the run folder, and say where they are."""
-    frequencies = unigram(job.config, setup, corpus)
-    for folder in ("plots", "samples"):
-        (path / folder).mkdir(exist_ok=True)
-    plot_losses(path / "metrics.jsonl", path / "plots" / "loss.png", frequencies)
-    if held_out.counts:
-        plot_experts(expert_report(held_out.counts, setup, corpus), path / "plots" / "experts.png")
+    (path / "samples").mkdir(exist_ok=True)
     try:
         reconstruct(job.config, corpus, path / "samples")
     except UserError as error:  # a corpus may travel without its sources
         logger.message(f"no samples/reconstruction.png: {error}")
+    frequencies = unigram(job.config, setup, corpus)
     report: dict[str, float | str] = {**held_out.losses, "eval/routing": held_out.routing, **frequencies}
     report |= {"steps": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"], 3)}
+    renew(job, setup, corpus, path, state, held_out, logger)
     write_aside(path / "report.json", json.dumps(report, indent=1) + "\n")
     for line in summary(job, path, report):
         logger.message(line)
+
+
+def renew(
+    job: Job, setup: Setup, corpus: Corpus, path: Path, state: dict[str, float], held_out: HeldOut, logger: Logger
+) -> None:
+    """Plots and page of the run as it stands after an evaluation."""
+    (path / "plots").mkdir(exist_ok=True)
+    frequencies = unigram(job.config, setup, corpus)
+    plot_losses(path / "metrics.jsonl", path / "plots" / "loss.png", frequencies)
+    if setup.model.chooses_experts and held_out.counts:
+        plot_experts(expert_report(held_out.counts, setup, corpus), path / "plots" / "experts.png")
+    write_page(job, setup, corpus, path, state, held_out, frequencies, next_commands(job, int(state["step"])))
+    logger.page(path / "index.html", int(state["step"]))
 
 
 def expert_report(counts: list[RoutingCounts], setup: Setup, corpus: Corpus) -> ExpertReport:
@@ -101,13 +112,18 @@ def _raw(item: Item, modality: str) -> list[Raw]:
 
 
 def summary(job: Job, path: Path, report: dict[str, float | str]) -> list[str]:
-    """Where everything is, and the three commands that a user would try next."""
+    """Where everything is, and the commands that a user would try next."""
     lines = [f"run folder: {path}"]
     for key, value in report.items():
         if key.startswith("eval/loss_"):
             frequency = report[key.replace("eval/loss_", "unigram/")]
             lines.append(f"  {key} {value:.3f} nats (a table of frequencies: {frequency:.3f})")
-    plots = [str(p) for p in sorted(path.glob("*/*.png"))]
+    commands = [f"  {command}" for command in next_commands(job, int(report["steps"]))]
+    return [*lines, f"  {path / 'report.json'}, {path / 'index.html'}", "next:", *commands]
+
+
+def next_commands(job: Job, steps: int) -> list[str]:
+    """To go on, to compare, to see the spread over seeds."""
     dense, sparse = ("dense_speech", "moma_4t4i2s") if job.config.model.name in SPOKEN else ("dense", "moma_4t4i")
     other = sparse if job.config.model.name == dense else dense
     again = [w for w in job.overrides if not w.startswith(("run.name=", "resume="))]
@@ -116,13 +132,10 @@ def summary(job: Job, path: Path, report: dict[str, float | str]) -> list[str]:
     if job.config.model.depth is not None:  # the other has none, and the FLOPs of the size without
         compared = [w.removesuffix("_mod") if w.startswith("size=") else w for w in compared]
     seeds = f"run.seed={job.config.run.seed + 1},{job.config.run.seed + 2}"
-    more_seeds = f"  python -m momafuse.train -m {_shell(again, seeds)}   # two more seeds"
+    more_seeds = f"python -m momafuse.train -m {_shell(again, seeds)}   # two more seeds"
     return [
-        *lines,
-        f"  {path / 'report.json'}, {', '.join(plots)}",
-        "next:",
-        f"  python -m momafuse.train {_shell(job.overrides, more(job.config, int(report['steps'])))}   # go on",
-        f"  python -m momafuse.train {_shell([f'+experiment={other}', *compared])}   # compare",
+        f"python -m momafuse.train {_shell(job.overrides, more(job.config, steps))}   # go on",
+        f"python -m momafuse.train {_shell([f'+experiment={other}', *compared])}   # compare",
         *([] if job.config.upcycle else [more_seeds]),  # a seed run and what is made from it share run.seed
     ]
 

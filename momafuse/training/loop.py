@@ -32,6 +32,7 @@ from momafuse.training.auxiliary import Auxiliaries, check_teacher, taught_by
 from momafuse.training.dry import dry_step, explained
 from momafuse.training.finish import report_evaluation
 from momafuse.training.folder import RunFolder, make_folder, open_run, start_run
+from momafuse.training.held_out import HeldOut
 from momafuse.training.leaving import saved_before_leaving
 from momafuse.training.schedule import more, total_steps
 from momafuse.training.seed import describe, take_over
@@ -75,7 +76,11 @@ def train_in(world: World, job: Job, say: Callable[[str], None]) -> None:
         world.leave_if_warned()
         if config.trainer.dry_step:
             dry_step(config, setup, stage)
-        steps = Steps(config, job.yaml, setup, stage, folder, state, logger, saver)
+
+        def renew(held_out: HeldOut) -> None:
+            world.on_main(lambda: stage.renew(job, folder.path, state, held_out, logger))
+
+        steps = Steps(config, job.yaml, setup, stage, folder, state, logger, saver, renew)
         with saved_before_leaving(saver, state, steps.save):
             if folder.seed is not None:
                 report_evaluation(stage.evaluate(), state, logger)  # what the change of the model does to it

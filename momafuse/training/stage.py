@@ -17,7 +17,7 @@ from momafuse.models.transformer import Observe
 from momafuse.parallel.graphs import CudaCapture, Replayed
 from momafuse.reports.flops import TRAINING
 from momafuse.reports.logger import Logger
-from momafuse.training.finish import finish
+from momafuse.training.finish import finish, renew
 from momafuse.training.held_out import HeldOut, evaluate
 from momafuse.training.losses import LossMeter, modality_table
 from momafuse.training.setup import Setup
@@ -29,6 +29,7 @@ class Stage(Protocol):
     def backward(self, batch: Batch, meter: Any, valid: int, step: int, observe: Observe | None = None) -> Tensor: ...
     def flops(self, step: int) -> float: ...
     def evaluate(self) -> HeldOut: ...
+    def renew(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None: ...
     def finish(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None: ...
 
 
@@ -70,6 +71,9 @@ class Pretraining:
 
     def evaluate(self) -> HeldOut:
         return evaluate(self.config, self.setup, self.corpus)
+
+    def renew(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None:
+        renew(job, self.setup, self.corpus, path, state, held_out, logger)
 
     def finish(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None:
         finish(job, self.setup, self.corpus, path, state, held_out, logger)

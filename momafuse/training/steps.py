@@ -47,6 +47,7 @@ class Steps:
     state: dict[str, Any]  # of the run; steps advance it
     logger: Logger
     saver: Saver
+    renew: Callable[[HeldOut], None]  # the run's page, after an evaluation that is not the last
 
     def run(self, total: int, collect: Callable[[int], None]) -> HeldOut | None:
         """Up to step `total`; returns the evaluation of the last one if there was one. `collect` ends each step."""
@@ -75,6 +76,8 @@ class Steps:
                 guard.check_parameters(step, self.setup.model)
             if state["evaluation_due"]:
                 held_out = self._evaluate()
+                if step < total:
+                    self.renew(held_out)
             if saves:
                 self.save()
             collect(step)

@@ -7,6 +7,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from momafuse.config.compose import compose_jobs
+from momafuse.config.generate import GenerateConfig
 from momafuse.config.overrides import Override, for_hydra, parse, quote, split_commas, sweep
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
@@ -92,3 +94,9 @@ def test_a_sweep_without_values_is_an_error(text: str) -> None:
 def test_what_is_no_override_is_an_error(text: str) -> None:
     with pytest.raises(UserError, match="KEY=VALUE"):
         word(text)
+
+
+@given(st.text(st.sampled_from("\\${}'\" a,=[]:\n#\u00e9"), max_size=12))
+def test_a_prompt_is_taken_as_it_is_typed(text: str) -> None:
+    (job,) = compose_jobs(["run=x", f"prompt={text}"], "generate", GenerateConfig)
+    assert job.config.prompt == text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from momafuse.config.compose import compose
-from momafuse.training import finish
+from momafuse.training import auxiliary, finish, stage
 from momafuse.training.loop import train
 from tests.small_corpus import make_small_corpus
 
@@ -46,8 +46,11 @@ def run(small_corpus: Path, run_root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def run_in_process(*more: str, experiment: str = "moma_4t4i", said: list[str] | None = None, sheets: bool = False) -> Path:
         job = compose([f"+experiment={experiment}", *words(small_corpus, run_root, "trainer.dry_step=false", *more)])
         with monkeypatch.context() as patch:
-            for draw in () if sheets else ("plot_losses", "plot_experts", "reconstruct"):
+            for draw in () if sheets else ("renew", "reconstruct"):
                 patch.setattr(finish, draw, lambda *_: None)
+            if not sheets:
+                patch.setattr(stage, "renew", lambda *_: None)
+                patch.setattr(auxiliary.Auxiliaries, "renew", lambda *_: None)
             train(job, say=(said if said is not None else []).append)
         return run_root / str(job.config.run.name)
 

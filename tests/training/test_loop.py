@@ -42,7 +42,12 @@ def test_every_member_trains_and_reports(run, experiment):
     assert 4 < report["unigram/text"] < 9
     for file in ("plots/loss.png", "samples/reconstruction.png", "config.yaml", "revision.txt", "checkpoints/latest"):
         assert (folder / file).stat().st_size
-    assert (folder / "plots/experts.png").is_file() == (experiment not in ("dense", "mod_dense"))
+    routed = ("moma_4t4i", "moe_8x", "mod_moma_4t4i", "mot_text_moe4")
+    assert (folder / "plots/experts.png").is_file() == (experiment in routed)
+    page = (folder / "index.html").read_text()
+    assert 'src="http' not in page
+    assert page.count("<figure><img") == (16 if experiment in CAUSAL else 0)
+    assert ("+experiment=aux_routers model_from=" in page) == (experiment not in CAUSAL)
 
 
 def test_one_seed_gives_one_run_and_another_seed_another(run, run_root):
