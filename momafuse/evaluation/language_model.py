@@ -24,7 +24,7 @@ from momafuse.errors import UserError
 from momafuse.generation.passes import Pass, pass_of
 from momafuse.kernels.cross_entropy import rows_at_once
 from momafuse.models.transformer import Transformer
-from momafuse.parallel.precision import resolve_device
+from momafuse.parallel.precision import resolve_device, round_products
 from momafuse.routing.auxiliary import Routing
 from momafuse.tokens.text import TextTokenizer
 from momafuse.tokens.vocabulary import Vocabulary
@@ -63,11 +63,12 @@ class LanguageModel:
         vocabulary = vocabulary_of(text, codecs)
         store.verify(checkpoint)
         world = World(0, 1, resolve_device(device), None, None)
-        model, _ = build_model(_plain(config), vocabulary, world)
+        model, dtype = build_model(_plain(config), vocabulary, world)
         if model.routes and not config.router.auxiliary:
             train = f"python -m momafuse.train +experiment=aux_routers model_from={run}"
             raise UserError(f"run={run}: has no auxiliary routers, without which it sees the future; train them: {train}")
         store.load(checkpoint, model, None, world)
+        round_products(model, dtype)
         return cls(model, text, codecs, vocabulary, config.data.sequence_length)
 
     def encode(self, text: str) -> list[int]:

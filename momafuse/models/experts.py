@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from momafuse.config.schema import ModelConfig
 from momafuse.kernels.experts import Backend, apply_experts
+from momafuse.kernels.reference import swiglu_reference
 from momafuse.kernels.weights import GroupWeights
 from momafuse.models.context import Context
 from momafuse.routing.auxiliary import Auxiliary, Lesson, taken_by
 from momafuse.routing.names import ALL
 from momafuse.routing.plan import Group, Plan, groups_of, served
-from momafuse.routing.routers import Router
+from momafuse.routing.routers import Router, logits
 
 
 def expert_width(ffn: int, multiple_of: int, share: float = 1.0) -> int:
@@ -74,6 +75,8 @@ class Experts(nn.Module):
         No plan: one expert took every row. Lessons are given under `teaching` only.
         """
         rows = x.flatten(0, 1)
+        if context.memory is not None and context.memory.rows and self.router is not None:
+            return self._step(self.router, rows, context).view_as(x), None, None
         plan, lesson = None, None
         if self.router is not None:
             plan, lesson = self._routed(self.router, rows, context, noise)
@@ -81,6 +84,27 @@ class Experts(nn.Module):
             plan = context.fixed
         y = apply_experts(rows, plan, [g(x.dtype) for g in self.groups.values()], self.backend)
         return y.view_as(x), plan, lesson
+
+    def _step(self, router: Router, x: Tensor, c: Context) -> Tensor:
+        """A step of decoding, x (T, D) of few rows -> y (T, D): the host reads what auxiliary routers chose, and only experts
+        that took a row compute. No plan is made."""
+        assert self.auxiliary is not None, "this routing needs auxiliary routers"
+        y, modality = torch.zeros_like(x), c.rows.modality.flatten().tolist()
+        for g in router.groups:
+            mine = [t for t, m in enumerate(modality) if m in g.modalities]
+            if not mine:
+                continue
+            rows, weights = x[mine], self.groups[g.name](x.dtype)
+            if g.experts == 1:
+                y[mine] += swiglu_reference(rows, *(w[0] for w in weights))
+                continue
+            taken = (self.auxiliary.of_group(g.name, rows) > 0).t().tolist()
+            gates = torch.sigmoid(logits(rows, router.weight[g.name])).to(x.dtype)
+            for e, chosen in enumerate(taken):
+                if any(chosen):
+                    out = swiglu_reference(rows[chosen], *(w[e] for w in weights))
+                    y[[t for t, chose in zip(mine, chosen, strict=True) if chose]] += out * gates[chosen, e : e + 1]
+        return y
 
     def _routed(self, router: Router, rows: Tensor, c: Context, noise: Tensor | None) -> tuple[Plan, Lesson | None]:
         if c.routing == "training":

@@ -63,6 +63,14 @@ def working(model: Transformer, dtype: torch.dtype) -> Working:
     return nullcontext if dtype == torch.float32 else WorkingCopies(model, dtype)
 
 
+def round_products(model: Transformer, dtype: torch.dtype) -> None:
+    """For a model that only computes: weights of products are in `dtype` for good, rounded once; routers stay as they are."""
+    for product in model.modules():
+        if isinstance(product, PRODUCTS):
+            for p in product.parameters():
+                p.data = p.data.to(dtype)
+
+
 class WorkingCopies:
     """`with copies():` modules of products hold the copies, made anew from what their parameters are then; afterwards they hold
     their parameters again, with the gradients of all backwards within.

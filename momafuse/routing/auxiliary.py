@@ -49,13 +49,14 @@ class Auxiliary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (T, D) -> logits (T, E) in fp32 at least, with a gradient to the weights whatever the mode outside."""
+        return torch.cat([self.of_group(name, x) for name in self.names], dim=1)
+
+    def of_group(self, name: str, x: Tensor) -> Tensor:
+        """x (T, D) -> logits (T, E_g) of one group."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        rows = x.detach().to(dtype)
-        parts = []
-        for name in self.names:
-            hidden, score = self.hidden[name].to(dtype), self.score[name].to(dtype)
-            parts.append(silu(rows @ hidden.t()) @ score.t())
-        return torch.cat(parts, dim=1)
+        hidden, score = self.hidden[name].to(dtype), self.score[name].to(dtype)
+        z: Tensor = silu(x.detach().to(dtype) @ hidden.t()) @ score.t()
+        return z
 
 
 def taken_by(plan: Plan, rows: int) -> Tensor:
