@@ -36,6 +36,7 @@ class Taken:
     """What the experts of one layer did with T rows. `names` are those of all its experts, in order of their numbers."""
 
     names: tuple[str, ...]
+    counting: tuple[int, ...]  # numbers of those that count
     routed: bool  # whether a router chose: experts, or which rows the layer keeps
     expert: npt.NDArray[np.int64]  # (T,) number of the expert with the largest gate, or NONE, or PASSED
     gate: npt.NDArray[np.float64]  # (T,) its gate; 1 without a router, 0 where no expert took the row
@@ -66,8 +67,10 @@ def taken(decision: Decision, groups: Sequence[Group], modality: Tensor) -> Take
     if kept is not None:
         rows, t = kept.rows.flatten().cpu().numpy(), modality.numel()
         expert, gate, count = (_spread(x, rows, t, empty) for x, empty in ((expert, PASSED), (gate, 0.0), (count, 0)))
+    counting = tuple(e for e, (_, shown) in enumerate(_served(groups)) if shown)
     names = tuple(f"{g.name} {n + 1}" if g.experts > 1 else g.name for g in groups for n in range(g.experts))
-    return Taken(names, kept is not None or any(g.experts > 1 for g in groups), expert, gate, count)
+    routed = kept is not None or any(g.experts > 1 for g in groups)
+    return Taken(names, counting, routed, expert, gate, count)
 
 
 def _gates(plan: Plan | None, groups: Sequence[Group], modality: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -80,18 +83,19 @@ def _gates(plan: Plan | None, groups: Sequence[Group], modality: npt.NDArray[np.
         bounds, rows = plan.offsets.cpu().numpy(), plan.rows.cpu().numpy()
         expert = np.searchsorted(bounds[1:], np.arange(len(rows)), side="right")  # padding counts as expert E
         gates[rows, expert] = 1.0 if plan.weights is None else plan.weights.detach().double().cpu().numpy()
-    gates[:, :experts][~_counting(groups, modality)] = -np.inf
+    for e, (_, modalities) in enumerate(_served(groups)):
+        gates[~np.isin(modality, list(modalities)), e] = -np.inf
     return gates[:, :experts]
 
 
-def _counting(groups: Sequence[Group], modality: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """(T, E): which experts count for a row of this modality."""
+def _served(groups: Sequence[Group]) -> list[tuple[Group, set[int]]]:
+    """Each expert's group, and the modalities for whose rows the expert counts."""
     routed = {m for g in groups if g.experts > 1 for m in g.modalities}
-    columns = []
+    found: list[tuple[Group, set[int]]] = []
     for g in groups:
-        shown = () if g.name == SHARED else g.modalities if g.experts > 1 else set(g.modalities) - routed
-        columns += [np.isin(modality, list(shown))] * g.experts
-    return np.stack(columns, axis=1)
+        alone = set() if g.name == SHARED else set(g.modalities) - routed
+        found += [(g, set(g.modalities) if g.experts > 1 else alone)] * g.experts
+    return found
 
 
 def _spread(kept: npt.NDArray[Any], rows: npt.NDArray[np.int64], t: int, empty: float) -> npt.NDArray[Any]:
