@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -35,7 +36,8 @@ def main(job: Job[DemoConfig]) -> None:
     model = Model.load(c.run, c.device)
     address = serve(blocks(model, str(Path(c.run).expanduser())), c.host, c.port)
     write(f"{address}\n")
-    threading.Event().wait()
+    with contextlib.suppress(KeyboardInterrupt):  # how it is ended
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ T = TypeVar("T")
 MOST = 128  # tokens of an answer unless asked otherwise
 KEPT = 3600  # seconds that uploads and answers lie on the machine
 LARGEST = "64mb"  # of an upload
+# gradio whitens a chosen radio button under the mouse
+STYLE = "input[type=radio]:checked { background-color: var(--checkbox-background-color-selected) !important }"
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; object-src 'none'; "
     "base-uri 'self'; form-action 'self'"
@@ -42,7 +44,7 @@ def serve(found: Any, host: str, port: int) -> Any:
     try:
         _, address, _ = found.launch(
             server_name=host, server_port=port, prevent_thread_lock=True, share=False, quiet=True, ssr_mode=False, pwa=False,
-            mcp_server=False, enable_monitoring=False, max_file_size=LARGEST, footer_links=[], theme=_theme(),
+            mcp_server=False, enable_monitoring=False, max_file_size=LARGEST, footer_links=[], theme=_theme(), css=STYLE,
             app_kwargs={"middleware": middleware},
         )  # fmt: skip
     except OSError as error:
@@ -73,7 +75,7 @@ def blocks(model: Model, name: str) -> Any:
             with gr.Column(scale=2, min_width=320):
                 layers = lm.config.n_layers
                 layer = gr.Slider(1, max(layers, 2), layers, step=1, label="Layer", visible=lm.routes and layers > 1)
-                shown = gr.HTML(min_height=200)
+                shown = gr.HTML(min_height=200, apply_default_css=False)
         gr.on([button.click, asked[0].submit], make, [layer, *asked], [state, shown], api_name="make", concurrency_limit=1)
         layer.change(show, [state, layer], shown, api_name="show", show_progress="hidden", trigger_mode="always_last")
     return found

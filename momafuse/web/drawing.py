@@ -1,6 +1,6 @@
 """Colours of experts, and pictures coloured by them: one cell for each code.
 
-    taken by an expert     its colour over the picture, half of each
+    taken by an expert     its colour over the picture, which is pale and without colours of its own: those would mix
     taken by none          grey in its stead
     passed by              the picture as it is, crossed by a line: the layer did nothing there
 
@@ -25,6 +25,7 @@ _NINE = "1f77b4 ff7f0e 2ca02c d62728 9467bd e377c2 17becf bcbd22 8c564b"
 GREY: Colour = (128, 128, 128)
 INK: Colour = (60, 60, 60)
 SHARE = 0.5  # of the colour; the rest is the picture
+LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue are (ITU-R BT.601)
 SIDE = 256  # pixels of a drawn picture, about
 CELL = 12  # pixels of a cell without a picture
 _OUTSIDE = -3  # cells behind the last code
@@ -74,7 +75,8 @@ def _cells(pixels: Pixels, grid: npt.NDArray[np.int64], experts: int) -> Pixels:
         if expert == PASSED:
             _cross(cell)
         elif expert != _OUTSIDE:
-            cell[:] = ((1 - SHARE) * cell + SHARE * np.array(colour(int(expert), experts))).round()
+            brightness = (255 + cell @ np.array(LUMA))[..., None] / 2  # half way to white, on which words lie
+            cell[:] = ((1 - SHARE) * brightness + SHARE * np.array(colour(int(expert), experts))).round()
             cell[-1, :] = cell[:, -1] = 255  # cells of one colour stay apart
     return drawn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from functools import cache
 
@@ -32,3 +33,9 @@ def untrained(experiment: str) -> Model:
 @pytest.fixture(name="untrained", scope="session")
 def _untrained() -> Untrained:
     return untrained
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])

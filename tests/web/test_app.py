@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,16 +22,10 @@ from momafuse.interface import Model
 from momafuse.web.answer import answer, prompt_of
 from momafuse.web.app import blocks, serve
 from momafuse.web.page import page
-from tests.web.conftest import Untrained
+from tests.web.conftest import Untrained, free_port
 from tests.web.test_answer import drawing
 
 SETTINGS = {"temperature": 1.0, "top_p": 0.9, "guidance": 1.5, "seed": 7}
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

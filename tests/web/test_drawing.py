@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from momafuse.generation.experts import NONE, PASSED
-from momafuse.web.drawing import CELL, GREY, INK, SHARE, colour, in_lines, over_picture
+from momafuse.web.drawing import CELL, GREY, INK, LUMA, SHARE, colour, in_lines, over_picture
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 
 
 def mixed(pixel: np.ndarray, expert: int, experts: int) -> np.ndarray:
-    return np.round((1 - SHARE) * pixel.astype(float) + SHARE * np.array(colour(expert, experts)))
+    brightness = (255 + sum(share * float(x) for share, x in zip(LUMA, pixel, strict=True))) / 2
+    return np.round((1 - SHARE) * brightness + SHARE * np.array(colour(expert, experts)))
 
 
 @pytest.mark.parametrize("n", [1, 2, 8])
