@@ -108,11 +108,11 @@ def _drop(name: str, codec: Codec) -> Any:
     suffix, _ = codec.file(codec.decode(np.zeros(codec.block or 1, np.int64)))
     kind, label = TYPES.get(suffix, ""), f"Drop {name}"  # a bare name might be one of gradio's own words, and translated
     if kind.startswith("image"):
-        picture = gr.Image(label=label, sources=["upload", "clipboard"], height=180)
+        picture = gr.Image(label=label, sources=["upload", "clipboard"], height=180, buttons=["fullscreen"])
         picture.preprocess = _as_it_was_dropped  # a subclass would make gradio write a stub beside this file
         return picture
     if kind.startswith("audio"):
-        return gr.Audio(label=label, type="filepath", sources=["upload"], editable=False)
+        return gr.Audio(label=label, type="filepath", sources=["upload"], editable=False, buttons=[])
     return gr.File(label=label, type="filepath")
 
 

@@ -20,8 +20,10 @@ from momafuse.generation.experts import PASSED
 Colour = tuple[int, int, int]
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
-# Nine that are told apart side by side (those of matplotlib without its grey); more are spread over the circle of hues.
-_NINE = "1f77b4 ff7f0e 2ca02c d62728 9467bd e377c2 17becf bcbd22 8c564b"
+# Those that are told apart side by side (matplotlib's without its grey, and three); more are spread over the circle of hues.
+_CHOSEN = [
+    bytes.fromhex(c) for c in "1f77b4 ff7f0e 2ca02c d62728 9467bd e377c2 17becf bcbd22 8c564b 393b79 e7ba52 637939".split()
+]
 GREY: Colour = (128, 128, 128)
 INK: Colour = (60, 60, 60)
 SHARE = 0.5  # of the colour; the rest is the picture
@@ -35,9 +37,8 @@ def colour(expert: int, experts: int) -> Colour:
     """Of one among so many; grey for none (a negative number)."""
     if expert < 0:
         return GREY
-    nine = [bytes.fromhex(word) for word in _NINE.split()]
-    if experts <= len(nine):
-        r, g, b = nine[expert]
+    if experts <= len(_CHOSEN):
+        r, g, b = _CHOSEN[expert]
         return r, g, b
     # neighbours in number lie far apart in hue; three shades, for hues alone run out
     turn = expert * (math.sqrt(5) - 1) / 2 % 1.0

@@ -57,7 +57,7 @@ def test_codes_in_lines(codes: int, lines: int, columns: int) -> None:
         assert (inside == expected).all()
 
 
-@pytest.mark.parametrize("experts", [2, 9, 10, 64])
+@pytest.mark.parametrize("experts", [2, 8, 12, 13, 64])
 def test_colours_are_told_apart(experts: int) -> None:
     colours = [colour(e, experts) for e in range(experts)]
     assert len({*colours, GREY}) == experts + 1

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from momafuse.generation.experts import NONE, PASSED
+from momafuse.generation.experts import NONE, PASSED, Taken
 from momafuse.generation.sampling import Sampling
-from momafuse.web.answer import answer, prompt_of, runs_of
+from momafuse.tokens.vocabulary import Vocabulary
+from momafuse.web.answer import Answer, answer, prompt_of, runs_of
 from momafuse.web.drawing import colour, in_lines, over_picture
 from momafuse.web.page import page
 from tests.web.conftest import Untrained
@@ -91,3 +92,17 @@ def test_a_cut_item_is_its_cells_alone(untrained: Untrained) -> None:
     assert "image, 48 of 64 codes" in html
     (shown,) = pictures(html)
     assert (shown == in_lines(cut.layers[0].expert[2:], len(cut.layers[0].names))).all()
+
+
+def test_a_sound_is_heard_and_its_codes_lie_in_lines(untrained: Untrained) -> None:
+    v = Vocabulary.build(20, speech=(50, 0))
+    m = v.modality("speech")
+    ids = [v.specials.bos, m.begin, *range(m.first, m.first + 50), m.end]
+    expert = np.array([0, 1, *(2 + n % 2 for n in range(50)), NONE])
+    names = ("text 1", "text 2", "speech 1", "speech 2")
+    taken = Taken(names, (0, 1, 2, 3), True, expert, np.ones(53), np.ones(53, np.int64))
+    html = page(Answer(ids, 53, [taken], {2: ("wav", b"RIFF")}), 0, v, untrained("dense").lm.tokenizer)
+    assert '<audio controls src="data:audio/wav;base64,UklGRg==">' in html
+    assert "speech, 50 codes" in html
+    (cells,) = pictures(html)
+    assert (cells == in_lines(expert[2:52], 4)).all()
