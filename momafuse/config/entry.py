@@ -171,6 +171,8 @@ def _examples(primary: str, experiments: bool) -> list[str]:
             "run=runs/moma_4t4i-aux_routers 'prompt=a red apple:' make=image samples=8 guidance=2",
             "run=runs/moma_4t4i-aux_routers 'prompt=<image:cat.png> what is this?' make=text",
         ]
+    if primary == "demo":
+        return ["run=runs/moma_4t4i-aux_routers", "run=runs/dense port=8000 device=cpu"]
     if not experiments:
         return [f"{group}={file}" for group, file in _chosen(primary).items()]
     if primary == "prepare":

@@ -10,7 +10,7 @@ What stands between angle brackets is text unless it names a modality that there
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,19 @@ def segments_of(prompt: str, codecs: Mapping[str, Codec]) -> list[tuple[str, Any
 
 def ids_of(prompt: str, text: TextTokenizer, codecs: Mapping[str, Codec], vocabulary: Vocabulary) -> list[int]:
     """Raises UserError as `segments_of`."""
-    segments = []
-    for name, value in segments_of(prompt, codecs):
+    return ids_of_segments(segments_of(prompt, codecs), text, codecs, vocabulary)
+
+
+def ids_of_segments(
+    segments: Sequence[tuple[str, Any]], text: TextTokenizer, codecs: Mapping[str, Codec], vocabulary: Vocabulary
+) -> list[int]:
+    """The same of what is read already: (modality, text or item) in order."""
+    encoded = []
+    for name, value in segments:
         values = text.encode([value])[0] + vocabulary.modality(TEXT).first if name == TEXT else codecs[name].encode([value])[0]
-        segments.append((name, values))
-    given = range(len(segments))  # keeps the order
-    ids: list[int] = encode_document("prompt", segments, vocabulary, given).ids[:-1].tolist()
+        encoded.append((name, values))
+    given = range(len(encoded))  # keeps the order
+    ids: list[int] = encode_document("prompt", encoded, vocabulary, given).ids[:-1].tolist()
     return ids
 
 

@@ -7,6 +7,7 @@ UTF-8 of their own). Does not know the one id space: the vocabulary adds the fir
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import os
@@ -74,6 +75,13 @@ class TextTokenizer:
             return raw.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             return raw.decode("utf-8", "replace")
+
+    def spelled(self, ids: Iterable[int]) -> list[str]:
+        """What each piece adds to the text; a character of several pieces stands with the last of them."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        texts = [decoder.decode(self._bytes[i]) for i in ids]
+        rest = decoder.decode(b"", final=True)  # of a character that was begun
+        return [*texts[:-1], texts[-1] + rest] if texts else []
 
     def _encode_odd(self, text: str) -> list[int]:
         ids: list[int] = []

@@ -33,6 +33,23 @@ def test_any_text_comes_back(text: str) -> None:
     assert all(0 <= i < tokenizer.pieces for i in ids.tolist())
 
 
+@given(st.text())
+def test_what_each_piece_adds_makes_the_text(text: str) -> None:
+    tokenizer = TextTokenizer.load("starter_bpe_v1")
+    (ids,) = tokenizer.encode([text])
+    spelled = tokenizer.spelled(ids)
+    assert len(spelled) == len(ids)
+    assert "".join(spelled) == text
+
+
+def test_a_character_stands_with_its_last_piece(shipped: TextTokenizer) -> None:
+    (ids,) = shipped.encode(["\U0001f600"])
+    assert shipped.spelled(ids) == ["", "", "", "\U0001f600"]
+    assert shipped.spelled([*ids[:2], *shipped.encode(["a"])[0]]) == ["", "", "\ufffda"]
+    assert shipped.spelled(ids[:2]) == ["", "\ufffd"]
+    assert shipped.spelled([]) == []
+
+
 @pytest.mark.parametrize(
     "text",
     [
