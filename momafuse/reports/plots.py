@@ -143,7 +143,8 @@ def plot_reconstructions(
     for panel, original, reconstruction, caption in zip(panels, originals, reconstructions, captions, strict=False):
         left, right = _pixels(original), _pixels(reconstruction)
         gap = np.full((len(left), max(2, left.shape[1] // 32), 3), 255, dtype=np.uint8)
-        panel.imshow(np.concatenate([left, gap, right], axis=1), interpolation="nearest")
+        aspect = "equal" if original.ndim == 3 else "auto"  # sounds have any length
+        panel.imshow(np.concatenate([left, gap, right], axis=1), interpolation="nearest", aspect=aspect)
         panel.set_xlabel(textwrap.shorten(caption, 48, placeholder=" …"), fontsize=8, labelpad=3)
     figure.savefig(out, dpi=DPI)
 
