@@ -64,6 +64,7 @@ class Experts(nn.Module):
     ) -> None:
         """`router` is None where no group has several experts; `auxiliary`: whether it has an auxiliary router."""
         super().__init__()
+        self.members = tuple(groups)
         self.router = router
         self.auxiliary = Auxiliary({g.name: g.experts for g in router.routed}, dim) if router and auxiliary else None
         self.groups = nn.ModuleDict({g.name: ExpertGroup(g, dim) for g in groups})
@@ -75,8 +76,8 @@ class Experts(nn.Module):
         No plan: one expert took every row. Lessons are given under `teaching` only.
         """
         rows = x.flatten(0, 1)
-        if context.memory is not None and context.memory.rows and self.router is not None:
-            return self._step(self.router, rows, context).view_as(x), None, None
+        if context.memory is not None and context.memory.rows:
+            return self._step(rows, context).view_as(x), None, None
         plan, lesson = None, None
         if self.router is not None:
             plan, lesson = self._routed(self.router, rows, context, noise)
@@ -85,12 +86,13 @@ class Experts(nn.Module):
         y = apply_experts(rows, plan, [g(x.dtype) for g in self.groups.values()], self.backend)
         return y.view_as(x), plan, lesson
 
-    def _step(self, router: Router, x: Tensor, c: Context) -> Tensor:
+    def _step(self, x: Tensor, c: Context) -> Tensor:
         """A step of decoding, x (T, D) of few rows -> y (T, D): the host reads what auxiliary routers chose, and only experts
         that took a row compute. No plan is made."""
-        assert self.auxiliary is not None, "this routing needs auxiliary routers"
+        if len(self.members) == 1 and self.router is None:
+            return swiglu_reference(x, *(w[0] for w in self.groups[self.members[0].name](x.dtype)))
         y, modality = torch.zeros_like(x), c.rows.modality.flatten().tolist()
-        for g in router.groups:
+        for g in self.members:
             mine = [t for t, m in enumerate(modality) if m in g.modalities]
             if not mine:
                 continue
@@ -98,8 +100,10 @@ class Experts(nn.Module):
             if g.experts == 1:
                 y[mine] += swiglu_reference(rows, *(w[0] for w in weights))
                 continue
+            assert self.router is not None
+            assert self.auxiliary is not None, "this routing needs auxiliary routers"
             taken = (self.auxiliary.of_group(g.name, rows) > 0).t().tolist()
-            gates = torch.sigmoid(logits(rows, router.weight[g.name])).to(x.dtype)
+            gates = torch.sigmoid(logits(rows, self.router.weight[g.name])).to(x.dtype)
             for e, chosen in enumerate(taken):
                 if any(chosen):
                     out = swiglu_reference(rows[chosen], *(w[e] for w in weights))

@@ -40,5 +40,13 @@ class UntiedLinear(nn.Module):
     def forward(self, x: Tensor, by_modality: Plan | None) -> Tensor:
         """x (B, S, D) and the plan of its rows -> (B, S, N)."""
         assert by_modality is not None, "an untied layer needs the by-modality plan"
+        if not torch.is_grad_enabled() and by_modality.sizes is not None and (one := _only(by_modality.sizes)) is not None:
+            return linear(x, self.weight[self.names[one]].to(x.dtype))  # with gradients, the others want theirs of zero
         weights = [w.to(x.dtype) for w in (self.weight[name] for name in self.names)]
         return apply_linear(x.flatten(0, 1), by_modality, weights, self.backend).view(*x.shape[:2], weights[0].shape[0])
+
+
+def _only(sizes: Sequence[int]) -> int | None:
+    """The one place whose size is not 0, or None."""
+    there = [place for place, size in enumerate(sizes) if size]
+    return there[0] if len(there) == 1 else None

@@ -27,8 +27,8 @@ class LayerMemory:
         self.values = torch.zeros_like(self.keys)
         self.filled = torch.zeros(sequences, dtype=torch.int64, device=device)
 
-    def take(self, k: Tensor, v: Tensor, sequence: Tensor, real: Tensor) -> Tensor:
-        """k and v (N, G, K) of rows of these sequences (N,), in order -> (N,) the place of each, L where it is not `real`."""
+    def take(self, k: Tensor, v: Tensor, sequence: Tensor, real: Tensor) -> None:
+        """k and v (N, G, K) of rows of these sequences (N,), in order; those not `real` go to place L."""
         mine = (sequence[:, None] == torch.arange(len(self.filled), device=k.device)) & real[:, None]  # (N, B)
         rank = mine.cumsum(0).gather(1, sequence[:, None])[:, 0] - 1
         last = self.keys.shape[2] - 1
@@ -36,6 +36,13 @@ class LayerMemory:
         self.keys[sequence, :, place] = k
         self.values[sequence, :, place] = v
         self.filled += mine.sum(0)
+
+    def take_one(self, k: Tensor, v: Tensor, sequence: Tensor) -> Tensor:
+        """The same of one row of each of these sequences, none padding."""
+        place = self.filled[sequence]
+        self.keys[sequence, :, place] = k
+        self.values[sequence, :, place] = v
+        self.filled[sequence] = place + 1
         return place
 
     def select(self, sequences: Tensor) -> None:
@@ -62,9 +69,10 @@ class Memory:
         The rows of a first pass see each other as `mask` says; a later row sees all that its sequence has, itself last.
         """
         flat_k, flat_v = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))
-        place = self.layer.take(flat_k, flat_v, self.sequence, self.real)
         if not self.rows:
+            self.layer.take(flat_k, flat_v, self.sequence, self.real)
             return attend(q, k, v, mask)
+        place = self.layer.take_one(flat_k, flat_v, self.sequence)
         b, heads, s, width = q.shape
         keys, values = self.layer.keys[:, :, : self.rows], self.layer.values[:, :, : self.rows]
         if b * s != len(self.layer.filled):  # rows of some sequences: a depth router passed the others by
