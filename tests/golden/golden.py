@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,11 @@ STEPS, BATCH = 50, 4
 
 
 def machine() -> dict[str, str]:
-    """On the same machine in this sense, losses are equal to the last digit."""
-    return {"torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()}
+    """On the same machine in this sense, losses are equal to the last digit. The libraries of products have code for each vendor."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    vendor = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), platform.processor())
+    return {"torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability(), "vendor": vendor}
 
 
 def load_batches() -> list[Batch]:

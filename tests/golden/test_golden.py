@@ -1,7 +1,8 @@
-"""The golden losses of every member: to the last digit on the kinds of CPU where they were made, within 1e-3 on any other.
+"""The golden losses of every member: to the last digit on the kinds of CPU where they were made, and nearly so on any other.
 
 A near tie between tokens falls to another expert where sums are rounded otherwise, after which losses drift apart: the
-ten first ones by 2.8e-4 between AVX512 and AVX2 (moma_6t2i), by 1e-6 where no router chooses.
+ten first ones by 1.1e-3 between two vendors' AVX512 (moe_8x), by 2.8e-4 between AVX512 and AVX2 (moma_6t2i), by 1e-6 where
+no router chooses.
 """
 
 from __future__ import annotations
@@ -11,8 +12,14 @@ import json
 import pytest
 
 from tests.golden.golden import HERE, MEMBERS, STEPS, golden_losses, machine
+from tests.models.zoo import CAUSAL
 
+WITHOUT_ROUTER, WITH_ROUTER = 1e-5, 2e-3  # between kinds of CPU
 STORED = json.loads((HERE / "losses.json").read_text())
+
+
+def tolerance(experiment: str) -> float:
+    return WITHOUT_ROUTER if experiment in CAUSAL else WITH_ROUTER
 
 
 @pytest.mark.parametrize("steps", [15, pytest.param(STEPS, marks=pytest.mark.slow)])
@@ -22,7 +29,7 @@ def test_the_first_losses_are_the_stored_ones(name, steps):
     same = next((kind["losses"] for kind in STORED if kind["machine"] == machine()), None)
     losses = golden_losses(experiment, steps if same else 10, noise=bool(noise))
     for kind in STORED:
-        assert losses[:10] == pytest.approx(kind["losses"][name][:10], abs=1e-3)
+        assert losses[:10] == pytest.approx(kind["losses"][name][:10], abs=tolerance(experiment))
     if same:
         assert losses == same[name][:steps]
 
@@ -31,4 +38,4 @@ def test_kinds_of_cpu_agree():
     first, *others = STORED
     for other in others:
         for name, losses in other["losses"].items():
-            assert losses[:10] == pytest.approx(first["losses"][name][:10], abs=1e-3), name
+            assert losses[:10] == pytest.approx(first["losses"][name][:10], abs=tolerance(name.partition(" ")[0])), name
