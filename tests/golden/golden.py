@@ -34,7 +34,7 @@ STEPS, BATCH = 50, 4
 
 
 def machine() -> dict[str, str]:
-    """On the same machine in this sense, losses are equal to the last digit: libraries of products have code for each vendor."""
+    """On one kind of machine losses are equal to the last digit; libraries of products have code for each vendor."""
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text().splitlines() if facts.exists() else []
     vendor = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), platform.processor())
