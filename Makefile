@@ -21,7 +21,7 @@ demo: setup ## pretrain moma_4t4i on the embedded pictures and text (minutes on 
 	$(PYTHON_IN_VENV) -m momafuse.train +experiment=moma_4t4i $(ARGS)
 	$(if $(ARGS),,$(PYTHON_IN_VENV) -m momafuse.train +experiment=aux_routers model_from=runs/moma_4t4i)
 
-test: setup ## the tests (10 minutes on two cores with AVX512, 20 with AVX2)
+test: setup ## the tests (14 minutes on two cores with AVX512, more with AVX2)
 	$(PYTHON_IN_VENV) -m pytest -n $(JOBS) $(ARGS)
 
 test-slow: setup ## the tests that take minutes each
