@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from momafuse.files import only_writer
 from momafuse.generate import main as generate
 from tests.training.conftest import Train, run, small_corpus
 
@@ -106,6 +108,20 @@ def test_a_run_that_is_not_there_or_of_another_version(
         finally:
             file.write_text(kept)
     assert "surprise" in capsys.readouterr().err
+
+
+def test_a_run_that_is_still_training(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last whole checkpoint answers; before there is one, a line says so."""
+    (folder / "checkpoints" / ".step_00000009.partial").mkdir()
+    with only_writer(folder):
+        generate([f"run={folder}", "prompt=a", "make=text", "max_tokens=2", f"out={tmp_path / 'out'}"])
+    assert len(rows(tmp_path / "out")) == 1
+    young = tmp_path / "young"
+    (young / "checkpoints" / ".step_00000009.partial").mkdir(parents=True)
+    shutil.copy(folder / "config.yaml", young)
+    with pytest.raises(SystemExit):
+        generate([f"run={young}", "prompt=a"])
+    assert re.search(r"run=.*young: no complete checkpoint there", capsys.readouterr().err)
 
 
 def test_ten_megabytes_of_prompts_are_read_and_may_be_stopped(folder: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class LanguageModel:
 
         Raises UserError where there is none, and for a model whose routers see the future and that has no auxiliary ones.
         """
-        checkpoint = store.find(Path(run).expanduser())
+        checkpoint = store.find(Path(run).expanduser(), "run")
         config = load_config(checkpoint / "config.yaml")
         import_plugins(config.plugins)
         text = TextTokenizer.load(config.tokenizer["text"])

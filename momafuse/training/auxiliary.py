@@ -44,7 +44,7 @@ def taught_by(config: Config, setup: Setup, corpus: str) -> dict[str, Any]:
     Raises UserError where it was trained on another corpus, whose places would mean nothing here.
     """
     assert config.model_from is not None
-    checkpoint = store.find(Path(config.model_from).expanduser())
+    checkpoint = store.find(Path(config.model_from).expanduser(), "model_from")
     state = setup.world.on_main(lambda: store.read_state(checkpoint))
     if state["corpus"] != corpus:
         raise UserError(f"model_from={config.model_from}: was trained on another corpus; bring it back or set data.path")
@@ -55,7 +55,7 @@ def taught_by(config: Config, setup: Setup, corpus: str) -> dict[str, Any]:
 def check_teacher(config: Config, state: dict[str, Any]) -> None:
     """Raises UserError where the run of `model_from` has gone on since these routers began to learn from it."""
     assert config.model_from is not None
-    newest = str(store.find(Path(config.model_from).expanduser()).resolve())
+    newest = str(store.find(Path(config.model_from).expanduser(), "model_from").resolve())
     if newest != state["teacher"]:
         raise UserError(
             f"model_from={config.model_from}: is at {Path(newest).name} now, and these routers learn from "
