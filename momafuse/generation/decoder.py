@@ -32,9 +32,11 @@ class Decoder:
         self._had = [len(ids) for ids in prompts]
         longest = max(self._had)
         # a sequence that was padded has fewer rows than passes there were
-        self._memory = self.model.memory(len(prompts), longest + self.length - min(self._had))
+        device = self.model.embedding.weight.device
+        room = longest + self.length - min(self._had)
+        self._memory = self.model.memory(len(prompts), room, read=device.type == "cpu")
         real = torch.arange(longest) < torch.tensor(self._had)[:, None]
-        return self._pass(prompts, self._memory.passing(real.to(self.model.embedding.weight.device)), None)
+        return self._pass(prompts, self._memory.passing(real.to(device)), None)
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Tensor:

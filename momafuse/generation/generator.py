@@ -178,7 +178,7 @@ class Generator:
             free_logits = free.start([s.given[:1] for s in going])
         while going:
             if free_logits is not None:
-                logits = _guided_items(going, grammar, logits, free_logits, sampling.guidance)
+                logits = _guided_items(going, logits, free_logits, sampling.guidance)
             rooms = [min(s.room(self.length), (most or self.length) - len(s.ids)) for s in going]
             allowed = torch.stack([grammar.allowed(s.state, room) for s, room in zip(going, rooms, strict=True)])
             ids = choose(logits, allowed.to(logits.device), sampling, [s.draws for s in going]).tolist()
@@ -199,7 +199,7 @@ class Generator:
             free_logits = None if free is None else free.step(ids)
 
 
-def _guided_items(going: Sequence[_Sequence], grammar: Grammar, logits: Tensor, free: Tensor, guidance: float) -> Tensor:
+def _guided_items(going: Sequence[_Sequence], logits: Tensor, free: Tensor, guidance: float) -> Tensor:
     """Guided inside of items; text goes as it is."""
     inside = torch.tensor([s.state.modality > 0 for s in going], device=logits.device)
     return torch.where(inside[:, None], guided(logits, free, guidance), logits)

@@ -76,7 +76,7 @@ class Experts(nn.Module):
         No plan: one expert took every row. Lessons are given under `teaching` only.
         """
         rows = x.flatten(0, 1)
-        if context.memory is not None and context.memory.rows and x.is_cpu:
+        if context.memory is not None and context.memory.rows and context.memory.read:
             return self._step(rows, context).view_as(x), None, None
         plan, lesson = None, None
         if self.router is not None:
@@ -87,7 +87,7 @@ class Experts(nn.Module):
         return y.view_as(x), plan, lesson
 
     def _step(self, x: Tensor, c: Context) -> Tensor:
-        """A step of decoding on a CPU, x (T, D) of few rows -> y (T, D): the host reads what auxiliary routers chose, and only
+        """A step of decoding, x (T, D) of few rows -> y (T, D): the host reads what auxiliary routers chose, and only
         experts that took a row compute. No plan is made."""
         if len(self.members) == 1 and self.router is None:
             return swiglu_reference(x, *(w[0] for w in self.groups[self.members[0].name](x.dtype)))

@@ -58,6 +58,7 @@ class Memory:
     sequence: Tensor  # (N,) int64, the sequence of each row
     real: Tensor  # (N,) bool; False: padding behind a prompt
     rows: int  # of the longest sequence, those of this pass included; 0: the pass is the first
+    read: bool  # whether the host may read what routers choose in a step, since it waits for nothing
 
     def of_kept(self, numbers: Tensor) -> Memory:
         """For these rows (n,) of the pass alone."""
@@ -88,11 +89,21 @@ class ModelMemory:
     """The memory of all layers of a model."""
 
     def __init__(
-        self, layers: int, sequences: int, heads: int, length: int, width: int, dtype: torch.dtype, device: torch.device
+        self,
+        layers: int,
+        sequences: int,
+        heads: int,
+        length: int,
+        width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        read: bool,
     ) -> None:
-        """`heads` of keys and values, of `width`; `length`: rows that a sequence may have, padding of prompts included."""
+        """`heads` of keys and values, of `width`; `length`: rows that a sequence may have, padding of prompts included; `read`
+        as in `Memory`."""
         self.layers = [LayerMemory(sequences, heads, length, width, dtype, device) for _ in range(layers)]
-        self.length, self.rows = length, 0
+        self.length, self.rows, self.read = length, 0, read
 
     def passing(self, real: Tensor) -> list[Memory]:
         """What each layer meets in the next pass, of rows `real` (B, S); S is 1 but in the first, else ValueError."""
@@ -102,7 +113,7 @@ class ModelMemory:
         sequence = torch.arange(b, device=real.device).repeat_interleave(s)
         seen = self.rows + s if self.rows else 0
         self.rows += s
-        return [Memory(layer, sequence, real.flatten(), seen) for layer in self.layers]
+        return [Memory(layer, sequence, real.flatten(), seen, self.read) for layer in self.layers]
 
     def select(self, sequences: Tensor) -> None:
         """Goes on with these sequences (n,) alone, in this order; one may stand there several times."""

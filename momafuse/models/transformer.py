@@ -91,12 +91,12 @@ class Transformer(nn.Module):
         """Whether a row may go to no, one or several of the experts of its group."""
         return any(g.experts > 1 for g in self.groups)
 
-    def memory(self, sequences: int, length: int) -> ModelMemory:
-        """Room for the keys and values of so many sequences of at most `length` rows."""
+    def memory(self, sequences: int, length: int, *, read: bool) -> ModelMemory:
+        """Room for the keys and values of so many sequences of at most `length` rows; `read`: see memory.py."""
         c = self.config
         heads, device = c.attention.n_kv_heads or c.n_heads, self.embedding.weight.device
         dtype = self.embedding(torch.zeros(1, dtype=torch.int64, device=device)).dtype  # that of all rows
-        return ModelMemory(c.n_layers, sequences, heads, length, c.dim // c.n_heads, dtype, device)
+        return ModelMemory(c.n_layers, sequences, heads, length, c.dim // c.n_heads, dtype, device, read=read)
 
     def forward(
         self,

@@ -49,7 +49,8 @@ class Auxiliary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (T, D) -> logits (T, E) in fp32 at least, with a gradient to the weights whatever the mode outside."""
-        return torch.cat([self.of_group(name, x) for name in self.names], dim=1)
+        rows = x.detach().to(torch.promote_types(x.dtype, torch.float32))  # once for all groups
+        return torch.cat([self.of_group(name, rows) for name in self.names], dim=1)
 
     def of_group(self, name: str, x: Tensor) -> Tensor:
         """x (T, D) -> logits (T, E_g) of one group."""

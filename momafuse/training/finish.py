@@ -53,7 +53,7 @@ def finish(
     frequencies = unigram(job.config, setup, corpus)
     report: dict[str, float | str] = {**held_out.losses, "eval/routing": held_out.routing, **frequencies}
     report |= {"steps": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"], 3)}
-    renew(job, setup, corpus, path, state, held_out, logger)
+    draw(job, setup, corpus, path, state, held_out, frequencies, logger)
     write_aside(path / "report.json", json.dumps(report, indent=1) + "\n")
     for line in summary(job, path, report):
         logger.message(line)
@@ -63,8 +63,21 @@ def renew(
     job: Job, setup: Setup, corpus: Corpus, path: Path, state: dict[str, float], held_out: HeldOut, logger: Logger
 ) -> None:
     """Plots and page of the run as it stands after an evaluation."""
+    draw(job, setup, corpus, path, state, held_out, unigram(job.config, setup, corpus), logger)
+
+
+def draw(
+    job: Job,
+    setup: Setup,
+    corpus: Corpus,
+    path: Path,
+    state: dict[str, float],
+    held_out: HeldOut,
+    frequencies: dict[str, float],
+    logger: Logger,
+) -> None:
+    """The same with the losses of tables of frequencies at hand."""
     (path / "plots").mkdir(exist_ok=True)
-    frequencies = unigram(job.config, setup, corpus)
     plot_losses(path / "metrics.jsonl", path / "plots" / "loss.png", frequencies)
     if setup.model.chooses_experts and held_out.counts:
         plot_experts(expert_report(held_out.counts, setup, corpus), path / "plots" / "experts.png")

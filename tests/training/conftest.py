@@ -46,7 +46,7 @@ def run(small_corpus: Path, run_root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def run_in_process(*more: str, experiment: str = "moma_4t4i", said: list[str] | None = None, sheets: bool = False) -> Path:
         job = compose([f"+experiment={experiment}", *words(small_corpus, run_root, "trainer.dry_step=false", *more)])
         with monkeypatch.context() as patch:
-            for draw in () if sheets else ("renew", "reconstruct"):
+            for draw in () if sheets else ("draw", "reconstruct"):
                 patch.setattr(finish, draw, lambda *_: None)
             if not sheets:
                 patch.setattr(stage, "renew", lambda *_: None)
