@@ -17,9 +17,9 @@ help: ## this list
 setup:
 	@bash scripts/setup.sh
 
-demo: setup ## pretrain moma_4t4i on the embedded pictures and text (minutes on a laptop), then its auxiliary routers
-	$(PYTHON_IN_VENV) -m momafuse.train +experiment=moma_4t4i $(ARGS)
-	$(if $(ARGS),,$(PYTHON_IN_VENV) -m momafuse.train +experiment=aux_routers model_from=runs/moma_4t4i)
+demo: setup ## pretrain a small moma_4t4i on the embedded pictures and text, then its auxiliary routers (minutes on a laptop)
+	$(PYTHON_IN_VENV) -m momafuse.train +experiment=moma_4t4i size=pico data.image_share=0.75 run.name=demo $(ARGS)
+	$(PYTHON_IN_VENV) -m momafuse.train +experiment=aux_routers model_from=runs/demo trainer.max_steps=200
 
 test: setup ## the tests (14 minutes on two cores with AVX512, more with AVX2)
 	$(PYTHON_IN_VENV) -m pytest -n $(JOBS) $(ARGS)

@@ -1,6 +1,6 @@
 """`momafuse.load`: a trained run in a notebook or a program of one's own.
 
-m = momafuse.load("runs/moma_4t4i-aux_routers")
+m = momafuse.load("runs/demo-aux_routers")
 m.generate("a red apple:", make="image")[0].parts[0].value      # uint8 (3, S, S)
 m.score("<image:apple.png>", " a red apple")                     # nats
 """

@@ -1,6 +1,6 @@
 """Seconds that a token takes in generation, with and without kept keys and values, of trained runs side by side.
 
-    python scripts/bench_generation.py runs/dense runs/moma_4t4i-aux_routers [--tokens 192] [--batch 1] [--rounds 8]
+    python scripts/bench_generation.py runs/dense runs/demo-aux_routers [--tokens 192] [--batch 1] [--rounds 8]
 
 Each run takes the same document of words and whole pictures, id by id, as if it had chosen them.
 JSON: milliseconds of a step of all sequences by run, with the cache, the ratio to the first run, and how many times as long a

@@ -1,10 +1,17 @@
 """Whether what a run draws and writes has to do with what it was asked for: likelihoods of held-out pairs, and a sheet.
 
-    python scripts/study_generation.py runs/moma_4t4i-aux_routers       # docs/results/generation.{json,png}
+    python scripts/study_generation.py runs/demo-aux_routers       # docs/results/generation.{json,png}
 
-The right one of 20: of each held-out pair, log p(picture | its text) among 20 pictures and log p(text | its picture) among 20
-texts, as they are and less log p without the other (which takes out what is likely anyway: white pictures, short texts). The
-sheet: eight held-out texts, their pictures after the tokenizer, and what is drawn at each guidance and temperature.
+The right one of 20: how often, among 20 held-out pairs, a text's own picture is the likeliest, and a picture's own text: the
+expectation over all draws of the 19 others, with its standard error over the pairs. By four scores, x the text or the picture
+that is asked with and y a candidate:
+
+    forward   log p(y | x), where what is likely anyway wins: white pictures, short texts
+    ratio     log p(y | x) - log p(y)
+    reverse   log p(x | y), which is how Bayes' rule chooses among candidates that are as likely as one another
+    both      log p(y | x) / p(y) + log p(x | y) / p(x), where p(y) is the mean of p(y | x) over all held-out x
+
+The sheet: eight held-out texts, their pictures after the tokenizer, and what is drawn at each guidance and temperature.
 """
 
 from __future__ import annotations
@@ -12,6 +19,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +45,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--modality", default="image")
-    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--pairs", type=int, default=200, help="at most so many held-out pairs")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     asked = parser.parse_args()
     model = momafuse.load(asked.run)
     corpus = open_or_prepare(load_config(store.find(Path(asked.run)) / "config.yaml"))
     number = model.modalities.index(asked.modality)
-    pairs = distinct(list(held_out_pairs(corpus.validation, number, 10 * asked.queries)), asked.queries, model)
-    found = {"run": asked.run, "among": AMONG, "queries": len(pairs), "chance": 1 / AMONG, **retrieval(model, pairs)}
+    pairs = distinct(list(held_out_pairs(corpus.validation, number, 10 * asked.pairs)), asked.pairs, model)
+    found = {"run": asked.run, "among": AMONG, "pairs": len(pairs), "chance": 1 / AMONG, **retrieval(model, pairs)}
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "generation.json").write_text(json.dumps(found, indent=1) + "\n")
     sheet(model, corpus, number, asked.out / "generation.png")
@@ -63,23 +71,37 @@ def distinct(pairs: list[Pair], most: int, model: Model) -> list[Pair]:
 
 
 def retrieval(model: Model, pairs: list[Pair]) -> dict[str, Any]:
-    """Shares of queries whose own partner is the likeliest of `AMONG`."""
-    draws = np.random.default_rng(0)
-    n, bos = len(pairs), [model.vocabulary.specials.bos]
-    others = [[i, *draws.choice([j for j in range(n) if j != i], AMONG - 1, replace=False).tolist()] for i in range(n)]
-    found: dict[str, Any] = {}
-    for name, given, wanted in (("item_of_text", 0, 1), ("text_of_item", 1, 0)):
-        asked = [(i, j) for i in range(n) for j in others[i]]
-        contexts = [([*bos, *pairs[i][given]], pairs[j][wanted]) for i, j in asked]
-        likely = dict(model.lm.scores(contexts, 32))
-        alone = dict(model.lm.scores([(bos, pair[wanted]) for pair in pairs], 32))
-        z = np.array([likely[k][0] for k in range(len(asked))]).reshape(n, AMONG)
-        prior = np.array([[alone[j][0] for j in row] for row in others])
-        found[name] = {
-            "likelihood": float((z.argmax(1) == 0).mean()),
-            "likelihood_ratio": float(((z - prior).argmax(1) == 0).mean()),
-        }
-    return found
+    """For either direction, score -> [share of queries whose own partner comes first, its standard error]."""
+    bos = [model.vocabulary.specials.bos]
+    texts, items = [text for text, _ in pairs], [item for _, item in pairs]
+    item_of = likelihoods(model, [[*bos, *text] for text in texts], items)
+    text_of = likelihoods(model, [[*bos, *item] for item in items], texts)
+    alone_item, alone_text = (likelihoods(model, [bos], wanted) for wanted in (items, texts))
+    both = item_of - log_mean(item_of) + (text_of - log_mean(text_of)).T
+    scores = {
+        "item_of_text": {"forward": item_of, "ratio": item_of - alone_item, "reverse": text_of.T, "both": both},
+        "text_of_item": {"forward": text_of, "ratio": text_of - alone_text, "reverse": item_of.T, "both": both.T},
+    }
+    return {way: {name: first_of(AMONG, score) for name, score in by.items()} for way, by in scores.items()}
+
+
+def likelihoods(model: Model, contexts: list[list[int]], wanted: list[list[int]]) -> np.ndarray:
+    """(contexts, wanted) log p(wanted | context) in nats."""
+    found = dict(model.lm.scores([(context, ids) for context in contexts for ids in wanted], 32))
+    return np.array([found[k][0] for k in range(len(found))]).reshape(len(contexts), len(wanted))
+
+
+def log_mean(z: np.ndarray) -> np.ndarray:
+    """log of the mean of exp(z) over the rows (n, m) -> (m,)."""
+    return z.max(0) + np.log(np.exp(z - z.max(0)).mean(0))
+
+
+def first_of(among: int, score: np.ndarray) -> list[float]:
+    """Of a score (n, n) whose diagonal is right: how often the right one is the best of itself and among - 1 others, drawn
+    without replacement; the exact expectation, and its standard error over the n queries."""
+    beaten = (score < score.diagonal()[:, None]).sum(1)
+    shares = np.array([comb(int(k), among - 1) / comb(len(score) - 1, among - 1) for k in beaten])
+    return [round(float(shares.mean()), 4), round(float(shares.std(ddof=1) / len(shares) ** 0.5), 4)]
 
 
 def sheet(model: Model, corpus: Corpus, number: int, out: Path) -> None:

@@ -65,5 +65,5 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_help_shows_how(capsys: pytest.CaptureFixture[str]) -> None:
     demo(["--help"])
     said = capsys.readouterr().out
-    assert "python -m momafuse.demo run=runs/moma_4t4i-aux_routers" in said
+    assert "python -m momafuse.demo run=runs/demo-aux_routers" in said
     assert "http://127.0.0.1:7860" in said

@@ -165,14 +165,14 @@ def _chosen(primary: str) -> dict[str, str]:
 
 def _examples(primary: str, experiments: bool) -> list[str]:
     if primary == "evaluate":
-        return ["run=runs/moma_4t4i-aux_routers", "-m run=runs/x/checkpoints/step_00000048,runs/x routing=training"]
+        return ["run=runs/demo-aux_routers", "-m run=runs/x/checkpoints/step_00000048,runs/x routing=training"]
     if primary == "generate":
         return [
-            "run=runs/moma_4t4i-aux_routers 'prompt=a red apple:' make=image samples=8 guidance=2",
-            "run=runs/moma_4t4i-aux_routers 'prompt=<image:cat.png> what is this?' make=text",
+            "run=runs/demo-aux_routers 'prompt=a red apple:' make=image samples=8 guidance=2",
+            "run=runs/demo-aux_routers 'prompt=<image:cat.png> what is this?' make=text",
         ]
     if primary == "demo":
-        return ["run=runs/moma_4t4i-aux_routers", "run=runs/dense port=8000 device=cpu"]
+        return ["run=runs/demo-aux_routers", "run=runs/dense port=8000 device=cpu"]
     if not experiments:
         return [f"{group}={file}" for group, file in _chosen(primary).items()]
     if primary == "prepare":

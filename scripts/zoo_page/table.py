@@ -34,6 +34,7 @@ class Row:
 
 
 SIZES = {
+    "pico": None,
     "nano": None,
     "nano_mod": None,
     "90m": Row("90M", "210M"),

@@ -47,7 +47,7 @@ SIZES = {  # layers, width, ffn, heads, steps, tokens a step: arXiv 2407.21770, 
 def test_the_tree_holds_what_is_promised() -> None:
     options = group_options()
     assert set(EXPERIMENTS) <= set(options["experiment"])
-    assert {"micro", "nano", *SIZES} <= set(options["size"])
+    assert {"micro", "pico", "nano", *SIZES} <= set(options["size"])
     assert {"auto", "cpu", "gpu"} <= set(options["trainer"])
     assert {"one_step", "overfit"} <= set(options["debug"])
 
