@@ -11,6 +11,7 @@ A mean is over the rows of a micro-batch; micro-batches and ranks weigh the same
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,6 +90,16 @@ def _scores(prefix: str, suffix: str, row: Sequence[float]) -> dict[str, float]:
     return {f"{prefix}{name}{suffix}": value for name, value in values.items()}
 
 
+def next_commands(path: Path) -> list[str]:
+    """To draw and write, on a page and in a shell, and to know what choosing causally costs."""
+    run = shlex.quote(f"run={path}")
+    return [
+        f"python -m momafuse.demo {run}   # a page to type and drop pictures on",
+        f"python -m momafuse.generate {run} 'prompt=a red apple:' make=image samples=8 guidance=4",
+        f"python -m momafuse.evaluate {run} routing=both   # what seeing the future was worth",
+    ]
+
+
 def bce(lesson: Lesson) -> Tensor:
     """The mean binary cross-entropy over the decisions that count, in nats; 0 where there is none."""
     every = binary_cross_entropy_with_logits(lesson.logits, lesson.taken.to(lesson.logits.dtype), reduction="none")
@@ -128,7 +139,8 @@ class Auxiliaries:
 
     def renew(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None:
         """The page: what the model makes when these routers choose."""
-        write_page(job, self.setup, self.corpus, path, state, held_out, unigram(job.config, self.setup, self.corpus), ())
+        frequencies = unigram(job.config, self.setup, self.corpus)
+        write_page(job, self.setup, self.corpus, path, state, held_out, frequencies, next_commands(path))
         logger.page(path / "index.html", int(state["step"]))
 
     def finish(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None:
@@ -141,6 +153,7 @@ class Auxiliaries:
         self.renew(job, path, state, held_out, logger)
         logger.message(f"run folder: {path}; report.json holds the held-out loss under causal routing, and scores by layer")
         logger.message(f"what it makes of held-out pairs: {path / 'index.html'}")
+        logger.message("\n  ".join(["next:", *next_commands(path)]))
 
     def _decisions(self, batch: Batch, observe: Observe | None) -> list[Decision]:
         self.setup.model.eval()  # no dropout: routers learn from what is chosen at inference

@@ -46,6 +46,9 @@ def test_the_routers_learn_and_the_model_stays(run, run_root, experiment):
     assert all(torch.equal(p, after[path]) for path, p in before.items())
     assert {path for path in after if path not in before} == {path for path in after if "auxiliary" in path}
     report = json.loads((folder / "report.json").read_text())
+    page = (folder / "index.html").read_text()
+    assert f"python -m momafuse.demo run={folder} " in page
+    assert page.count("<figure><img") == 16, "eight pictures drawn, eight held out"
     assert report["eval/routing"] == "causal"
     assert {c["modality"] for c in report["auxiliary"]} == {"text", "image"}
     for entry in report["auxiliary"]:
