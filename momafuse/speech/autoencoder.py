@@ -4,7 +4,7 @@ Residual blocks at both rates; four frames are folded into the channels of one p
 starts at zero. What is outside of an item is zero in every layer.
 
 Shapes: N items, L codes, frames (N, 80, 4L) as speech/mel.py gives them. State-dict names: `encoder.*`, `decoder.*`. Knows
-nothing of codes (vq/quantizer.py) nor of training (training.py).
+nothing of codes (vq/) nor of training (training.py).
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ class SpeechAutoencoder(VQAutoencoder):
         self.decoder = Decoder(arch)
 
     def encode(self, items: Tensor) -> Tensor:
-        """(N, 80, 4L) -> unit vectors (N, L, code_dim), fp32."""
-        z = self.encoder(items + MIDDLE)
-        return F.normalize(z.transpose(1, 2).float(), dim=-1)
+        """(N, 80, 4L) -> vectors (N, L, code_dim), fp32."""
+        z: Tensor = self.encoder(items + MIDDLE)
+        return z.transpose(1, 2).float()
 
     def decode(self, vectors: Tensor) -> Tensor:
-        """Unit vectors (N, L, code_dim) -> (N, 80, 4L), fp32."""
+        """Vectors (N, L, code_dim), where codes live -> (N, 80, 4L), fp32."""
         out: Tensor = self.decoder(vectors.transpose(1, 2)).float()
         return out - MIDDLE
 

@@ -20,7 +20,7 @@ from momafuse.speech.audio import Samples, read_audio, sound_file
 from momafuse.speech.autoencoder import FOLD, SpeechAutoencoder, reach
 from momafuse.speech.config import SpeechArchitecture
 from momafuse.speech.mel import BANDS, FLOOR, HOP, RATE, log_mel, waveform
-from momafuse.vq.quantizer import nearest
+from momafuse.vq.codes import CodeTable
 from momafuse.vq.weights import Kind, load_weights, save_weights
 
 KIND = Kind(
@@ -41,7 +41,9 @@ class SpeechTokenizer:
 
     block = 0  # any number of codes: ceil(n / 640)
 
-    def __init__(self, name: str, arch: SpeechArchitecture, model: SpeechAutoencoder, codes: Tensor, fingerprint: str) -> None:
+    def __init__(
+        self, name: str, arch: SpeechArchitecture, model: SpeechAutoencoder, codes: CodeTable, fingerprint: str
+    ) -> None:
         self.name = name
         self.codes = arch.codes
         self.fingerprint = fingerprint
@@ -82,7 +84,7 @@ class SpeechTokenizer:
         out = [np.zeros(0, np.int64)]
         for begin, end, first, last in self._pieces(frames.shape[1] // FOLD):
             vectors = self._model.encode(frames[None, :, FOLD * begin : FOLD * end].to(self._codes.device))[0]
-            out.append(nearest(vectors[first:last], self._codes).cpu().numpy())
+            out.append(self._codes.nearest(vectors[first:last]).cpu().numpy())
         return np.concatenate(out)
 
     @torch.inference_mode()
@@ -118,6 +120,6 @@ def frames_of(samples: Samples) -> Tensor:
     return F.pad(frames, (0, -frames.shape[1] % FOLD), value=FLOOR)
 
 
-def save_tokenizer(path: Path, arch: SpeechArchitecture, model: SpeechAutoencoder, codes: Tensor) -> None:
+def save_tokenizer(path: Path, arch: SpeechArchitecture, model: SpeechAutoencoder, codes: CodeTable) -> None:
     """Writes the weights file (fp16), aside and then renamed."""
     save_weights(path, KIND, arch, model, codes)

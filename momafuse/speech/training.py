@@ -30,7 +30,7 @@ def train_speech(
 ) -> SpeechTokenizer:
     """Trains on all of the sounds and writes OUT/NAME.safetensors."""
     task = Task(
-        codes=config.architecture.codes,
+        architecture=config.architecture,
         model=lambda: SpeechAutoencoder(config.architecture),
         batches=lambda generator: excerpts(config, [sound.frames for sound in sounds], generator),
         loss=frame_loss,

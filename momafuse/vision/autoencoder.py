@@ -5,7 +5,7 @@ residual blocks, space to depth by 2, residual blocks, and back by depth to spac
 reaches farther than the kernels do: blank background stays one code wherever it stands. Every residual branch starts at zero.
 
 Shapes: N pictures, H = W the picture's side, L = H / 8 the grid's side, `code_dim` the width of a code vector.
-State-dict names: `encoder.*`, `decoder.*`. Knows nothing of codes (quantizer.py) nor of training (training.py).
+State-dict names: `encoder.*`, `decoder.*`. Knows nothing of codes (vq/) nor of training (training.py).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _blocks(channels: int, count: int) -> list[nn.Module]:
 
 
 class Encoder(nn.Sequential):
-    """(N, 3, H, W) in [-1, 1] -> (N, code_dim, H/8, W/8), not normalised."""
+    """(N, 3, H, W) in [-1, 1] -> (N, code_dim, H/8, W/8)."""
 
     def __init__(self, arch: Architecture) -> None:
         middle, narrow = arch.encoder_channels
@@ -57,7 +57,7 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """(N, code_dim, L, L) unit vectors -> (N, 3, 8L, 8L), about [-1, 1], not clipped."""
+    """(N, code_dim, L, L) -> (N, 3, 8L, 8L), about [-1, 1], not clipped."""
 
     def __init__(self, arch: Architecture) -> None:
         narrow, middle, wide = arch.decoder_channels
@@ -96,12 +96,12 @@ class Autoencoder(VQAutoencoder):
         return self
 
     def encode(self, items: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] -> unit vectors (N, L*L, code_dim) in raster order, fp32."""
-        z = self.encoder(items)
-        return F.normalize(z.flatten(2).transpose(1, 2).float(), dim=-1)
+        """(N, 3, H, W) in [-1, 1] -> vectors (N, L*L, code_dim) in raster order, fp32."""
+        z: Tensor = self.encoder(items)
+        return z.flatten(2).transpose(1, 2).float()
 
     def decode(self, vectors: Tensor) -> Tensor:
-        """Unit vectors (N, L*L, code_dim) in raster order -> (N, 3, H, W), about [-1, 1], fp32."""
+        """Vectors (N, L*L, code_dim) in raster order, where codes live -> (N, 3, H, W), about [-1, 1], fp32."""
         side = int(vectors.shape[1] ** 0.5)
         grid = vectors.transpose(1, 2).reshape(len(vectors), -1, side, side)
         out: Tensor = self.decoder(grid.contiguous(memory_format=torch.channels_last)).float()

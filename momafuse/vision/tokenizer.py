@@ -15,7 +15,7 @@ from torch import Tensor
 from momafuse.vision.augment import to_bytes, to_unit
 from momafuse.vision.autoencoder import REDUCTION, Autoencoder
 from momafuse.vision.config import Architecture
-from momafuse.vq.quantizer import nearest
+from momafuse.vq.codes import CodeTable
 from momafuse.vq.weights import Kind, load_weights, save_weights
 
 KIND = Kind("momafuse-vq-1", "tokenizer.image", "an image tokenizer", shipped="starter_vq_v1", training="starter_vq")
@@ -25,7 +25,7 @@ CHUNK = 8  # pictures computed at a time
 class ImageTokenizer:
     """Codes 0..codes-1, `block` of them per picture of `image_size` pixels a side; `fingerprint`: the file's sha256."""
 
-    def __init__(self, name: str, arch: Architecture, model: Autoencoder, codes: Tensor, fingerprint: str) -> None:
+    def __init__(self, name: str, arch: Architecture, model: Autoencoder, codes: CodeTable, fingerprint: str) -> None:
         self.name = name
         self.codes = arch.codes
         self.image_size = arch.image_size
@@ -50,7 +50,7 @@ class ImageTokenizer:
         for start in range(0, len(pictures), CHUNK):
             part = _filled(pictures[start : start + CHUNK], 255).to(self._codes.device)
             unit = to_unit(part).contiguous(memory_format=torch.channels_last)
-            index = nearest(self._model.encode(unit).flatten(0, 1), self._codes).view(CHUNK, self.block)
+            index = self._codes.nearest(self._model.encode(unit).flatten(0, 1)).view(CHUNK, self.block)
             out[start : start + CHUNK] = index[: len(pictures) - start].cpu()
         return out
 
@@ -67,7 +67,7 @@ class ImageTokenizer:
         return out
 
 
-def save_tokenizer(path: Path, arch: Architecture, model: Autoencoder, codes: Tensor) -> None:
+def save_tokenizer(path: Path, arch: Architecture, model: Autoencoder, codes: CodeTable) -> None:
     """Writes the weights file (fp16), aside and then renamed."""
     save_weights(path, KIND, arch, model, codes)
 

@@ -16,6 +16,7 @@ from momafuse.vision.pictures import PictureSet
 from momafuse.vision.report import Report, measure
 from momafuse.vision.tokenizer import ImageTokenizer, save_tokenizer
 from momafuse.vq import training
+from momafuse.vq.codes import CodeTable
 from momafuse.vq.training import Progress, Task
 
 
@@ -29,10 +30,10 @@ def train_vq(config: VQConfig, data: PictureSet, out: Path, progress: Progress |
     return tokenizer, measure(tokenizer, data)
 
 
-def train(config: VQConfig, pictures: Tensor, progress: Progress | None = None) -> tuple[Autoencoder, Tensor]:
-    """uint8 pictures (N, 3, S, S) -> the averaged model in evaluation mode and the codes (C, D)."""
+def train(config: VQConfig, pictures: Tensor, progress: Progress | None = None) -> tuple[Autoencoder, CodeTable]:
+    """uint8 pictures (N, 3, S, S) -> the averaged model in evaluation mode and its codes."""
     task = Task(
-        codes=config.architecture.codes,
+        architecture=config.architecture,
         model=lambda: Autoencoder(config.architecture).channels_last(),
         batches=lambda generator: _batches(config, pictures, generator),
         loss=pixel_loss,

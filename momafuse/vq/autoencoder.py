@@ -18,12 +18,12 @@ class Coded(Protocol):
 
 
 class VQAutoencoder(nn.Module):
-    """Items <-> unit vectors, which a quantizer replaces by codes."""
+    """Items <-> vectors, which a quantizer replaces by codes."""
 
     @abstractmethod
     def encode(self, items: Tensor) -> Tensor:
-        """(N, ...) -> unit vectors (N, L, code_dim), fp32."""
+        """(N, ...) -> vectors (N, L, code_dim), fp32, before they are placed where the codes live (codes.py)."""
 
     @abstractmethod
     def decode(self, vectors: Tensor) -> Tensor:
-        """-> the shape of the items, fp32."""
+        """Codes, or what is placed where they live, (N, L, code_dim) -> the shape of the items, fp32."""

@@ -1,86 +1,150 @@
-"""Vector quantization on the unit sphere: nearest code, EMA update, restart of dead codes, straight-through gradient.
+"""Quantizers between the halves of an autoencoder: each vector becomes one of C codes, and the decoder gets the code.
 
-Codes and inputs are unit vectors, so that the nearest code is the one of largest inner product. The codes are no parameters:
-they follow the inputs they serve by an exponential moving average (van den Oord et al., arXiv 1711.00937, appendix A.1; unit
-vectors: Yu et al., arXiv 2110.04627):
+`VectorQuantizer`: the nearest of codes that move (codebooks.py), with a gradient past the choice (estimators.py) and
 
-    n_i <- d n_i + (1 - d) |{x : code(x) = i}|      m_i <- d m_i + (1 - d) sum_{code(x) = i} x      c_i = m_i / |m_i|
+    loss = b |v - sg(c)|^2  [ + |sg(v) - c|^2 where codes are learned ]          (arXiv 1711.00937, equation 3)
 
-A code whose n_i falls below a threshold is dead and restarts at an input of the batch (Dhariwal et al., arXiv 2005.00341).
-Shapes: T vectors, C codes, D their width. Knows nothing of what they stand for. The EMA sums stay in the training process;
-a weights file holds the codes alone.
+`FiniteScalar`: every number of tanh(v) is rounded to one of so many levels, evenly spaced in [-1, 1]; the grid is the codebook,
+nothing is learned and nothing can collapse (FSQ: Mentzer et al., arXiv 2309.15505; ours bounds by tanh alone, without the
+half-step shift that the paper has for even numbers of levels, and its levels include both ends).
+
+Shapes: N items, L codes each, D their width. Knows nothing of what is encoded, nor when to update (training.py).
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+from abc import abstractmethod
+from typing import NamedTuple
+
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-ROWS = 128  # vectors compared with all codes at a time: the scores stay in the cache
+from momafuse.errors import UserError
+from momafuse.vq.autoencoder import Coded
+from momafuse.vq.codebooks import build_codebook, kmeans
+from momafuse.vq.codes import CodeTable, nearest, place
+from momafuse.vq.config import QuantizerConfig
+from momafuse.vq.estimators import rotated, straight_through
 
-
-def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
-    """(T, D), (C, D) unit vectors -> (T,) int64: the code of largest inner product, the lowest number among equals."""
-    return torch.cat([(part @ codes.T).argmax(dim=1) for part in torch.split(vectors, ROWS)])
-
-
-def straight_through(vectors: Tensor, quantized: Tensor) -> Tensor:
-    """The value of `quantized` with the gradient of `vectors`."""
-    return vectors + (quantized - vectors).detach()
+KMEANS_VECTORS_PER_CODE = 8
+KMEANS_ROUNDS = 8
 
 
-def commitment_loss(vectors: Tensor, quantized: Tensor) -> Tensor:
-    """Mean squared distance of the unit vectors (..., D) from their codes, which get no gradient; a scalar."""
-    return (vectors - quantized.detach()).square().sum(dim=-1).mean()
+class Choice(NamedTuple):
+    codes: Tensor  # (N, L) int64
+    vectors: Tensor  # (N, L, D), what the decoder gets
+    loss: Tensor  # (), what is added to that of reconstruction
 
 
-def spherical_kmeans(vectors: Tensor, count: int, rounds: int, generator: torch.Generator) -> Tensor:
-    """(T, D) unit vectors, T >= count -> (count, D) unit centres, from `count` random vectors and `rounds` of Lloyd.
+class Quantizer(nn.Module):
+    wants: int  # vectors of the encoder that `begin` needs
 
-    A centre that serves no vector moves to a random vector.
-    """
-    assert len(vectors) >= count, f"{count} centres from {len(vectors)} vectors"
-    centres = vectors[torch.randperm(len(vectors), generator=generator)[:count]].clone()
-    for _ in range(rounds):
-        index = nearest(vectors, centres)
-        sums = torch.zeros_like(centres).index_add_(0, index, vectors)
-        empty = torch.bincount(index, minlength=count) == 0
-        sums[empty] = vectors[torch.randint(len(vectors), (int(empty.sum()),), generator=generator)]
-        centres = F.normalize(sums, dim=-1)
-    return centres
+    @abstractmethod
+    def forward(self, vectors: Tensor) -> Choice:
+        """(N, L, D) fp32, as the encoder gives them."""
+
+    @abstractmethod
+    def table(self) -> CodeTable:
+        """The codes as they stand, without a gradient."""
+
+    @abstractmethod
+    def place(self, vectors: Tensor) -> Tensor:
+        """What the decoder gets where nothing is quantised yet: (N, L, D)."""
+
+    def begin(self, uses: float, vectors: Tensor, generator: torch.Generator) -> None:
+        """Before the first choice: a step makes `uses` choices a code; `vectors` (T, D), T >= `wants`, of the encoder."""
+
+    def update(self, vectors: Tensor, choice: Choice, restart: torch.Generator | None) -> dict[str, float]:
+        """After the choice of the vectors (N, L, D); `restart`: dead codes may be restarted, drawn by it. -> figures"""
+        return {}
 
 
-class EMAQuantizer:
-    """The codes of a training run and their moving averages; all fp32, on the inputs' device."""
+class VectorQuantizer(Quantizer):
+    def __init__(self, count: int, dim: int, config: QuantizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.codebook = build_codebook(count, dim, config)
+        self.wants = KMEANS_VECTORS_PER_CODE * count if config.first == "kmeans" else 0
 
-    def __init__(self, codes: Tensor, decay: float, restart_below: float, uses: float) -> None:
-        """`codes` (C, D) unit vectors; `uses`: expected uses of a code per step, the counts to start from."""
-        self.codes = codes.clone()
-        self.decay = decay
-        self.restart_below = restart_below
-        self.counts = torch.full((len(codes),), uses, device=codes.device)
-        self.sums = self.codes * uses
+    def place(self, vectors: Tensor) -> Tensor:
+        return place(vectors, self.config.space)
 
-    @torch.no_grad()
-    def update(self, vectors: Tensor, index: Tensor) -> None:
-        """Moves the codes towards the vectors (T, D) that chose them by `index` (T,)."""
-        uses = torch.bincount(index, minlength=len(self.codes)).to(self.counts)
-        summed = torch.zeros_like(self.sums).index_add_(0, index, vectors)
-        self.counts.lerp_(uses, 1 - self.decay)
-        self.sums.lerp_(summed, 1 - self.decay)
-        self.codes = F.normalize(self.sums, dim=-1)
+    def table(self) -> CodeTable:
+        return CodeTable(self.codebook.table().detach().clone(), self.config.space)
 
-    @torch.no_grad()
-    def restart(self, vectors: Tensor, generator: torch.Generator) -> int:
-        """Puts dead codes onto random vectors of the batch (T, D), each used once; returns how many were moved.
+    def begin(self, uses: float, vectors: Tensor, generator: torch.Generator) -> None:
+        codes = None
+        if self.wants:
+            count = len(self.codebook.counts)
+            codes = kmeans(self.place(vectors), count, KMEANS_ROUNDS, generator, self.config.space)
+        self.codebook.begin(uses, codes)
 
-        A restarted code begins at twice the threshold, so that it has time to be chosen.
-        """
-        dead = (self.counts < self.restart_below).nonzero().flatten()[: len(vectors)]
-        if len(dead):
-            chosen = vectors[torch.randperm(len(vectors), generator=generator)[: len(dead)]]
-            self.codes[dead] = chosen
-            self.counts[dead] = 2 * self.restart_below
-            self.sums[dead] = 2 * self.restart_below * chosen
-        return len(dead)
+    def forward(self, vectors: Tensor) -> Choice:
+        placed, table = self.place(vectors), self.codebook.table()
+        index = nearest(placed.detach().flatten(0, 1), table.detach(), self.config.space)
+        quantized = table[index].view_as(placed)
+        loss = self.config.commitment_weight * squared_distance(placed, quantized.detach())
+        if quantized.requires_grad:
+            loss = loss + squared_distance(placed.detach(), quantized)
+        passed = (rotated if self.config.estimator == "rotation" else straight_through)(placed, quantized)
+        return Choice(index.view(vectors.shape[:-1]), passed, loss)
+
+    def update(self, vectors: Tensor, choice: Choice, restart: torch.Generator | None) -> dict[str, float]:
+        flat = self.place(vectors.detach()).flatten(0, 1)
+        self.codebook.update(flat, choice.codes.flatten())
+        if restart is None or not self.codebook.restarts:
+            return {}
+        return {"restarted": float(self.codebook.restart(flat, restart))}
+
+
+class FiniteScalar(Quantizer):
+    wants = 0
+    grid: Tensor  # (C, D)
+    steps: Tensor  # (D,) between one level and the next
+    places: Tensor  # (D,) what a level counts in the code's number
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        axes = [torch.linspace(-1, 1, n).tolist() for n in levels]
+        self.register_buffer("grid", torch.tensor(list(itertools.product(*axes))), persistent=False)
+        self.register_buffer("steps", torch.tensor([2 / (n - 1) for n in levels]), persistent=False)
+        places = [math.prod(levels[d + 1 :]) for d in range(len(levels))]
+        self.register_buffer("places", torch.tensor(places), persistent=False)
+
+    def place(self, vectors: Tensor) -> Tensor:
+        return place(vectors, "cube")
+
+    def table(self) -> CodeTable:
+        return CodeTable(self.grid, "cube")
+
+    def forward(self, vectors: Tensor) -> Choice:
+        placed = self.place(vectors)
+        level = ((placed.detach() + 1) / self.steps).round()
+        index = (level.long() * self.places).sum(dim=-1)
+        return Choice(index, straight_through(placed, self.grid[index]), placed.new_zeros(()))
+
+
+def build_quantizer(arch: Coded, config: QuantizerConfig) -> Quantizer:
+    """Raises UserError for settings that contradict each other."""
+    key = "tokenizer.quantizer"
+    if config.kind != "fsq":
+        if config.space == "cube" or config.levels:
+            raise UserError(f"{key}.kind={config.kind}: space=cube and levels are fsq's; write space=sphere levels=[]")
+        if config.kind == "sim" and config.first == "kmeans":
+            raise UserError(f"{key}.first=kmeans: the codes of sim are drawn once and fixed; write {key}.first=random")
+        return VectorQuantizer(arch.codes, arch.code_dim, config)
+    if config.space != "cube":
+        raise UserError(f"{key}.space={config.space}: fsq's codes are a grid; write {key}.space=cube")
+    if min(config.levels, default=0) < 2 or (math.prod(config.levels), len(config.levels)) != (arch.codes, arch.code_dim):
+        raise UserError(
+            f"{key}.levels={list(config.levels)}: make {math.prod(config.levels):,} codes of {len(config.levels)} numbers, but "
+            f"tokenizer.architecture has codes={arch.codes} code_dim={arch.code_dim}; levels are at least 2"
+        )
+    return FiniteScalar(config.levels)
+
+
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over vectors of the squared distance of (..., D); a scalar."""
+    return (a - b).square().sum(dim=-1).mean()

@@ -1,7 +1,7 @@
-"""Trains a VQ autoencoder: a plain autoencoder first, then k-means codes, then all of it together.
+"""Trains a VQ autoencoder: a plain autoencoder first, then codes, then all of it together.
 
-The first `plain_steps` train encoder and decoder without codes; k-means on the encoder's outputs makes the codes, which from
-then on follow by EMA (quantizer.py). One warm-up and one cosine over all steps; what is judged and stored is the moving
+The first `plain_steps` train encoder and decoder without codes; then the quantizer (quantizer.py) begins, with k-means on the
+encoder's outputs where it asks for them. One warm-up and one cosine over all steps; what is judged and stored is the moving
 average of the weights. The order of items, their variants and all restarts hang on the seed alone.
 
 What an item is, is the caller's: `Task` brings the model, the batches and the loss. Not here: reading items, the file format
@@ -20,13 +20,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from momafuse.vq.autoencoder import VQAutoencoder
+from momafuse.vq.autoencoder import Coded, VQAutoencoder
+from momafuse.vq.codes import CodeTable
 from momafuse.vq.config import VQTraining
 from momafuse.vq.optimizer import Muon, split_parameters
-from momafuse.vq.quantizer import EMAQuantizer, commitment_loss, nearest, spherical_kmeans, straight_through
-
-KMEANS_VECTORS_PER_CODE = 8
-KMEANS_ROUNDS = 8
+from momafuse.vq.quantizer import Choice, Quantizer, build_quantizer
 
 Progress = Callable[[int, dict[str, float]], None]  # step number (from 1) and its figures
 
@@ -38,7 +36,7 @@ M = TypeVar("M", bound=VQAutoencoder)
 class Task(Generic[M]):
     """`model` is made after the seed is set; `batches` come without end; `loss(output, batch)` is a scalar."""
 
-    codes: int
+    architecture: Coded
     model: Callable[[], M]
     batches: Callable[[torch.Generator], Iterator[Tensor]]
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -55,43 +53,44 @@ def fast_bf16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def train(config: VQTraining, task: Task[M], progress: Progress | None = None) -> tuple[M, Tensor]:
-    """-> the averaged model in evaluation mode and the codes (C, D)."""
+def train(config: VQTraining, task: Task[M], progress: Progress | None = None) -> tuple[M, CodeTable]:
+    """-> the averaged model in evaluation mode and the codes. Raises UserError for a quantizer that cannot be."""
+    assert config.steps > config.plain_steps, "without codes there is no tokenizer"
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     model = task.model()
+    quantizer = build_quantizer(task.architecture, config.quantizer)
     average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = _Optimizer(config, model)
+    optimizer = _Optimizer(config, nn.ModuleList([model, quantizer]))
     batches = task.batches(generator)
-    quantizer: EMAQuantizer | None = None
     start = time.perf_counter()
     for step in range(config.steps):
         if step == config.plain_steps:
-            quantizer = _first_codes(config, task.codes, model, batches, generator)
+            _begin(task.architecture.codes, model, quantizer, batches, generator)
         batch = next(batches)
-        restart = step < config.restart_until * config.steps
-        figures = _gradients(config, model, quantizer, batch, task.loss, generator if restart else None)
+        quantized = quantizer if step >= config.plain_steps else None
+        vectors, choice, figures = _gradients(model, quantizer.place, quantized, batch, task.loss)
+        if choice is not None:
+            restart = step < config.quantizer.restart_until * config.steps
+            figures |= quantizer.update(vectors, choice, generator if restart else None)
         optimizer.step(step)
         decay = min(config.weight_ema, step / (step + 10))
         for kept, new in zip(average.parameters(), model.parameters(), strict=True):
             kept.lerp_(new, 1 - decay)
         if progress is not None:
             progress(step + 1, figures | {"seconds": time.perf_counter() - start})
-    assert quantizer is not None, "steps must exceed plain_steps"
-    return average.eval(), quantizer.codes
+    return average.eval(), quantizer.table()
 
 
-def _first_codes(
-    config: VQTraining, count: int, model: VQAutoencoder, batches: Iterator[Tensor], generator: torch.Generator
-) -> EMAQuantizer:
-    """A quantizer whose codes are k-means centres of the encoder's outputs."""
-    vectors: list[Tensor] = []
-    with torch.no_grad():
-        while sum(map(len, vectors)) < KMEANS_VECTORS_PER_CODE * count:
-            vectors.append(model.encode(next(batches)).flatten(0, 1))
-    codes = spherical_kmeans(torch.cat(vectors), count, KMEANS_ROUNDS, generator)
-    dead = config.restart_below * len(vectors[0]) / count
-    return EMAQuantizer(codes, config.code_decay, dead, uses=2 * dead)
+@torch.no_grad()
+def _begin(
+    codes: int, model: VQAutoencoder, quantizer: Quantizer, batches: Iterator[Tensor], generator: torch.Generator
+) -> None:
+    """The quantizer begins, on as many of the encoder's outputs as it asks for, at least those of a batch."""
+    found = [model.encode(next(batches)).flatten(0, 1)]
+    while sum(map(len, found)) < quantizer.wants:
+        found.append(model.encode(next(batches)).flatten(0, 1))
+    quantizer.begin(len(found[0]) / codes, torch.cat(found), generator)
 
 
 class _Optimizer:
@@ -114,30 +113,20 @@ class _Optimizer:
 
 
 def _gradients(
-    config: VQTraining,
     model: VQAutoencoder,
-    quantizer: EMAQuantizer | None,
+    place: Callable[[Tensor], Tensor],
+    quantizer: Quantizer | None,
     batch: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
-    restart: torch.Generator | None,
-) -> dict[str, float]:
-    """Fills the gradients and updates the codes; without a quantizer the vectors pass as they are."""
-    figures: dict[str, float] = {}
+) -> tuple[Tensor, Choice | None, dict[str, float]]:
+    """Fills the gradients; without a quantizer the vectors pass as they are placed. -> vectors, the choice, figures."""
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
         vectors = model.encode(batch)
-        through = vectors
-        commitment = vectors.new_zeros(())
-        if quantizer is not None:
-            flat = vectors.detach().flatten(0, 1)
-            with torch.autocast("cpu", enabled=False):
-                index = nearest(flat, quantizer.codes)
-                quantized = quantizer.codes[index].view_as(vectors)
-            through = straight_through(vectors, quantized)
-            commitment = commitment_loss(vectors, quantized)
-            quantizer.update(flat, index)
-            if restart is not None:
-                figures["restarted"] = float(quantizer.restart(flat, restart))
+        with torch.autocast("cpu", enabled=False):
+            choice = None if quantizer is None else quantizer(vectors)
+            through = place(vectors) if choice is None else choice.vectors
         output = model.decode(through)
     error = loss(output, batch)
-    torch.autograd.backward(error + config.commitment_weight * commitment)
-    return figures | {"loss": error.item(), "commitment": commitment.item()}
+    added = error.new_zeros(()) if choice is None else choice.loss
+    torch.autograd.backward(error + added)
+    return vectors.detach(), choice, {"loss": error.item(), "added": added.item()}

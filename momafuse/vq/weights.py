@@ -1,4 +1,5 @@
-"""The file of a trained VQ tokenizer: one safetensors file with fp16 weights, the codes, and the architecture as JSON.
+"""The file of a trained VQ tokenizer: one safetensors file with fp16 weights, the codes and where they live, and the
+architecture as JSON.
 
 Nothing is unpickled. `what` in the messages is the tokenizer's noun phrase, `key` the config key that named it.
 """
@@ -11,16 +12,18 @@ import importlib.resources
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from momafuse.errors import UserError
 from momafuse.vq.autoencoder import Coded, VQAutoencoder
+from momafuse.vq.codes import CodeTable, place
+from momafuse.vq.config import Space
 
+SPACE: Space = "sphere"  # where codes live if a file says nothing
 A = TypeVar("A", bound=Coded)
 M = TypeVar("M", bound=VQAutoencoder)
 
@@ -36,22 +39,23 @@ class Kind:
     training: str  # the file of configs/tokenizer that trains one
 
 
-def save_weights(path: Path, kind: Kind, arch: Any, model: VQAutoencoder, codes: Tensor) -> None:
+def save_weights(path: Path, kind: Kind, arch: Any, model: VQAutoencoder, codes: CodeTable) -> None:
     """Writes the file, aside and then renamed."""
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"format": kind.format, "architecture": json.dumps(dataclasses.asdict(arch), sort_keys=True)}
+    metadata |= {} if codes.space == SPACE else {"space": codes.space}
     aside = path.with_name(path.name + ".part")
-    aside.write_bytes(save(tensors | {"codes": codes.half().contiguous()}, metadata))
+    aside.write_bytes(save(tensors | {"codes": codes.values.half().contiguous()}, metadata))
     aside.replace(path)
 
 
 def load_weights(
     name_or_path: str, kind: Kind, architecture: Callable[..., A], model: Callable[[A], M], device: str
-) -> tuple[A, M, Tensor, str]:
-    """-> architecture, filled model, unit codes (C, D) fp32, the file's sha256. Raises UserError if missing or damaged."""
+) -> tuple[A, M, CodeTable, str]:
+    """-> architecture, filled model, codes (C, D) fp32, the file's sha256. Raises UserError if missing or damaged."""
     data = _read(name_or_path, kind)
     try:
-        arch, tensors = _parse(data, kind, architecture)
+        arch, tensors, space = _parse(data, kind, architecture)
         codes = tensors.pop("codes").float()
         filled = model(arch)
         filled.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
@@ -63,8 +67,8 @@ def load_weights(
             f"{kind.key}={name_or_path}: not {kind.what}, or damaged ({reason}); "
             f"copy it again or train one with `python -m momafuse.train_tokenizer tokenizer={kind.training}`"
         ) from error
-    codes = torch.nn.functional.normalize(codes, dim=-1).to(device)
-    return arch, filled.to(device), codes, hashlib.sha256(data).hexdigest()
+    values = place(codes, space) if space == SPACE else codes  # on the sphere again after their rounding
+    return arch, filled.to(device), CodeTable(values.to(device), space), hashlib.sha256(data).hexdigest()
 
 
 def _read(name_or_path: str, kind: Kind) -> bytes:
@@ -78,12 +82,15 @@ def _read(name_or_path: str, kind: Kind) -> bytes:
     )
 
 
-def _parse(data: bytes, kind: Kind, architecture: Callable[..., A]) -> tuple[A, dict[str, Tensor]]:
-    """Metadata and tensors of a weights file; any of several errors if it is none."""
+def _parse(data: bytes, kind: Kind, architecture: Callable[..., A]) -> tuple[A, dict[str, Tensor], Space]:
+    """Architecture and tensors of a weights file, and where its codes live; any of several errors if it is none."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     metadata = header["__metadata__"]
     if metadata["format"] != kind.format:
         raise ValueError(f"format is {metadata['format']}, not {kind.format}")
     fields: dict[str, Any] = json.loads(metadata["architecture"])
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    return architecture(**values), load(data)
+    space: Space = metadata.get("space", SPACE)
+    if space not in get_args(Space):
+        raise ValueError(f"codes live in {space}")
+    return architecture(**values), load(data), space

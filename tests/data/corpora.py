@@ -20,6 +20,7 @@ from momafuse.vision.autoencoder import Autoencoder
 from momafuse.vision.codec import ImageCodec
 from momafuse.vision.config import Architecture
 from momafuse.vision.tokenizer import save_tokenizer
+from momafuse.vq.codes import CodeTable
 
 TEXT = "starter_bpe_v1"
 
@@ -115,7 +116,7 @@ def write_image_tokenizer(path: Path, seed: int = 0) -> str:
     if not path.exists():  # safetensors does not write its metadata in one order
         arch = Architecture(16, 32, 4, (8, 16), (1, 1), (16, 8, 8), (1, 1, 1))
         torch.manual_seed(seed)
-        save_tokenizer(path, arch, Autoencoder(arch), torch.randn(32, 4))
+        save_tokenizer(path, arch, Autoencoder(arch), CodeTable(torch.randn(32, 4), "sphere"))
     return str(path)
 
 

@@ -16,11 +16,11 @@ from momafuse.speech.tokenizer import SpeechTokenizer, frames_of
 from momafuse.speech.training import Sound, excerpts, train_speech
 from tests.speech.conftest import ARCH
 from tests.speech.sounds import voice
+from tests.vq.quantizers import EMA, config
 
 CONFIG = SpeechVQConfig(
     kind="speech_vq", name="tiny", architecture=ARCH, folders=(), excerpt=12, seed=0, steps=400, plain_steps=100, batch=8,
-    lr=5e-3, muon_lr=0.02, warmup_steps=5, weight_decay=0.01, commitment_weight=0.2, code_decay=0.9, restart_below=0.1,
-    restart_until=0.9, weight_ema=0.9,
+    lr=5e-3, muon_lr=0.02, warmup_steps=5, weight_decay=0.01, weight_ema=0.9, quantizer=config(EMA),
 )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from momafuse.vision.autoencoder import Autoencoder
 from momafuse.vision.config import Architecture, VQConfig
 from momafuse.vision.pictures import PictureSet
 from momafuse.vision.tokenizer import save_tokenizer
+from momafuse.vq.codes import CodeTable
+from tests.vq.quantizers import EMA, config
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +39,8 @@ def tiny() -> VQConfig:
         weight_decay=0.01,
         max_shift=2,
         colour_share=0.2,
-        commitment_weight=0.2,
-        code_decay=0.9,
-        restart_below=0.1,
-        restart_until=0.9,
         weight_ema=0.9,
+        quantizer=config(EMA),
     )
 
 
@@ -68,5 +67,5 @@ def weights(tiny: VQConfig, tmp_path: Path) -> Path:
         torch.nn.init.normal_(parameter, std=0.2)
     path = tmp_path / "tiny.safetensors"
     codes = torch.nn.functional.normalize(torch.randn(32, 4), dim=-1)
-    save_tokenizer(path, tiny.architecture, model, codes)
+    save_tokenizer(path, tiny.architecture, model, CodeTable(codes, "sphere"))
     return path

@@ -1,93 +1,100 @@
-"""The quantizer against plain loops over vectors and codes."""
+"""Quantizers: values, gradients and losses against plain loops, and settings that contradict each other."""
 
 from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from momafuse.vq.quantizer import EMAQuantizer, nearest, spherical_kmeans, straight_through
+from momafuse.errors import UserError
+from momafuse.vq.quantizer import Quantizer, build_quantizer
+from tests.vq.quantizers import EMA, FSQ, PLAIN, SIM, config
 
 
-def unit(count: int, dim: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(count, dim, generator=generator), dim=-1)
+def quantizer(base: dict[str, Any], **changed: Any) -> Quantizer:
+    torch.manual_seed(0)
+    built = build_quantizer(SimpleNamespace(codes=32, code_dim=2), config(base, **changed))
+    built.begin(4.0, torch.randn(max(1, built.wants), 2), torch.Generator().manual_seed(0))
+    return built
 
 
-def test_nearest_is_the_code_of_least_distance() -> None:
-    vectors, codes = unit(1500, 6, 0), unit(37, 6, 1)
-    expected = [min(range(37), key=lambda i: float((vectors[t].double() - codes[i].double()).norm())) for t in range(1500)]
-    assert nearest(vectors, codes).tolist() == expected
+def vectors(seed: int = 1) -> Tensor:
+    return (2 * torch.randn(5, 6, 2, generator=torch.Generator().manual_seed(seed))).requires_grad_()
 
 
-def test_nearest_takes_the_lowest_of_equal_codes() -> None:
-    codes = unit(4, 5, 0)[[2, 1, 2, 3]]
-    assert nearest(codes, codes).tolist() == [0, 1, 0, 3]
+ALL = pytest.mark.parametrize("base", [EMA, PLAIN, SIM, FSQ], ids=["ema", "plain", "sim", "fsq"])
 
 
-def test_straight_through_has_the_codes_value_and_the_inputs_gradient() -> None:
-    vectors, quantized = unit(3, 4, 0).requires_grad_(), unit(3, 4, 1).requires_grad_()
-    weights = torch.randn(3, 4, generator=torch.Generator().manual_seed(2))
-    out = straight_through(vectors, quantized)
-    torch.testing.assert_close(out, quantized)
-    (out * weights).sum().backward()
-    assert vectors.grad is not None
-    torch.testing.assert_close(vectors.grad, weights, rtol=0, atol=0)
-    assert quantized.grad is None
+@ALL
+@pytest.mark.parametrize("estimator", ["straight_through", "rotation"])
+def test_the_decoder_gets_the_nearest_code_and_so_does_the_trained_tokenizer(base: dict[str, Any], estimator: str) -> None:
+    built, z = quantizer(base, estimator=estimator), vectors()
+    choice = built(z)
+    table = built.table()
+    assert choice.codes.shape == (5, 6)
+    assert len(choice.codes.unique()) > 3, "so that this can fail"
+    torch.testing.assert_close(choice.vectors, table[choice.codes])
+    assert torch.equal(table.nearest(z.detach().flatten(0, 1)).view(5, 6), choice.codes)
+    (choice.vectors * torch.randn(5, 6, 2)).sum().backward()
+    assert z.grad is not None
+    assert (z.grad.abs().sum(dim=-1) > 0).all(), "every vector learns"
 
 
-def test_update_follows_the_equation() -> None:
-    codes, decay = unit(5, 3, 0), 0.9
-    quantizer = EMAQuantizer(codes, decay, restart_below=0.0, uses=2.0)
-    counts = [2.0] * 5
-    sums = [[2.0 * float(c) for c in code] for code in codes]
-    for step in range(3):
-        vectors = unit(7, 3, 10 + step)
-        index = nearest(vectors, quantizer.codes)
-        quantizer.update(vectors, index)
-        for i in range(5):
-            chosen = [vectors[t] for t in range(7) if int(index[t]) == i]
-            counts[i] = decay * counts[i] + (1 - decay) * len(chosen)
-            for d in range(3):
-                sums[i][d] = decay * sums[i][d] + (1 - decay) * sum(float(v[d]) for v in chosen)
-    torch.testing.assert_close(quantizer.counts, torch.tensor(counts))
-    expected = [[s / sum(x * x for x in row) ** 0.5 for s in row] for row in sums]
-    torch.testing.assert_close(quantizer.codes, torch.tensor(expected))
+def test_the_loss_of_learned_codes_is_that_of_the_paper() -> None:
+    built, z = quantizer(PLAIN, commitment_weight=0.25), vectors()
+    choice = built(z)
+    codes = built.codebook.codes  # type: ignore[attr-defined]
+    places = list(itertools.product(range(5), range(6)))
+    distances = [float((z[at] - codes[choice.codes[at]]).detach().square().sum()) for at in places]
+    assert choice.loss.item() == pytest.approx(1.25 * sum(distances) / 30, rel=1e-5)
+    choice.loss.backward()
+    expected_z, expected_codes = torch.zeros(5, 6, 2), torch.zeros(32, 2)
+    for n, at in itertools.product(range(5), range(6)):
+        i = int(choice.codes[n, at])
+        expected_z[n, at] = 0.25 * 2 * (z[n, at] - codes[i]).detach() / 30
+        expected_codes[i] += 2 * (codes[i] - z[n, at]).detach() / 30
+    torch.testing.assert_close(z.grad, expected_z)
+    torch.testing.assert_close(codes.grad, expected_codes)
 
 
-def test_dead_codes_restart_at_vectors_of_the_batch() -> None:
-    quantizer = EMAQuantizer(unit(6, 4, 0), 0.5, restart_below=0.3, uses=1.0)
-    vectors = unit(9, 4, 1)
-    served = torch.tensor([0, 0, 0, 2, 2, 2, 5, 5, 5])
-    before = quantizer.codes.clone()
-    assert quantizer.restart(vectors, torch.Generator()) == 0, "none is dead before any was passed over"
-    for _ in range(2):
-        quantizer.update(vectors, served)
-    alive = quantizer.codes.clone()
-    assert quantizer.restart(vectors, torch.Generator().manual_seed(0)) == 3
-    for i in (0, 2, 5):
-        assert torch.equal(quantizer.codes[i], alive[i])
-        assert not torch.equal(alive[i], before[i])
-    places = [[t for t in range(9) if torch.equal(quantizer.codes[i], vectors[t])] for i in (1, 3, 4)]
-    assert all(len(place) == 1 for place in places)
-    assert len({place[0] for place in places}) == 3
-    assert quantizer.restart(vectors, torch.Generator()) == 0, "a restarted code gets time"
+def test_codes_that_follow_by_ema_get_no_gradient() -> None:
+    built = quantizer(EMA)
+    assert list(built.parameters()) == []
+    before = built.table().values
+    z = vectors()
+    assert built.update(z, built(z), None) == {}
+    assert set(built.update(z, built(z), torch.Generator())) == {"restarted"}
+    assert not torch.equal(built.table().values, before)
 
 
-def test_restart_without_enough_vectors_moves_as_many_as_there_are() -> None:
-    quantizer = EMAQuantizer(unit(8, 4, 0), 0.5, restart_below=2.0, uses=1.0)
-    assert quantizer.restart(unit(3, 4, 1), torch.Generator()) == 3
+def test_the_grid_has_every_combination_of_levels() -> None:
+    built = quantizer(FSQ)
+    grid = built.table().values
+    assert len({tuple(row) for row in grid.tolist()}) == 32
+    for d, levels in enumerate((4, 8)):
+        torch.testing.assert_close(grid[:, d].unique(), torch.linspace(-1, 1, levels))
+    z = vectors()
+    for n, at in itertools.product(range(5), range(6)):
+        v = torch.tanh(z[n, at])
+        expected = [round((x + 1) / 2 * (levels - 1)) for x, levels in zip(v.tolist(), (4, 8), strict=True)]
+        assert int(built(z).codes[n, at]) == expected[0] * 8 + expected[1]
 
 
-def test_kmeans_finds_separate_clusters() -> None:
-    centres = torch.eye(6)
-    noise = 0.05 * torch.randn(600, 6, generator=torch.Generator().manual_seed(0))
-    vectors = torch.nn.functional.normalize(centres.repeat(100, 1) + noise, dim=-1)
-    found = spherical_kmeans(vectors, 12, 10, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(found.norm(dim=-1), torch.ones(12))
-    assert float((vectors @ found.T).amax(dim=1).min()) > 0.95
-
-
-def test_kmeans_needs_as_many_vectors_as_centres() -> None:
-    with pytest.raises(AssertionError):
-        spherical_kmeans(unit(3, 4, 0), 4, 1, torch.Generator())
+@pytest.mark.parametrize(
+    ("base", "changed", "message"),
+    [
+        (EMA, {"space": "cube"}, r"kind=ema: space=cube and levels are fsq's"),
+        (SIM, {"first": "kmeans"}, r"first=kmeans: .*first=random"),
+        (FSQ, {"space": "sphere"}, r"space=sphere: .*space=cube"),
+        (FSQ, {"levels": (4, 4)}, r"levels=\[4, 4\]: make 16 codes of 2 numbers, .* codes=32 code_dim=2"),
+        (FSQ, {"levels": (32, 1)}, r"levels are at least 2"),
+        (FSQ, {"levels": ()}, r"levels=\[\]"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_one_line(base: dict[str, Any], changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=r"^tokenizer\.quantizer\..*" + message):
+        quantizer(base, **changed)
