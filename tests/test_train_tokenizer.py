@@ -48,6 +48,24 @@ def test_a_misspelt_key_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "tokenizer.steps" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("tokenizer.plain_steps=6", "tokenizer.steps=6: must be more than tokenizer.plain_steps=6"),
+        ("tokenizer.quantizer.kind=fsq", "tokenizer.quantizer.space=sphere: fsq's codes are a grid"),
+        ("tokenizer.quantizer.kind=fqs", "tokenizer.quantizer.kind"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(
+    word: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*SMALL, word, f"out={tmp_path / 'out'}"])
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def folder_of_voices(folder: Path) -> None:
     folder.mkdir()
     rows = ["file_name,text,split"]

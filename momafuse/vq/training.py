@@ -20,6 +20,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from momafuse.errors import UserError
 from momafuse.vq.autoencoder import Coded, VQAutoencoder
 from momafuse.vq.codes import CodeTable
 from momafuse.vq.config import VQTraining
@@ -54,8 +55,9 @@ def fast_bf16() -> bool:
 
 
 def train(config: VQTraining, task: Task[M], progress: Progress | None = None) -> tuple[M, CodeTable]:
-    """-> the averaged model in evaluation mode and the codes. Raises UserError for a quantizer that cannot be."""
-    assert config.steps > config.plain_steps, "without codes there is no tokenizer"
+    """-> the averaged model in evaluation mode and the codes. Raises UserError for settings that contradict each other."""
+    if config.steps <= config.plain_steps:
+        raise UserError(f"tokenizer.steps={config.steps}: must be more than tokenizer.plain_steps={config.plain_steps}")
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     model = task.model()
