@@ -4,8 +4,8 @@
     python scripts/study_quantizers.py --steps 40 --out runs/study      # a quick try
 
 Every arm is a `python -m momafuse.train_tokenizer tokenizer=starter_vq` with some overrides, in ROOT; the same command again
-skips those that are there. Codes used, perplexity of their use (exp of the entropy; 8,192 where all are used alike) and PSNR are
-those of the tokenizer's report: used over all pictures, PSNR on the held-out ones.
+skips those that are there. Codes used, perplexity of their use (exp of the entropy; 8,192 where all are used alike) and PSNR
+are those of the tokenizer's report: used over all pictures, PSNR on the held-out ones.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def page(found: dict[str, dict[str, Any]], command: str) -> str:
     lines = [
         "# Quantizers, compared",
         "",
-        f"`{command}`: the architecture of `starter_vq`, {config['steps']:,} steps of {config['batch']} pictures of 64 px, seed "
-        f"{config['seed']}; 3,022 pictures to train on, 111 held out, 8,192 codes, 64 a picture. One run each.",
+        f"`{command}`: the architecture of `starter_vq`, {config['steps']:,} steps of {config['batch']} pictures of 64 px, "
+        f"seed {config['seed']}; 3,022 pictures to train on, 111 held out, 8,192 codes, 64 a picture. One run each.",
         "",
         "| quantizer | codes used | perplexity | PSNR held out, pooled | mean |",
         "|---|---|---|---|---|",
