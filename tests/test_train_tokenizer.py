@@ -34,6 +34,18 @@ def test_an_image_tokenizer_with_its_figures_and_sheet(tmp_path: Path, capsys: p
     assert (tmp_path / "small.png").read_bytes().startswith(b"\x89PNG")
 
 
+GAN = """tokenizer=vqgan_64 tokenizer.name=small tokenizer.steps=3 tokenizer.plain_steps=1 tokenizer.batch=2
+tokenizer.architecture.image_size=16 tokenizer.architecture.codes=16 tokenizer.architecture.multipliers=[1,1]
+tokenizer.architecture.z=8 tokenizer.architecture.code_dim=4""".split()
+
+
+def test_vqgans_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*GAN, f"out={tmp_path}"])
+    assert "PSNR held out (" in capsys.readouterr().out
+    tokenizer = ImageTokenizer.load(str(tmp_path / "small.safetensors"))
+    assert (tokenizer.codes, tokenizer.image_size, tokenizer.block) == (16, 16, 64)
+
+
 def test_a_bpe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["tokenizer=starter_bpe", "tokenizer.name=small", "tokenizer.pieces=600", f"out={tmp_path}"])
     trained = TextTokenizer.load(str(tmp_path / "small.model"))

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from momafuse.vision.config import Architecture
 from momafuse.vq.autoencoder import VQAutoencoder
 
-REDUCTION = 8  # pixels of the picture's side per code
-
 
 class ResidualBlock(nn.Module):
     """`x + W_1x1 silu(W_3x3 silu(x))`; the last weight starts at zero, so that depth costs nothing at the start."""
@@ -87,13 +85,6 @@ class Autoencoder(VQAutoencoder):
         super().__init__()
         self.encoder = Encoder(arch)
         self.decoder = Decoder(arch)
-
-    def channels_last(self) -> Autoencoder:
-        """Lays the weights out as CPU convolutions like them best, in place."""
-        for parameter in self.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        return self
 
     def encode(self, items: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] -> vectors (N, L*L, code_dim) in raster order, fp32."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from momafuse.vision.architectures import AnyArchitecture, architecture, build
 from momafuse.vision.augment import to_bytes, to_unit
-from momafuse.vision.autoencoder import REDUCTION, Autoencoder
-from momafuse.vision.config import Architecture
+from momafuse.vq.autoencoder import VQAutoencoder
 from momafuse.vq.codes import CodeTable
 from momafuse.vq.weights import Kind, load_weights, save_weights
 
@@ -25,19 +25,19 @@ CHUNK = 8  # pictures computed at a time
 class ImageTokenizer:
     """Codes 0..codes-1, `block` of them per picture of `image_size` pixels a side; `fingerprint`: the file's sha256."""
 
-    def __init__(self, name: str, arch: Architecture, model: Autoencoder, codes: CodeTable, fingerprint: str) -> None:
+    def __init__(self, name: str, arch: AnyArchitecture, model: VQAutoencoder, codes: CodeTable, fingerprint: str) -> None:
         self.name = name
         self.codes = arch.codes
         self.image_size = arch.image_size
-        self.block = (arch.image_size // REDUCTION) ** 2
+        self.block = (arch.image_size // arch.reduction) ** 2
         self.fingerprint = fingerprint
         self._codes = codes
-        self._model = model.channels_last().eval().requires_grad_(False)
+        self._model = model.eval().requires_grad_(False)
 
     @classmethod
     def load(cls, name_or_path: str, device: str = "cpu") -> ImageTokenizer:
         """A packaged name ("starter_vq_v1") or the path of a weights file; UserError if missing or damaged."""
-        arch, model, codes, fingerprint = load_weights(name_or_path, KIND, Architecture, Autoencoder, device)
+        arch, model, codes, fingerprint = load_weights(name_or_path, KIND, architecture, build, device)
         return cls(Path(name_or_path).stem, arch, model, codes, fingerprint)
 
     @torch.inference_mode()
@@ -67,7 +67,7 @@ class ImageTokenizer:
         return out
 
 
-def save_tokenizer(path: Path, arch: Architecture, model: Autoencoder, codes: CodeTable) -> None:
+def save_tokenizer(path: Path, arch: AnyArchitecture, model: VQAutoencoder, codes: CodeTable) -> None:
     """Writes the weights file (fp16), aside and then renamed."""
     save_weights(path, KIND, arch, model, codes)
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from momafuse.vision.architectures import build
 from momafuse.vision.augment import augment
-from momafuse.vision.autoencoder import Autoencoder
 from momafuse.vision.config import VQConfig
 from momafuse.vision.losses import pixel_loss
 from momafuse.vision.pictures import PictureSet
 from momafuse.vision.report import Report, measure
 from momafuse.vision.tokenizer import ImageTokenizer, save_tokenizer
 from momafuse.vq import training
+from momafuse.vq.autoencoder import VQAutoencoder
 from momafuse.vq.codes import CodeTable
 from momafuse.vq.training import Progress, Task
 
@@ -30,11 +31,11 @@ def train_vq(config: VQConfig, data: PictureSet, out: Path, progress: Progress |
     return tokenizer, measure(tokenizer, data)
 
 
-def train(config: VQConfig, pictures: Tensor, progress: Progress | None = None) -> tuple[Autoencoder, CodeTable]:
+def train(config: VQConfig, pictures: Tensor, progress: Progress | None = None) -> tuple[VQAutoencoder, CodeTable]:
     """uint8 pictures (N, 3, S, S) -> the averaged model in evaluation mode and its codes."""
     task = Task(
         architecture=config.architecture,
-        model=lambda: Autoencoder(config.architecture).channels_last(),
+        model=lambda: build(config.architecture),
         batches=lambda generator: _batches(config, pictures, generator),
         loss=pixel_loss,
     )

@@ -80,9 +80,9 @@ def test_a_users_folder_brings_experiments_and_groups(
     for group in ("experiment", "size"):
         (folder / group).mkdir(parents=True)
     (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel: {name: mine}\n")
-    (folder / "size" / "pico.yaml").write_text("# @package _global_\ndefaults: [micro]\nmodel: {n_layers: 1}\n")
-    (job,) = run_entry("--config-dir", str(folder), "+experiment=mine", "size=pico")
-    assert (job.config.run.name, job.config.model.n_layers, job.config.model.dim) == ("mine-size=pico", 1, 32)
+    (folder / "size" / "tiny.yaml").write_text("# @package _global_\ndefaults: [micro]\nmodel: {n_layers: 1}\n")
+    (job,) = run_entry("--config-dir", str(folder), "+experiment=mine", "size=tiny")
+    assert (job.config.run.name, job.config.model.n_layers, job.config.model.dim) == ("mine-size=tiny", 1, 32)
     run_entry("--help", "--config-dir", str(folder))
     assert "mine" in capsys.readouterr().out
 

@@ -1,0 +1,34 @@
+"""The architectures of image tokenizers: which one a config or a weights file means, and its module."""
+
+from __future__ import annotations
+
+import torch
+
+from momafuse.errors import UserError
+from momafuse.vision.autoencoder import Autoencoder
+from momafuse.vision.config import Architecture, VQGANArchitecture
+from momafuse.vision.vqgan import GROUPS, VQGAN
+from momafuse.vq.autoencoder import VQAutoencoder
+
+AnyArchitecture = Architecture | VQGANArchitecture
+
+
+def architecture(**fields: object) -> AnyArchitecture:
+    """Of these fields, as a weights file has them. Raises TypeError where they are of none."""
+    return (VQGANArchitecture if "multipliers" in fields else Architecture)(**fields)  # type: ignore[arg-type]
+
+
+def build(arch: AnyArchitecture) -> VQAutoencoder:
+    """The module with weights as CPU convolutions like them best. Raises UserError for sizes that cannot be."""
+    key = "tokenizer.architecture"
+    if arch.image_size % arch.reduction:
+        raise UserError(
+            f"{key}.image_size={arch.image_size}: must be a multiple of {arch.reduction} pixels, the side of a code"
+        )
+    if isinstance(arch, VQGANArchitecture) and arch.base % GROUPS:
+        raise UserError(f"{key}.base={arch.base}: must be a multiple of {GROUPS}, the groups of its norms")
+    model = VQGAN(arch) if isinstance(arch, VQGANArchitecture) else Autoencoder(arch)
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
