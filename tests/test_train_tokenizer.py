@@ -23,7 +23,8 @@ def test_an_image_tokenizer_with_its_figures_and_sheet(tmp_path: Path, capsys: p
     main([*SMALL, f"out={tmp_path}"])
     out = capsys.readouterr().out
     assert "codes used" in out
-    assert "PSNR held out (" in out
+    assert "held out (111): PSNR mean " in out
+    assert "kernel distance (EfficientNet-Lite0)" in out
     figures = json.loads((tmp_path / "small.json").read_text("utf-8"))
     assert figures["config"]["steps"] == 6
     assert figures["heldout"]["pictures"] + figures["train"]["pictures"] > 3000
@@ -41,7 +42,7 @@ tokenizer.architecture.z=8 tokenizer.architecture.code_dim=4""".split()
 
 def test_vqgans_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([*GAN, f"out={tmp_path}"])
-    assert "PSNR held out (" in capsys.readouterr().out
+    assert "held out (111): PSNR mean " in capsys.readouterr().out
     tokenizer = ImageTokenizer.load(str(tmp_path / "small.safetensors"))
     assert (tokenizer.codes, tokenizer.image_size, tokenizer.block) == (16, 16, 64)
 

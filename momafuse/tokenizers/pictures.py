@@ -12,6 +12,7 @@ from rich.console import Console
 from momafuse.reports.plots import plot_reconstructions
 from momafuse.tokenizers.bar import training_bar
 from momafuse.vision.config import VQConfig
+from momafuse.vision.perceptual import LEAST_SIDE, NETWORK
 from momafuse.vision.pictures import PictureSet, load_starter_pictures
 from momafuse.vision.report import Report
 from momafuse.vision.tokenizer import ImageTokenizer
@@ -39,10 +40,17 @@ def train_image_tokenizer(config: VQConfig, out: Path, console: Console) -> None
 def _summary(console: Console, report: Report) -> None:
     console.print(
         f"codes used {report.codes_used} of {report.codes} ({report.codes_used / report.codes:.1%}; "
-        f"{report.codes_used_train} on training pictures alone), entropy {report.entropy:.2f} nats"
+        f"{report.codes_used_train} on training pictures alone), perplexity {report.perplexity:.0f}"
     )
     for name, part in {"held out": report.heldout, **report.heldout_by_kind, "train": report.train}.items():
-        console.print(f"PSNR {name} ({part.pictures}): mean {part.psnr_mean:.2f} dB, pooled {part.psnr_pooled:.2f} dB")
+        more = {"SSIM": part.ssim, f"perceptual ({NETWORK})": part.perceptual}
+        figures = "".join(f", {what} {value:.3f}" for what, value in more.items() if value is not None)
+        psnr = f"PSNR mean {part.psnr_mean:.2f} dB, pooled {part.psnr_pooled:.2f} dB"
+        console.print(f"{name} ({part.pictures}): {psnr}{figures}", soft_wrap=True)
+    if report.kernel_distance is None:
+        console.print(f"no perceptual distances: they need {LEAST_SIDE} pixels a side and pip install 'momafuse[perceptual]'")
+    else:
+        console.print(f"held out and what is left of it, as sets: kernel distance ({NETWORK}) {report.kernel_distance:.4f}")
 
 
 def _sheet(tokenizer: ImageTokenizer, data: PictureSet, path: Path) -> None:

@@ -1,59 +1,116 @@
-"""What a finished tokenizer is worth, by its stored weights: codes used over all pictures, PSNR on the held-out ones."""
+"""What a finished tokenizer is worth, by its stored weights: how its codes are used, and what is left of held-out pictures.
+
+PSNR and SSIM of pixels (losses.py); the perceptual distance of each picture from what is left of it, and the kernel distance
+between all held-out pictures and what is left of them, in EfficientNet-Lite0's features (perceptual.py) where the extra
+`perceptual` is there and pictures are large enough, else null.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from momafuse.vision.losses import psnr, squared_error
+from momafuse.errors import UserError
+from momafuse.vision.augment import to_unit
+from momafuse.vision.losses import WINDOW, psnr, squared_error, ssim
+from momafuse.vision.perceptual import LEAST_SIDE, Lite0, kernel_distance
 from momafuse.vision.pictures import PictureSet
 from momafuse.vision.tokenizer import ImageTokenizer
+
+BATCH = 64  # pictures that are judged at a time
 
 
 @dataclass(frozen=True)
 class Quality:
-    """PSNR in dB of some pictures: the mean over pictures, and that of their pooled squared error."""
+    """Of some pictures: PSNR in dB, the mean over pictures and that of their pooled squared error; means of the others."""
 
     pictures: int
     psnr_mean: float
     psnr_pooled: float
+    ssim: float | None  # None: pictures smaller than its window, or than the network wants them
+    perceptual: float | None
 
 
 @dataclass(frozen=True)
 class Report:
-    """`codes_used` counts over all pictures, `codes_used_train` without those held out; `entropy` of all uses in nats."""
+    """`codes_used` counts over all pictures, `codes_used_train` without those held out; `entropy` of all uses in nats, and
+    `perplexity`, its exponential."""
 
     codes: int
     codes_used: int
     codes_used_train: int
     entropy: float
+    perplexity: float
     heldout: Quality
     heldout_by_kind: dict[str, Quality]
+    kernel_distance: float | None  # of all held-out pictures
     train: Quality
 
 
-def quality(error: Tensor) -> Quality:
-    """(N,) mean squared errors of pictures on the scale 0..1."""
-    return Quality(len(error), float(psnr(error).mean()), float(psnr(error.mean())))
+@dataclass(frozen=True)
+class _Judged:
+    """Of every picture."""
+
+    error: Tensor  # (N,) mean squared error on the scale 0..1
+    ssim: Tensor | None
+    perceptual: Tensor | None
+
+    def of(self, chosen: Tensor) -> Quality:
+        """(N,) bool."""
+        error = self.error[chosen]
+        means = [None if x is None else float(x[chosen].mean()) for x in (self.ssim, self.perceptual)]
+        return Quality(len(error), float(psnr(error).mean()), float(psnr(error.mean())), *means)
 
 
 def measure(tokenizer: ImageTokenizer, data: PictureSet) -> Report:
     """Encodes and decodes every picture once."""
     codes = tokenizer.encode(data.pictures)
-    error = squared_error(tokenizer.decode(codes), data.pictures)
+    decoded = tokenizer.decode(codes)
     uses = torch.bincount(codes.flatten(), minlength=tokenizer.codes)
     uses_train = torch.bincount(codes[~data.heldout].flatten(), minlength=tokenizer.codes)
     share = uses[uses > 0] / uses.sum()
-    heldout = {kind: error[data.heldout & torch.tensor([k == kind for k in data.kinds])] for kind in sorted(set(data.kinds))}
+    entropy = -math.fsum((share * share.log()).tolist())
+    network = network_if_there() if tokenizer.image_size >= LEAST_SIDE else None
+    judged = _Judged(
+        squared_error(decoded, data.pictures),
+        by_parts(ssim, decoded, data.pictures) if tokenizer.image_size >= WINDOW else None,
+        None if network is None else by_parts(network.distance, to_unit(decoded), to_unit(data.pictures)),
+    )
+    kinds = {kind: data.heldout & torch.tensor([k == kind for k in data.kinds]) for kind in sorted(set(data.kinds))}
     return Report(
         codes=tokenizer.codes,
         codes_used=int((uses > 0).sum()),
         codes_used_train=int((uses_train > 0).sum()),
-        entropy=-math.fsum((share * share.log()).tolist()),
-        heldout=quality(error[data.heldout]),
-        heldout_by_kind={kind: quality(part) for kind, part in heldout.items() if len(part)},
-        train=quality(error[~data.heldout]),
+        entropy=entropy,
+        perplexity=math.exp(entropy),
+        heldout=judged.of(data.heldout),
+        heldout_by_kind={kind: judged.of(chosen) for kind, chosen in kinds.items() if chosen.any()},
+        kernel_distance=None if network is None else between(network, decoded[data.heldout], data.pictures[data.heldout]),
+        train=judged.of(~data.heldout),
     )
+
+
+def network_if_there() -> Lite0 | None:
+    try:
+        return Lite0()
+    except UserError:
+        return None
+
+
+@torch.inference_mode()
+def by_parts(distance: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """Pictures (N, 3, S, S) twice -> (N,), a few at a time."""
+    return torch.cat([distance(x, y) for x, y in zip(torch.split(a, BATCH), torch.split(b, BATCH), strict=True)])
+
+
+@torch.inference_mode()
+def between(network: Lite0, a: Tensor, b: Tensor) -> float | None:
+    """The kernel distance of two sets of uint8 pictures; None where there are fewer than two."""
+    if min(len(a), len(b)) < 2:
+        return None
+    x, y = (torch.cat([network.pooled(to_unit(part)) for part in torch.split(s, BATCH)]) for s in (a, b))
+    return kernel_distance(x, y)

@@ -11,7 +11,7 @@ import torch
 from momafuse.vision.augment import augment, to_bytes, to_unit
 from momafuse.vision.autoencoder import Autoencoder
 from momafuse.vision.config import VQConfig
-from momafuse.vision.losses import psnr, squared_error
+from momafuse.vision.losses import psnr, squared_error, ssim
 from momafuse.vision.pictures import PictureSet
 from momafuse.vision.report import measure
 from momafuse.vision.tokenizer import ImageTokenizer, save_tokenizer
@@ -89,6 +89,30 @@ def test_psnr_against_the_definition() -> None:
     error = squared_error(first, second)
     assert error.tolist() == pytest.approx([0.0, 0.04])
     assert psnr(error).tolist() == pytest.approx([99.0, 13.9794], abs=1e-3)
+
+
+def test_ssim_against_the_definition_at_every_place() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (2, 3, 13, 12), dtype=torch.uint8, generator=generator)
+    y = (x.int() + torch.randint(-40, 40, x.shape, generator=generator)).clamp(0, 255).byte()
+    weight = (
+        torch.tensor([[-((i - 5) ** 2 + (j - 5) ** 2) / (2 * 1.5**2) for j in range(11)] for i in range(11)]).double().exp()
+    )
+    weight /= weight.sum()
+    found = ssim(x, y)
+    for n in range(2):
+        every = []
+        for c in range(3):
+            for top in range(3):
+                for left in range(2):
+                    a, b = (p[n, c, top : top + 11, left : left + 11].double() / 255 for p in (x, y))
+                    ma, mb = (weight * a).sum(), (weight * b).sum()
+                    va, vb = (weight * (a - ma) ** 2).sum(), (weight * (b - mb) ** 2).sum()
+                    cov = (weight * (a - ma) * (b - mb)).sum()
+                    same = (2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4))
+                    every.append(float(same))
+        assert float(found[n]) == pytest.approx(sum(every) / len(every), abs=1e-10)
+    assert ssim(x, x).tolist() == pytest.approx([1.0, 1.0])
 
 
 @pytest.mark.parametrize("base", [PLAIN, SIM, FSQ | {"levels": (2, 2, 2, 4)}], ids=["plain", "sim", "fsq"])
