@@ -16,8 +16,10 @@ from momafuse.config.entry import entry_point
 def main(job: Job) -> None:
     from rich.console import Console
 
-    from momafuse.data.prepare import corpus_path, prepare_corpus  # after composing: a misspelt key should not wait
-    from momafuse.reports.corpus import corpus_tree
+    from momafuse.data.fit import fits  # after composing: a misspelt key should not wait
+    from momafuse.data.prepare import corpus_path, prepare_corpus
+    from momafuse.reports.corpus import corpus_tree, fit_lines
+    from momafuse.reports.plots import plot_reconstructions
 
     path = corpus_path(job.config)
     complete = path.exists()
@@ -25,6 +27,13 @@ def main(job: Job) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(f"{path} {'is complete' if complete else 'is made'}", soft_wrap=True)
     console.print(corpus_tree(corpus.manifest))
+    if not complete:
+        for fit in fits(job.config):
+            sheet = path / f"fit_{fit.source}_{fit.modality}.png"
+            labels, items, decoded = zip(*fit.worst, strict=True)
+            plot_reconstructions(items, decoded, labels, sheet)
+            for line in fit_lines(fit, job.config, sheet):
+                console.print(line, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """`python -m momafuse.train_tokenizer tokenizer=starter_vq`: trains a tokenizer of pictures, of speech, or of text.
 
 Writes OUT/NAME.safetensors, OUT/NAME.json (the figures on held-out items) and OUT/NAME.png (a sheet of reconstructions), of
-speech OUT/NAME_original.wav and OUT/NAME_decoded.wav as well; of a BPE, OUT/NAME.model.
+speech OUT/NAME_original.wav and OUT/NAME_decoded.wav as well; of a BPE, OUT/NAME.model. Pictures that cannot be used are named
+in OUT/NAME_rejects.txt.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from momafuse.tokenizers.pictures import train_image_tokenizer
 from momafuse.tokenizers.speech import train_speech_tokenizer
 from momafuse.vision.config import VQConfig
 
-HELP = "Train a tokenizer: of pictures or text on the embedded starter pack, of speech on folders of sounds."
+HELP = "Train a tokenizer: of pictures or text on the embedded starter pack, of pictures or speech on folders of yours."
 
 
 @entry_point("train_tokenizer", help=HELP, schema=TokenizerTraining)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from momafuse.speech.audio import read_audio
 from momafuse.speech.tokenizer import SpeechTokenizer
@@ -45,6 +47,49 @@ def test_vqgans_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "held out (111): PSNR mean " in capsys.readouterr().out
     tokenizer = ImageTokenizer.load(str(tmp_path / "small.safetensors"))
     assert (tokenizer.codes, tokenizer.image_size, tokenizer.block) == (16, 16, 64)
+
+
+def test_folders_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = np.random.default_rng(0)
+    for name, count in (("mine", 30), ("yours/deep", 5)):
+        (tmp_path / name).mkdir(parents=True)
+        for n in range(count):
+            pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{n}.png")
+    (tmp_path / "mine" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "mine" / "notes.txt").write_text("not looked at")
+    folders = f"tokenizer.folders=[{tmp_path / 'mine'},{tmp_path / 'yours'}]"
+    main([*GAN, folders, f"out={tmp_path / 'out'}"])
+    out = capsys.readouterr().out
+    figures = json.loads((tmp_path / "out" / "small.json").read_text("utf-8"))
+    assert figures["heldout"]["pictures"] + figures["train"]["pictures"] == 35
+    assert set(figures["heldout_by_kind"]) == {str(tmp_path / "mine"), str(tmp_path / "yours")}, "the first of each at least"
+    assert "1 cannot be used" in out
+    assert "broken.jpg\tno picture format" in (tmp_path / "out" / "small_rejects.txt").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (None, "no such folder; python scripts/fetch_corpus.py"),
+        ("notes.txt", "holds no picture that can be used"),
+        ("broken.png", "the first of 1: "),
+        ("one.png", "1 pictures are too few"),
+    ],
+)
+def test_folders_without_pictures_are_one_line(
+    tmp_path: Path, made: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if made is not None:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / made).write_bytes(b"nothing")
+    if made == "one.png":
+        Image.new("RGB", (9, 9)).save(tmp_path / "mine" / made)
+    with pytest.raises(SystemExit) as left:
+        main([*GAN, f"tokenizer.folders=[{tmp_path / 'mine'}]", f"out={tmp_path / 'out'}"])
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bpe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

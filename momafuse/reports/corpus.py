@@ -1,11 +1,14 @@
-"""What a corpus holds, as a tree for the console. Reads the manifest only."""
+"""What a corpus holds, as a tree for the console, by its manifest; and how well its tokenizers fit, in words."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.tree import Tree
 
+from momafuse.config.schema import Config
+from momafuse.data.fit import Fit
 from momafuse.data.layout import source_info
 from momafuse.tokens.vocabulary import Vocabulary
 
@@ -29,3 +32,14 @@ def corpus_tree(manifest: dict[str, Any]) -> Tree:
     if manifest["rejects"]:
         tree.add(f"{manifest['rejects']:,} documents rejected: see rejects.jsonl")
     return tree
+
+
+def fit_lines(fit: Fit, config: Config, sheet: Path) -> list[str]:
+    """How much a tokenizer keeps of a source's items, and the remedy where it is too little."""
+    key = f"tokenizer.{fit.modality}={config.tokenizer[fit.modality]}"
+    found = f"{fit.values.mean():.1f} {fit.unit}, {fit.values.min():.1f} of the worst"
+    lines = [f"{fit.source}: {key} keeps {found}, of {len(fit.values)} items; the worst: {sheet}"]
+    if fit.poor:
+        remedy = "train one on yours: docs/image_tokenizer.md" if fit.modality == "image" else "train one on yours"
+        lines.append(f"  that is little: no model can draw what its tokenizer loses; {remedy}")
+    return lines

@@ -135,7 +135,7 @@ def plot_reconstructions(
     columns = min(count, 4 if count <= 16 else 6)
     lines = math.ceil(count / columns)
     figure = _figure(2.7 * columns, 1.65 * lines + 0.35)
-    figure.suptitle("left: held out, right: what its tokens keep", fontsize=10)
+    figure.suptitle("left: the original, right: what its tokens keep", fontsize=10)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for panel in panels:
         panel.set(xticks=[], yticks=[])

@@ -1,4 +1,8 @@
-"""A run that trains the image tokenizer on the starter pack: OUT/NAME.safetensors, .json (figures) and .png (a sheet)."""
+"""A run that trains the image tokenizer on folders of pictures, or on the starter pack.
+
+Leaves OUT/NAME.safetensors, .json (figures), .png (held-out pictures and what is left of them) and, where there are any,
+_rejects.txt: pictures that cannot be used, each with the reason.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from momafuse.errors import UserError
 from momafuse.reports.plots import plot_reconstructions
 from momafuse.tokenizers.bar import training_bar
+from momafuse.tokenizers.picture_folders import load_folders
 from momafuse.vision.config import VQConfig
 from momafuse.vision.perceptual import LEAST_SIDE, NETWORK
 from momafuse.vision.pictures import PictureSet, load_starter_pictures
@@ -18,13 +24,22 @@ from momafuse.vision.report import Report
 from momafuse.vision.tokenizer import ImageTokenizer
 from momafuse.vision.training import train_vq
 
-SHEET = 48  # held-out pictures on the sheet, spread over both kinds
+SHEET = 48  # held-out pictures on the sheet, spread over all kinds
 
 
 def train_image_tokenizer(config: VQConfig, out: Path, console: Console) -> None:
-    data = load_starter_pictures(config.architecture.image_size)
+    """Raises UserError for folders that are missing or hold nothing to train on."""
+    size = config.architecture.image_size
+    data, rejects = load_folders(config.folders, size) if config.folders else (load_starter_pictures(size), [])
     heldout = int(data.heldout.sum())
+    if heldout == len(data.pictures):
+        raise UserError(f"tokenizer.folders={list(config.folders)}: {heldout} pictures are too few; give more")
     console.print(f"{len(data.pictures) - heldout} pictures to train on, {heldout} held out; {torch.get_num_threads()} threads")
+    if rejects:
+        out.mkdir(parents=True, exist_ok=True)
+        listed = out / f"{config.name}_rejects.txt"
+        listed.write_text("".join(f"{path}\t{reason}\n" for path, reason in rejects), encoding="utf-8")
+        console.print(f"{len(rejects)} cannot be used: {listed}", soft_wrap=True)
     with training_bar(console, config.steps) as progress:
         trained, report = train_vq(config, data, out, progress)
     figures = dataclasses.asdict(report) | {"config": dataclasses.asdict(config), "threads": torch.get_num_threads()}

@@ -57,5 +57,6 @@ class VQConfig(VQTraining):
 
     kind: Literal["vq"]
     architecture: Architecture | VQGANArchitecture
+    folders: tuple[str, ...]  # of pictures, with those below them; none: the starter pack
     max_shift: int  # pixels, of the training variants
     colour_share: float  # of the training pictures that get their colour channels permuted

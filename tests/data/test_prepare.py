@@ -322,10 +322,15 @@ def test_the_command_makes_a_corpus_and_then_says_complete(
     first = capsys.readouterr()
     assert first.out.splitlines()[0] == f"{tmp_path / 'corpus'} is made"
     assert "preparing pictures: documents" in first.err
+    tree, fit = first.out.splitlines()[1:-2], first.out.splitlines()[-2:]
+    assert f"pictures: tokenizer.image={tiny_image(0)} keeps " in fit[0]
+    assert "that is little" in fit[1], "of an untrained one"
+    assert "docs/image_tokenizer.md" in fit[1]
+    assert (tmp_path / "corpus" / "fit_pictures_image.png").read_bytes().startswith(b"\x89PNG")
     main(words)
     second = capsys.readouterr()
     assert second.out.splitlines()[0] == f"{tmp_path / 'corpus'} is complete"
-    assert second.out.splitlines()[1:] == first.out.splitlines()[1:]
+    assert second.out.splitlines()[1:] == tree
     assert second.err == ""
     with pytest.raises(SystemExit) as stopped:
         main([*words, f"data.sources.texts.path={tmp_path / 'gone'}", f"data.path={tmp_path / 'other'}"])

@@ -29,6 +29,7 @@ def tiny() -> VQConfig:
         kind="vq",
         name="tiny",
         architecture=arch,
+        folders=(),
         seed=0,
         steps=60,
         plain_steps=20,

@@ -1,0 +1,73 @@
+"""How well tokenizers fit the items of a corpus's sources: what is left of a sample after its codes, as the codec measures it.
+
+A model can draw no better than its tokenizer keeps. Codecs that cannot say (a plugin's) are passed over. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from momafuse.config.schema import Config
+from momafuse.data.codecs import load_codecs
+from momafuse.data.sources import Item, Raw, open_source
+
+SAMPLE = 64  # items, spread over the first documents of a source
+FIRST = 4096
+WORST = 5
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """A codec that can say how much it keeps of items, in `unit`; more is better, and a mean below `poor` is too little."""
+
+    unit: str
+    poor: float
+
+    def judge(self, items: Sequence[Any], decoded: Sequence[Any]) -> npt.NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True)
+class Fit:
+    source: str
+    modality: str
+    values: npt.NDArray[np.float64]  # of each item of the sample
+    unit: str
+    poor: bool
+    worst: list[tuple[str, Any, Any]]  # value and key, item, what is left of it; the worst first, as reports.plots draws them
+
+
+def fits(config: Config) -> Iterator[Fit]:
+    """Of every source and every modality that it holds. Raises UserError where a source is not there any more."""
+    codecs = {modality: codec for modality, codec in load_codecs(config.tokenizer).items() if isinstance(codec, Judge)}
+    for name, source in config.data.sources.items():
+        documents = list(itertools.islice(open_source(name, source).items(), FIRST)) if codecs else []
+        for modality, codec in codecs.items():
+            keys, items = _sample(documents, modality, codec)
+            if not items:
+                continue
+            decoded = [codec.decode(codes) for codes in codec.encode(items)]
+            values = codec.judge(items, decoded)
+            order = [int(n) for n in np.argsort(values)[:WORST]]
+            drawn = [codec.drawn([side[n] for n in order]) for side in (items, decoded)]
+            labels = [f"{values[n]:.1f}: {keys[n].rpartition('/')[2]}" for n in order]
+            worst = list(zip(labels, *drawn, strict=True))
+            yield Fit(name, modality, values, codec.unit, bool(values.mean() < codec.poor), worst)
+
+
+def _sample(documents: Sequence[Item], modality: str, codec: Any) -> tuple[list[str], list[Any]]:
+    """Keys and decoded items; those that cannot be used are passed over, as in the corpus."""
+    holding = [d for d in documents if any(isinstance(s, Raw) and s.modality == modality for s in d.segments)]
+    keys, items = [], []
+    for at in np.unique(np.linspace(0, len(holding) - 1, min(SAMPLE, len(holding))).astype(int)):
+        raw = next(s for s in holding[int(at)].segments if isinstance(s, Raw) and s.modality == modality)
+        with contextlib.suppress(OSError, ValueError):
+            items.append(codec.read(raw.read()))
+            keys.append(holding[int(at)].key)
+    return keys, items
