@@ -28,7 +28,7 @@ def test_the_figure_is_the_psnr_of_each_picture(tmp_path: Path) -> None:
     assert (found.source, found.modality, found.unit) == ("pictures", "image", "dB PSNR")
     codec = ImageCodec.load(weights)
     expected = []
-    for path in folder.glob("*.png"):
+    for path in (path for path in folder.rglob("*") if path.suffix in (".png", ".jpg", ".webp")):
         picture = decode_picture(path.read_bytes(), 16)
         left = codec.decode(codec.encode([picture])[0])
         squares = [(float(a) - float(b)) ** 2 / 255**2 for a, b in zip(picture.flatten(), left.flatten(), strict=True)]
