@@ -53,10 +53,11 @@ class VQGANArchitecture:
 
 @dataclass(frozen=True, kw_only=True)
 class VQConfig(VQTraining):
-    """`batch` counts pictures; the loss of reconstruction is that of pixels."""
+    """`batch` counts pictures; the loss of reconstruction is that of pixels, and of features where they weigh anything."""
 
     kind: Literal["vq"]
     architecture: Architecture | VQGANArchitecture
     folders: tuple[str, ...]  # of pictures, with those below them; none: the starter pack
     max_shift: int  # pixels, of the training variants
     colour_share: float  # of the training pictures that get their colour channels permuted
+    perceptual_weight: float  # of the perceptual distance (perceptual.py) beside the pixels' root mean squared error

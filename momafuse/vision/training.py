@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from momafuse.errors import UserError
 from momafuse.vision.architectures import build
 from momafuse.vision.augment import augment
 from momafuse.vision.config import VQConfig
 from momafuse.vision.losses import pixel_loss
+from momafuse.vision.perceptual import LEAST_SIDE, Lite0
 from momafuse.vision.pictures import PictureSet
 from momafuse.vision.report import Report, measure
 from momafuse.vision.tokenizer import ImageTokenizer, save_tokenizer
@@ -37,9 +39,21 @@ def train(config: VQConfig, pictures: Tensor, progress: Progress | None = None) 
         architecture=config.architecture,
         model=lambda: build(config.architecture),
         batches=lambda generator: _batches(config, pictures, generator),
-        loss=pixel_loss,
+        loss=loss_of(config),
     )
     return training.train(config, task, progress)
+
+
+def loss_of(config: VQConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """Of pictures and what is left of them, both (N, 3, S, S) in [-1, 1]. Raises UserError where the network is missing."""
+    weight = config.perceptual_weight
+    if not weight:
+        return pixel_loss
+    if config.architecture.image_size < LEAST_SIDE:
+        problem = f"the network wants pictures of at least {LEAST_SIDE} pixels a side"
+        raise UserError(f"tokenizer.perceptual_weight={weight}: {problem}; write 0")
+    network = Lite0()
+    return lambda output, target: pixel_loss(output, target) + weight * network.distance(output, target).mean()
 
 
 def _batches(config: VQConfig, pictures: Tensor, generator: torch.Generator) -> Iterator[Tensor]:

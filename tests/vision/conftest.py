@@ -40,6 +40,7 @@ def tiny() -> VQConfig:
         weight_decay=0.01,
         max_shift=2,
         colour_share=0.2,
+        perceptual_weight=0.0,
         weight_ema=0.9,
         quantizer=config(EMA),
     )

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from momafuse.errors import UserError
 from momafuse.vision.augment import augment, to_bytes, to_unit
 from momafuse.vision.autoencoder import Autoencoder
 from momafuse.vision.config import VQConfig
-from momafuse.vision.losses import psnr, squared_error, ssim
+from momafuse.vision.losses import pixel_loss, psnr, squared_error, ssim
+from momafuse.vision.perceptual import Lite0
 from momafuse.vision.pictures import PictureSet
 from momafuse.vision.report import measure
 from momafuse.vision.tokenizer import ImageTokenizer, save_tokenizer
-from momafuse.vision.training import train, train_vq
+from momafuse.vision.training import loss_of, train, train_vq
 from momafuse.vq.training import schedule
 from tests.vq.quantizers import FSQ, PLAIN, SIM, config
 
@@ -89,6 +91,18 @@ def test_psnr_against_the_definition() -> None:
     error = squared_error(first, second)
     assert error.tolist() == pytest.approx([0.0, 0.04])
     assert psnr(error).tolist() == pytest.approx([99.0, 13.9794], abs=1e-3)
+
+
+def test_features_weigh_what_they_are_asked_to(tiny: VQConfig) -> None:
+    big = dataclasses.replace(tiny.architecture, image_size=32)
+    x, y = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    weighed = loss_of(dataclasses.replace(tiny, architecture=big, perceptual_weight=0.5))
+    with torch.no_grad():
+        expected = pixel_loss(x, y) + 0.5 * Lite0().distance(x, y).mean()
+        torch.testing.assert_close(weighed(x, y), expected)
+    assert loss_of(tiny) is pixel_loss
+    with pytest.raises(UserError, match=r"perceptual_weight=0\.5: .* at least 32 pixels"):
+        loss_of(dataclasses.replace(tiny, perceptual_weight=0.5))
 
 
 def test_ssim_against_the_definition_at_every_place() -> None:
