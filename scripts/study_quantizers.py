@@ -4,15 +4,14 @@
     python scripts/study_quantizers.py --steps 40 --out runs/study      # a quick try
 
 Every arm is a `python -m momafuse.train_tokenizer tokenizer=starter_vq` with some overrides, in ROOT; the same command again
-skips those that are there. Codes used, perplexity of their use (exp of the entropy; 8,192 where all are used alike) and PSNR
-are those of the tokenizer's report: used over all pictures, PSNR on the held-out ones.
+skips those that are there. Codes used, perplexity of their use (8,192 where all are used alike) and what is kept
+are those of the tokenizer's report: used over all pictures, the others on the held-out ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -86,14 +85,15 @@ def page(found: dict[str, dict[str, Any]], command: str) -> str:
         f"`{command}`: the architecture of `starter_vq`, {config['steps']:,} steps of {config['batch']} pictures of 64 px, "
         f"seed {config['seed']}; 3,022 pictures to train on, 111 held out, 8,192 codes, 64 a picture. One run each.",
         "",
-        "| quantizer | codes used | perplexity | PSNR held out, pooled | mean |",
-        "|---|---|---|---|---|",
+        "| quantizer | codes used | perplexity | PSNR held out, pooled | mean | SSIM | perceptual |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, r in found.items():
         used = f"{r['codes_used']:,} ({r['codes_used'] / r['codes']:.1%})"
         quality = r["heldout"]
         psnr = f"{quality['psnr_pooled']:.2f} dB | {quality['psnr_mean']:.2f} dB"
-        lines.append(f"| {name} | {used} | {math.exp(r['entropy']):,.0f} | {psnr} |")
+        judged = f"{quality['ssim']:.3f} | {quality['perceptual']:.3f}"
+        lines.append(f"| {name} | {used} | {r['perplexity']:,.0f} | {psnr} | {judged} |")
     return "\n".join([*lines, "", "![Held-out pictures, and what each quantizer keeps of them](quantizers.png)", ""])
 
 
