@@ -85,14 +85,14 @@ def page(found: dict[str, dict[str, Any]], command: str) -> str:
         f"`{command}`: the architecture of `starter_vq`, {config['steps']:,} steps of {config['batch']} pictures of 64 px, "
         f"seed {config['seed']}; 3,022 pictures to train on, 111 held out, 8,192 codes, 64 a picture. One run each.",
         "",
-        "| quantizer | codes used | perplexity | PSNR held out, pooled | mean | SSIM | perceptual |",
-        "|---|---|---|---|---|---|---|",
+        "| quantizer | codes used | perplexity | PSNR held out, pooled | mean | SSIM | perceptual | kernel |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, r in found.items():
         used = f"{r['codes_used']:,} ({r['codes_used'] / r['codes']:.1%})"
         quality = r["heldout"]
         psnr = f"{quality['psnr_pooled']:.2f} dB | {quality['psnr_mean']:.2f} dB"
-        judged = f"{quality['ssim']:.3f} | {quality['perceptual']:.3f}"
+        judged = f"{quality['ssim']:.3f} | {quality['perceptual']:.3f} | {r['kernel_distance']:.3f}"
         lines.append(f"| {name} | {used} | {r['perplexity']:,.0f} | {psnr} | {judged} |")
     return "\n".join([*lines, "", "![Held-out pictures, and what each quantizer keeps of them](quantizers.png)", ""])
 

@@ -37,7 +37,7 @@ def test_an_image_tokenizer_with_its_figures_and_sheet(tmp_path: Path, capsys: p
     assert (tmp_path / "small.png").read_bytes().startswith(b"\x89PNG")
 
 
-GAN = """tokenizer=vqgan_64 tokenizer.name=small tokenizer.steps=3 tokenizer.plain_steps=1 tokenizer.batch=2
+GAN = """tokenizer=vqgan_64 tokenizer.name=small.1 tokenizer.steps=3 tokenizer.plain_steps=1 tokenizer.batch=2
 tokenizer.architecture.image_size=16 tokenizer.architecture.codes=16 tokenizer.architecture.multipliers=[1,1]
 tokenizer.architecture.z=8 tokenizer.architecture.code_dim=4""".split()
 
@@ -45,7 +45,7 @@ tokenizer.architecture.z=8 tokenizer.architecture.code_dim=4""".split()
 def test_vqgans_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([*GAN, f"out={tmp_path}"])
     assert "held out (111): PSNR mean " in capsys.readouterr().out
-    tokenizer = ImageTokenizer.load(str(tmp_path / "small.safetensors"))
+    tokenizer = ImageTokenizer.load(str(tmp_path / "small.1.safetensors"))
     assert (tokenizer.codes, tokenizer.image_size, tokenizer.block) == (16, 16, 64)
 
 
@@ -61,11 +61,11 @@ def test_folders_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     folders = f"tokenizer.folders=[{tmp_path / 'mine'},{tmp_path / 'yours'}]"
     main([*GAN, folders, f"out={tmp_path / 'out'}"])
     out = capsys.readouterr().out
-    figures = json.loads((tmp_path / "out" / "small.json").read_text("utf-8"))
+    figures = json.loads((tmp_path / "out" / "small.1.json").read_text("utf-8"))
     assert figures["heldout"]["pictures"] + figures["train"]["pictures"] == 35
     assert set(figures["heldout_by_kind"]) == {str(tmp_path / "mine"), str(tmp_path / "yours")}, "the first of each at least"
     assert "1 cannot be used" in out
-    assert "broken.jpg\tno picture format" in (tmp_path / "out" / "small_rejects.txt").read_text("utf-8")
+    assert "broken.jpg\tno picture format" in (tmp_path / "out" / "small.1_rejects.txt").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

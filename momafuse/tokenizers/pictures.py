@@ -44,8 +44,8 @@ def train_image_tokenizer(config: VQConfig, out: Path, console: Console) -> None
         trained, report = train_vq(config, data, out, progress)
     figures = dataclasses.asdict(report) | {"config": dataclasses.asdict(config), "threads": torch.get_num_threads()}
     path = out / config.name
-    path.with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    _sheet(trained, data, path.with_suffix(".png"))
+    Path(f"{path}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    _sheet(trained, data, Path(f"{path}.png"))
     _summary(console, report)
     console.print(
         f"{path}.safetensors  sha256 {trained.fingerprint}\nfigures {path}.json, reconstructions {path}.png", soft_wrap=True

@@ -52,10 +52,10 @@ def train_speech_tokenizer(config: SpeechVQConfig, out: Path, console: Console) 
     figures = {"heldout": measure(trained, heldout), "train": measure(trained, train[:TRAINED])}
     path = out / config.name
     written = {name: dataclasses.asdict(part) for name, part in figures.items()} | {"config": dataclasses.asdict(config)}
-    path.with_suffix(".json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    Path(f"{path}.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     shown = _shown(config)
     decoded = [trained.decode(codes) for codes in trained.encode(list(shown.values()))]
-    plot_reconstructions(trained.drawn(list(shown.values())), trained.drawn(decoded), list(shown), path.with_suffix(".png"))
+    plot_reconstructions(trained.drawn(list(shown.values())), trained.drawn(decoded), list(shown), Path(f"{path}.png"))
     for kind, items in (("original", shown.values()), ("decoded", decoded)):
         row = np.concatenate([_with_pause(item) for item in items])
         path.with_name(f"{path.name}_{kind}.wav").write_bytes(sound_file(row, RATE))

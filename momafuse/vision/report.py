@@ -109,8 +109,8 @@ def by_parts(distance: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor)
 
 @torch.inference_mode()
 def between(network: Lite0, a: Tensor, b: Tensor) -> float | None:
-    """The kernel distance of two sets of uint8 pictures; None where there are fewer than two."""
-    if min(len(a), len(b)) < 2:
+    """The kernel distance of uint8 pictures from what is left of each; None where there are fewer than two."""
+    if len(a) < 2:
         return None
     x, y = (torch.cat([network.pooled(to_unit(part)) for part in torch.split(s, BATCH)]) for s in (a, b))
     return kernel_distance(x, y)

@@ -19,6 +19,7 @@ REPORT = {
     "codes": 8192,
     "codes_used": 4096,
     "perplexity": 1000.0,
+    "kernel_distance": 0.8,
     "heldout": QUALITY,
     "config": {"steps": 7, "batch": 2, "seed": 0},
 }
@@ -46,7 +47,7 @@ def test_what_is_there_is_not_trained_again_and_fills_the_page(tmp_path: Path) -
     (folder_of(name, tmp_path) / "tokenizer.json").write_text(json.dumps(REPORT))
     found = run(name, argparse.Namespace(root=tmp_path, steps=7, set=[]))
     text = page({name: found}, "python scripts/study_quantizers.py")
-    assert "| SimVQ | 4,096 (50.0%) | 1,000 | 22.00 dB | 24.00 dB | 0.800 | 0.300 |" in text
+    assert "| SimVQ | 4,096 (50.0%) | 1,000 | 22.00 dB | 24.00 dB | 0.800 | 0.300 | 0.800 |" in text
     assert "7 steps of 2 pictures" in text
 
 

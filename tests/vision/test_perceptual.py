@@ -77,15 +77,15 @@ def test_gradients_reach_the_picture_and_no_weight(network: Lite0, pictures: Ten
 
 def test_the_kernel_distance_against_loops() -> None:
     generator = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (5, 4))
+    x, y = (torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in range(2))
 
     def k(a: Tensor, b: Tensor) -> float:
         return (float(a @ b) / 3 + 1) ** 3
 
-    within = [[k(s[i], s[j]) for i in range(len(s)) for j in range(len(s)) if i != j] for s in (x, y)]
-    across = [k(a, b) for a in x for b in y]
-    expected = sum(sum(w) / len(w) for w in within) - 2 * sum(across) / len(across)
+    different = [(i, j) for i in range(5) for j in range(5) if i != j]
+    expected = sum(k(x[i], x[j]) + k(y[i], y[j]) - 2 * k(x[i], y[j]) for i, j in different) / len(different)
     assert kernel_distance(x, y) == pytest.approx(expected, abs=1e-12)
+    assert kernel_distance(x, x) == pytest.approx(0, abs=1e-12), "what is left may be all of it"
     many = torch.randn(400, 3, generator=generator)
     assert abs(kernel_distance(many[:200], many[200:])) < 0.2 < kernel_distance(many[:200], many[200:] + 1)
 
