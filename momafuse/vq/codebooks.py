@@ -26,13 +26,14 @@ from momafuse.vq.config import QuantizerConfig, Space
 
 class Codebook(nn.Module):
     counts: Tensor  # (C,) EMA of uses a step
+    dead: Tensor  # (), uses a step below which a code is dead
 
     def __init__(self, count: int, config: QuantizerConfig) -> None:
         super().__init__()
         self.space: Space = config.space
         self.decay, self.restart_below = config.code_decay, config.restart_below
-        self.dead = 0.0  # uses a step below which a code is dead
         self.register_buffer("counts", torch.zeros(count))
+        self.register_buffer("dead", torch.zeros(()))
 
     @abstractmethod
     def table(self) -> Tensor:
@@ -49,7 +50,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def begin(self, uses: float, codes: Tensor | None) -> None:
         """Before the first choice: a step makes `uses` choices a code; `codes` (C, D) are taken instead of those drawn."""
-        self.dead = self.restart_below * uses
+        self.dead.fill_(self.restart_below * uses)
         self.counts.fill_(2 * self.dead)
         if codes is not None:
             self.put(torch.arange(len(codes)), codes)
