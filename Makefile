@@ -10,7 +10,8 @@ ARGS ?=
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "ARGS='...'       more arguments for demo (Hydra overrides) or the tests (pytest options)"
+	@echo "ARGS='...'       more arguments for the demo's training (Hydra overrides; it ends without the auxiliary routers"
+	@echo "                 then) or the tests (pytest options)"
 	@echo "TORCH_INDEX=...  where set-up takes torch from: the URL of a pip index, or a folder of wheels"
 	@echo "PYTHON=...       the interpreter to build .venv on (3.11 to 3.13)"
 
@@ -19,7 +20,7 @@ setup:
 
 demo: setup ## pretrain a small moma_4t4i on the embedded pictures and text, then its auxiliary routers (minutes on a laptop)
 	$(PYTHON_IN_VENV) -m momafuse.train +experiment=moma_4t4i size=pico data.image_share=0.75 run.name=demo $(ARGS)
-	$(PYTHON_IN_VENV) -m momafuse.train +experiment=aux_routers model_from=runs/demo trainer.max_steps=200
+	$(if $(ARGS),,$(PYTHON_IN_VENV) -m momafuse.train +experiment=aux_routers model_from=runs/demo trainer.max_steps=200)
 
 test: setup ## the tests (14 minutes on two cores with AVX512, more with AVX2)
 	$(PYTHON_IN_VENV) -m pytest -n $(JOBS) $(ARGS)

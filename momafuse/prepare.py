@@ -27,7 +27,7 @@ def main(job: Job) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(f"{path} {'is complete' if complete else 'is made'}", soft_wrap=True)
     console.print(corpus_tree(corpus.manifest))
-    if not complete:
+    if not list(path.glob("fit_*.png")):  # made by train, or left in the midst of it
         for fit in fits(job.config):
             sheet = path / f"fit_{fit.source}_{fit.modality}.png"
             labels, items, decoded = zip(*fit.worst, strict=True)

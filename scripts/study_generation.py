@@ -52,6 +52,10 @@ def main() -> None:
     corpus = open_or_prepare(load_config(store.find(Path(asked.run)) / "config.yaml"))
     number = model.modalities.index(asked.modality)
     pairs = distinct(list(held_out_pairs(corpus.validation, number, 10 * asked.pairs)), asked.pairs, model)
+    if len(pairs) < AMONG:
+        raise SystemExit(
+            f"study_generation: error: {len(pairs)} held-out pairs of text and one {asked.modality}; it takes {AMONG}"
+        )
     found = {"run": asked.run, "among": AMONG, "pairs": len(pairs), "chance": 1 / AMONG, **retrieval(model, pairs)}
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "generation.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -5,7 +5,7 @@
 
 Every arm is a `python -m momafuse.train_tokenizer tokenizer=starter_vq` with some overrides, in ROOT; the same command again
 skips those that are there. Codes used, perplexity of their use (8,192 where all are used alike) and what is kept
-are those of the tokenizer's report: used over all pictures, the others on the held-out ones.
+are those of the tokenizer's report: use over all pictures, the others on the held-out ones.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
+from momafuse.config.results import sanitise
 from momafuse.vision.pictures import load_starter_pictures
 from momafuse.vision.tokenizer import ImageTokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHOWN = 8
-# As VQGAN's published code has it: codes in the plane, drawn near zero, learned by gradient, beta 0.25, from the first step.
+# After VQGAN: codes in the plane, drawn near zero, learned by gradient, beta 0.25, from the first step.
 PLAIN = """kind=learned space=plane first=random restart_below=0 commitment_weight=0.25 PLAIN=0"""
 DRAWN = "first=random restart_below=0 PLAIN=0"
 ARMS = {
@@ -78,12 +79,15 @@ def run(name: str, asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def page(found: dict[str, dict[str, Any]], command: str) -> str:
-    config = next(iter(found.values()))["config"]
+    first = next(iter(found.values()))
+    config, size = first["config"], first["config"]["architecture"]["image_size"]
+    pictures = f"{first['train']['pictures']:,} pictures to train on, {first['heldout']['pictures']} held out"
     lines = [
         "# Quantizers, compared",
         "",
-        f"`{command}`: the architecture of `starter_vq`, {config['steps']:,} steps of {config['batch']} pictures of 64 px, "
-        f"seed {config['seed']}; 3,022 pictures to train on, 111 held out, 8,192 codes, 64 a picture. One run each.",
+        f"`{command}`: the architecture of `starter_vq`, {config['steps']:,} steps of {config['batch']} pictures of {size} px, "
+        f"seed {config['seed']}; {pictures}, {first['codes']:,} codes. One run each. Arms with k-means begin with 300 steps "
+        "without codes, the others have codes from the first step; codes have 16 numbers, those of finite scalar four.",
         "",
         "| quantizer | codes used | perplexity | PSNR held out, pooled | mean | SSIM | perceptual | kernel |",
         "|---|---|---|---|---|---|---|---|",
@@ -92,14 +96,15 @@ def page(found: dict[str, dict[str, Any]], command: str) -> str:
         used = f"{r['codes_used']:,} ({r['codes_used'] / r['codes']:.1%})"
         quality = r["heldout"]
         psnr = f"{quality['psnr_pooled']:.2f} dB | {quality['psnr_mean']:.2f} dB"
-        judged = f"{quality['ssim']:.3f} | {quality['perceptual']:.3f} | {r['kernel_distance']:.3f}"
+        values = (quality["ssim"], quality["perceptual"], r["kernel_distance"])
+        judged = " | ".join("-" if value is None else f"{value:.3f}" for value in values)
         lines.append(f"| {name} | {used} | {r['perplexity']:,.0f} | {psnr} | {judged} |")
     return "\n".join([*lines, "", "![Held-out pictures, and what each quantizer keeps of them](quantizers.png)", ""])
 
 
-def sheet(names: Iterable[str], root: Path, out: Path) -> None:
+def sheet(names: Iterable[str], root: Path, out: Path, size: int) -> None:
     """A line for each quantizer, a column for each held-out picture."""
-    data = load_starter_pictures(64)
+    data = load_starter_pictures(size)
     rows = data.heldout.nonzero().flatten()
     pictures = data.pictures[rows[torch.linspace(0, len(rows) - 1, SHOWN).round().long()]]
     lines = {"original": pictures}
@@ -125,7 +130,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs" / "results", help="folder of the page (%(default)s)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="more overrides for every arm")
     asked = parser.parse_args()
-    asked.root = asked.root.resolve()
+    asked.root = asked.root.resolve() / "-".join([str(asked.steps), *(sanitise(word) for word in asked.set)])
     with ThreadPoolExecutor(asked.jobs) as pool:
         pending = {name: pool.submit(run, name, asked) for name in asked.arms}
         try:
@@ -135,10 +140,11 @@ def main() -> None:
             pool.shutdown(cancel_futures=True)
             raise SystemExit(f"study_quantizers: error: {error}") from None
     asked.out.mkdir(parents=True, exist_ok=True)
-    sheet(found, asked.root, asked.out / "quantizers.png")
     (asked.out / "quantizers.json").write_text(json.dumps(found, indent=1) + "\n")
     text = page(found, "python scripts/study_quantizers.py " + " ".join(sys.argv[1:]))
     (asked.out / "quantizers.md").write_text(text)
+    size = next(iter(found.values()))["config"]["architecture"]["image_size"]
+    sheet(found, asked.root, asked.out / "quantizers.png", size)
     print(text)
 
 

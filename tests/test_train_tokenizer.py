@@ -51,19 +51,21 @@ def test_vqgans_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_folders_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     generator = np.random.default_rng(0)
-    for name, count in (("mine", 30), ("yours/deep", 5)):
+    for name, count in (("mine (1)=50%", 30), ("yours/deep", 5)):
         (tmp_path / name).mkdir(parents=True)
         for n in range(count):
             pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / name / f"{n}.png")
-    (tmp_path / "mine" / "broken.jpg").write_bytes(b"no picture")
-    (tmp_path / "mine" / "notes.txt").write_text("not looked at")
-    folders = f"tokenizer.folders=[{tmp_path / 'mine'},{tmp_path / 'yours'}]"
+            Image.fromarray(pixels).save(tmp_path / name / f"{n}_$^$.png")
+    (tmp_path / "mine (1)=50%" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "mine (1)=50%" / "notes.txt").write_text("not looked at")
+    folders = f"tokenizer.folders=[{tmp_path / 'mine (1)=50%'},{tmp_path / 'yours'}]"
     main([*GAN, folders, f"out={tmp_path / 'out'}"])
     out = capsys.readouterr().out
     figures = json.loads((tmp_path / "out" / "small.1.json").read_text("utf-8"))
     assert figures["heldout"]["pictures"] + figures["train"]["pictures"] == 35
-    assert set(figures["heldout_by_kind"]) == {str(tmp_path / "mine"), str(tmp_path / "yours")}, "the first of each at least"
+    assert set(figures["heldout_by_kind"]) == {str(tmp_path / "mine (1)=50%"), str(tmp_path / "yours")}, (
+        "the first of each at least"
+    )
     assert "1 cannot be used" in out
     assert "broken.jpg\tno picture format" in (tmp_path / "out" / "small.1_rejects.txt").read_text("utf-8")
 

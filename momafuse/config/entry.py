@@ -168,7 +168,7 @@ def _examples(primary: str, experiments: bool) -> list[str]:
         return ["run=runs/demo-aux_routers", "-m run=runs/x/checkpoints/step_00000048,runs/x routing=training"]
     if primary == "generate":
         return [
-            "run=runs/demo-aux_routers 'prompt=a red apple:' make=image samples=8 guidance=2",
+            "run=runs/demo-aux_routers 'prompt=a red apple:' make=image samples=8 guidance=4",
             "run=runs/demo-aux_routers 'prompt=<image:cat.png> what is this?' make=text",
         ]
     if primary == "demo":

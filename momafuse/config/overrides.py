@@ -145,7 +145,7 @@ def _quoted(text: str, kind: Any) -> str:
     if _is_text(kind):
         optional = type(None) in get_args(kind)
         return text if _has_quotes(text) or (optional and text == "null") else quote(text)
-    if kind == list[str] and text.startswith("[") and text.endswith("]"):
+    if kind in (list[str], tuple[str, ...]) and text.startswith("[") and text.endswith("]"):
         parts = [part.strip() for part in split_commas(text[1:-1]) if part.strip()]
         return "[" + ",".join(part if _has_quotes(part) else quote(part) for part in parts) + "]"
     return text

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from momafuse.config.schema import Config
 from momafuse.data.codecs import load_codecs
-from momafuse.data.sources import Item, Raw, open_source
+from momafuse.data.sources import Item, Raw, Source, open_source
 
 SAMPLE = 64  # items, spread over the first documents of a source
 FIRST = 4096
@@ -47,9 +47,8 @@ def fits(config: Config) -> Iterator[Fit]:
     """Of every source and every modality that it holds. Raises UserError where a source is not there any more."""
     codecs = {modality: codec for modality, codec in load_codecs(config.tokenizer).items() if isinstance(codec, Judge)}
     for name, source in config.data.sources.items():
-        documents = list(itertools.islice(open_source(name, source).items(), FIRST)) if codecs else []
         for modality, codec in codecs.items():
-            keys, items = _sample(documents, modality, codec)
+            keys, items = _sample(open_source(name, source), modality, codec)
             if not items:
                 continue
             decoded = [codec.decode(codes) for codes in codec.encode(items)]
@@ -61,13 +60,19 @@ def fits(config: Config) -> Iterator[Fit]:
             yield Fit(name, modality, values, codec.unit, bool(values.mean() < codec.poor), worst)
 
 
-def _sample(documents: Sequence[Item], modality: str, codec: Any) -> tuple[list[str], list[Any]]:
-    """Keys and decoded items; those that cannot be used are passed over, as in the corpus."""
-    holding = [d for d in documents if any(isinstance(s, Raw) and s.modality == modality for s in d.segments)]
+def _sample(source: Source, modality: str, codec: Any) -> tuple[list[str], list[Any]]:
+    """Keys and decoded items; those that cannot be used are passed over, as in the corpus. Reads the source twice, since its
+    documents may be too large to be kept until it is known which are wanted."""
+
+    def of(document: Item) -> list[Raw]:
+        return [s for s in document.segments if isinstance(s, Raw) and s.modality == modality]
+
+    holding = [n for n, document in enumerate(itertools.islice(source.items(), FIRST)) if of(document)]
+    wanted = {holding[int(at)] for at in np.linspace(0, len(holding) - 1, min(SAMPLE, len(holding)))}
     keys, items = [], []
-    for at in np.unique(np.linspace(0, len(holding) - 1, min(SAMPLE, len(holding))).astype(int)):
-        raw = next(s for s in holding[int(at)].segments if isinstance(s, Raw) and s.modality == modality)
+    for n, document in enumerate(itertools.islice(source.items(), max(wanted, default=-1) + 1)):
         with contextlib.suppress(OSError, ValueError):
-            items.append(codec.read(raw.read()))
-            keys.append(holding[int(at)].key)
+            if n in wanted:
+                items.append(codec.read(of(document)[0].read()))
+                keys.append(document.key)
     return keys, items

@@ -145,7 +145,9 @@ def plot_reconstructions(
         gap = np.full((len(left), max(2, left.shape[1] // 32), 3), 255, dtype=np.uint8)
         aspect = "equal" if original.ndim == 3 else "auto"  # sounds have any length
         panel.imshow(np.concatenate([left, gap, right], axis=1), interpolation="nearest", aspect=aspect)
-        panel.set_xlabel(textwrap.shorten(caption, 48, placeholder=" …"), fontsize=8, labelpad=3)
+        text = textwrap.shorten(caption, 48, placeholder=" …")
+        text = text.encode("utf-8", "replace").decode()  # a file's name may be no text, and hold a $ that is no formula
+        panel.set_xlabel(text, fontsize=8, labelpad=3, parse_math=False)
     figure.savefig(out, dpi=DPI)
 
 

@@ -40,7 +40,7 @@ def load_folders(folders: Sequence[str], size: int) -> tuple[PictureSet, list[Re
                 if isinstance(found, str):
                     rejects.append((path, found))
                     continue
-                key = path.relative_to(root).as_posix()
+                key = path.relative_to(root).as_posix().encode("utf-8", "replace").decode()  # names need not be UTF-8
                 pictures.append(found)
                 titles.append(key)
                 kinds.append(folder)

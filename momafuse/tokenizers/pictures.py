@@ -38,15 +38,15 @@ def train_image_tokenizer(config: VQConfig, out: Path, console: Console) -> None
     if rejects:
         out.mkdir(parents=True, exist_ok=True)
         listed = out / f"{config.name}_rejects.txt"
-        listed.write_text("".join(f"{path}\t{reason}\n" for path, reason in rejects), encoding="utf-8")
+        listed.write_text("".join(f"{path}\t{reason}\n" for path, reason in rejects), "utf-8", "replace")
         console.print(f"{len(rejects)} cannot be used: {listed}", soft_wrap=True)
     with training_bar(console, config.steps) as progress:
         trained, report = train_vq(config, data, out, progress)
     figures = dataclasses.asdict(report) | {"config": dataclasses.asdict(config), "threads": torch.get_num_threads()}
     path = out / config.name
     Path(f"{path}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    _sheet(trained, data, Path(f"{path}.png"))
     _summary(console, report)
+    _sheet(trained, data, Path(f"{path}.png"))
     console.print(
         f"{path}.safetensors  sha256 {trained.fingerprint}\nfigures {path}.json, reconstructions {path}.png", soft_wrap=True
     )
@@ -57,14 +57,15 @@ def _summary(console: Console, report: Report) -> None:
         f"codes used {report.codes_used} of {report.codes} ({report.codes_used / report.codes:.1%}; "
         f"{report.codes_used_train} on training pictures alone), perplexity {report.perplexity:.0f}"
     )
-    for name, part in {"held out": report.heldout, **report.heldout_by_kind, "train": report.train}.items():
+    by_kind = [(f"held out, {kind}", part) for kind, part in report.heldout_by_kind.items()]
+    for name, part in [("held out", report.heldout), *by_kind, ("train", report.train)]:
         more = {"SSIM": part.ssim, f"perceptual ({NETWORK})": part.perceptual}
         figures = "".join(f", {what} {value:.3f}" for what, value in more.items() if value is not None)
         psnr = f"PSNR mean {part.psnr_mean:.2f} dB, pooled {part.psnr_pooled:.2f} dB"
         console.print(f"{name} ({part.pictures}): {psnr}{figures}", soft_wrap=True)
-    if report.kernel_distance is None:
+    if report.heldout.perceptual is None:
         console.print(f"no perceptual distances: they need {LEAST_SIDE} pixels a side and pip install 'momafuse[perceptual]'")
-    else:
+    elif report.kernel_distance is not None:
         console.print(f"held out and what is left of it, as sets: kernel distance ({NETWORK}) {report.kernel_distance:.4f}")
 
 

@@ -21,6 +21,11 @@ def architecture(**fields: object) -> AnyArchitecture:
 def build(arch: AnyArchitecture) -> VQAutoencoder:
     """The module with weights as CPU convolutions like them best. Raises UserError for sizes that cannot be."""
     key = "tokenizer.architecture"
+    if isinstance(arch, VQGANArchitecture):
+        sizes = {"multipliers": min(arch.multipliers, default=0), "blocks": arch.blocks, "z": arch.z, "base": arch.base}
+        for name, least in sizes.items():
+            if least < 1:
+                raise UserError(f"{key}.{name}={getattr(arch, name)}: must be at least 1, and multipliers one a level")
     if arch.image_size % arch.reduction:
         raise UserError(
             f"{key}.image_size={arch.image_size}: must be a multiple of {arch.reduction} pixels, the side of a code"

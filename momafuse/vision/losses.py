@@ -1,7 +1,7 @@
 """What the tokenizer is trained on and judged by: root mean squared pixel error of each picture, PSNR, SSIM.
 
 The root stands between the squared error, which a few line drawings would rule, and its logarithm, which is PSNR. No adversary
-and no perceptual network: at 64 pixels pixel error keeps pictures nameable.
+here: at 64 pixels pixel error keeps pictures nameable; a network that judges stands in perceptual.py.
 """
 
 from __future__ import annotations

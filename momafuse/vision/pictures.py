@@ -20,7 +20,7 @@ PACK = "starter-1"
 
 @dataclass(frozen=True)
 class PictureSet:
-    """uint8 `pictures` (N, 3, S, S) in the pack's order, and for each its title, kind (`emoji`, `clip_art`) and split."""
+    """uint8 `pictures` (N, 3, S, S), and for each its title, kind (`emoji`, `clip_art`; of a user's, the folder) and split."""
 
     pictures: Tensor
     titles: list[str]

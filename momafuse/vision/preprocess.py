@@ -7,17 +7,29 @@ animation the first frame is taken. Scaling to [-1, 1] is the tokenizer's busine
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 DEEP = 1 << 16  # values of a picture of 16 bits
+ORIENTATION = 0x0112  # EXIF's tag; what it says -> what undoes it
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def preprocess(image: Image.Image, size: int) -> Tensor:
     """-> uint8 (3, size, size). Raises ValueError for a mode whose scale or colours are unknown."""
-    image = _eight_bits(ImageOps.exif_transpose(image))
+    image = _eight_bits(_turned(image))
     if image.mode != "RGB":
         rgba = image.convert("RGBA")
         image = Image.new("RGB", rgba.size, (255, 255, 255))
@@ -29,6 +41,17 @@ def preprocess(image: Image.Image, size: int) -> Tensor:
     left, top = (image.width - size) // 2, (image.height - size) // 2
     cut = image.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(cut, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """As the camera was held. Damaged EXIF, of which Pillow raises almost anything, is as good as none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+        except Exception:
+            turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -21,7 +21,7 @@ from momafuse.vision.perceptual import LEAST_SIDE, Lite0, kernel_distance
 from momafuse.vision.pictures import PictureSet
 from momafuse.vision.tokenizer import ImageTokenizer
 
-BATCH = 64  # pictures that are judged at a time
+PIXELS = 1 << 18  # that are judged at a time
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def measure(tokenizer: ImageTokenizer, data: PictureSet) -> Report:
     entropy = -math.fsum((share * share.log()).tolist())
     network = network_if_there() if tokenizer.image_size >= LEAST_SIDE else None
     judged = _Judged(
-        squared_error(decoded, data.pictures),
+        by_parts(squared_error, decoded, data.pictures),
         by_parts(ssim, decoded, data.pictures) if tokenizer.image_size >= WINDOW else None,
-        None if network is None else by_parts(network.distance, to_unit(decoded), to_unit(data.pictures)),
+        None if network is None else by_parts(perceptual(network), decoded, data.pictures),
     )
     kinds = {kind: data.heldout & torch.tensor([k == kind for k in data.kinds]) for kind in sorted(set(data.kinds))}
     return Report(
@@ -101,10 +101,22 @@ def network_if_there() -> Lite0 | None:
         return None
 
 
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def perceptual(network: Lite0) -> Distance:
+    """Of uint8 pictures."""
+    return lambda a, b: network.distance(to_unit(a), to_unit(b))
+
+
 @torch.inference_mode()
-def by_parts(distance: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """Pictures (N, 3, S, S) twice -> (N,), a few at a time."""
-    return torch.cat([distance(x, y) for x, y in zip(torch.split(a, BATCH), torch.split(b, BATCH), strict=True)])
+def by_parts(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
+    """uint8 pictures (N, 3, S, S) twice -> (N,), a few at a time."""
+    return torch.cat([distance(x, y) for x, y in zip(parts(a), parts(b), strict=True)])
+
+
+def parts(pictures: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(pictures, max(1, PIXELS // pictures.shape[-1] ** 2))
 
 
 @torch.inference_mode()
@@ -112,5 +124,5 @@ def between(network: Lite0, a: Tensor, b: Tensor) -> float | None:
     """The kernel distance of uint8 pictures from what is left of each; None where there are fewer than two."""
     if len(a) < 2:
         return None
-    x, y = (torch.cat([network.pooled(to_unit(part)) for part in torch.split(s, BATCH)]) for s in (a, b))
+    x, y = (torch.cat([network.pooled(to_unit(part)) for part in parts(s)]) for s in (a, b))
     return kernel_distance(x, y)

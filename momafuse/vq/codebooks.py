@@ -8,8 +8,8 @@
              (SimVQ: Zhu et al., arXiv 2411.02038)
 
 A code whose n_i falls below a threshold is dead and restarts at a vector of the batch (Dhariwal et al., arXiv 2005.00341);
-`sim` has nothing to restart. Shapes: T vectors, C codes, D their width; all fp32. The moving averages are buffers, so that they
-are saved with the weights of a training; a tokenizer's file holds the codes alone.
+`sim` has nothing to restart. Shapes: T vectors, C codes, D their width; all fp32. The moving averages are buffers, part of
+the module's state; a tokenizer's file holds the codes alone.
 """
 
 from __future__ import annotations

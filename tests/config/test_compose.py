@@ -111,7 +111,7 @@ def test_an_experiment_opens_with_its_command_and_sets_no_size(file: str) -> Non
     path = config_dir() / "experiment" / f"{file}.yaml"
     package, command = path.read_text().splitlines()[:2]
     assert package == "# @package _global_"
-    more = " model_from=runs/moma_4t4i" if file in STAGES else ""
+    more = " model_from=runs/demo" if file in STAGES else ""
     assert command == f"# python -m momafuse.train +experiment={file}{more}"
     model = OmegaConf.load(path).get("model", {})
     assert not set(model) & {"dim", "n_layers", "n_heads", "ffn"}

@@ -50,4 +50,27 @@ def test_each_direction_is_judged_by_both_likelihoods(monkeypatch: pytest.Monkey
     assert found["text_of_item"]["forward"][0] == found["item_of_text"]["reverse"][0] == 1
     assert found["item_of_text"]["forward"][0] < 0.3
     assert found["text_of_item"]["reverse"][0] < 0.3
+    assert found["item_of_text"]["both"][0] == found["text_of_item"]["both"][0] == 1, "by what it knows in one order"
     assert study_generation.AMONG == 20
+
+
+def test_what_is_likely_anyway_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One item and one text that win every comparison, unless their likelihood without the other is taken off."""
+    n = 30
+
+    class Lm:
+        def scores(self, asked: list[tuple[list[int], list[int]]], batch: int) -> list[tuple[int, tuple[float, bool]]]:
+            def score(context: list[int], wanted: list[int]) -> float:
+                partner = wanted[0] + n if wanted[0] < n else wanted[0] - n
+                return 9.0 * (wanted[0] % n == 3) + 1.0 * (context[-1] == partner)
+
+            return [(k, (score(*pair), False)) for k, pair in enumerate(asked)]
+
+    class Model:
+        lm = Lm()
+        vocabulary = type("V", (), {"specials": type("S", (), {"bos": 99})})
+
+    found = retrieval(Model(), [([i], [i + n]) for i in range(n)])  # type: ignore[arg-type]
+    for way in ("item_of_text", "text_of_item"):
+        assert found[way]["forward"][0] < 0.5, "the likely one wins where it is among the 20"
+        assert found[way]["ratio"][0] == found[way]["both"][0] == 1

@@ -14,14 +14,15 @@ from momafuse.config.tokenizers import TokenizerTraining
 from momafuse.vision.config import VQConfig
 from momafuse.vq.quantizer import FiniteScalar, VectorQuantizer, build_quantizer
 
-QUALITY = {"psnr_pooled": 22.0, "psnr_mean": 24.0, "ssim": 0.8, "perceptual": 0.3}
+QUALITY = {"pictures": 111, "psnr_pooled": 22.0, "psnr_mean": 24.0, "ssim": 0.8, "perceptual": None}
 REPORT = {
     "codes": 8192,
     "codes_used": 4096,
     "perplexity": 1000.0,
-    "kernel_distance": 0.8,
+    "kernel_distance": None,
     "heldout": QUALITY,
-    "config": {"steps": 7, "batch": 2, "seed": 0},
+    "train": QUALITY,
+    "config": {"steps": 7, "batch": 2, "seed": 0, "architecture": {"image_size": 64}},
 }
 
 
@@ -47,8 +48,8 @@ def test_what_is_there_is_not_trained_again_and_fills_the_page(tmp_path: Path) -
     (folder_of(name, tmp_path) / "tokenizer.json").write_text(json.dumps(REPORT))
     found = run(name, argparse.Namespace(root=tmp_path, steps=7, set=[]))
     text = page({name: found}, "python scripts/study_quantizers.py")
-    assert "| SimVQ | 4,096 (50.0%) | 1,000 | 22.00 dB | 24.00 dB | 0.800 | 0.300 | 0.800 |" in text
-    assert "7 steps of 2 pictures" in text
+    assert "| SimVQ | 4,096 (50.0%) | 1,000 | 22.00 dB | 24.00 dB | 0.800 | - | - |" in text
+    assert "7 steps of 2 pictures of 64 px" in text
 
 
 def test_a_failure_names_its_last_line(tmp_path: Path) -> None:

@@ -60,6 +60,24 @@ def test_a_picture_is_turned_as_its_camera_says() -> None:
         assert found[:, *at].tolist() == [200, 0, 0], turned
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_is_as_good_as_none() -> None:
+    """Bytes of a real JPEG's EXIF changed at random: it is read, or its pixels are refused; nothing else is raised."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x011A] = 6, "a camera", 72.5
+    whole = bytearray(file_of(Image.new("RGB", (64, 64), (9, 99, 200)), "JPEG", exif=exif))
+    begin, draws, read = whole.index(b"Exif"), np.random.default_rng(0), 0
+    for _ in range(400):
+        data = bytearray(whole)
+        for at in draws.integers(begin + 6, begin + 100, 3):
+            data[at] = draws.integers(256)
+        try:
+            read += decode_picture(bytes(data), 64).shape == (3, 64, 64)
+        except ValueError:
+            continue
+    assert read > 300
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_grey_of_sixteen_bits_keeps_its_shades(kind: str) -> None:
     ramp = np.tile(np.arange(64, dtype=np.uint16) * 1024 + 77, (64, 1))

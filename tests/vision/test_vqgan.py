@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,6 +141,13 @@ def test_a_file_says_which_architecture_it_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "base", "message"), [(30, 32, "image_size=30: .* multiple of 4"), (32, 48, "base=48: .* of 32")]
 )
-def test_sizes_that_cannot_be_are_one_line(size: int, base: int, message: str) -> None:
+def test_sizes_that_do_not_divide_are_one_line(size: int, base: int, message: str) -> None:
     with pytest.raises(UserError, match=rf"tokenizer\.architecture\.{message}"):
         build(VQGANArchitecture(size, 64, 8, base=base, multipliers=(1, 2, 2), blocks=1, attention=(), z=16))
+
+
+@pytest.mark.parametrize("changed", [{"multipliers": ()}, {"multipliers": (1, 0)}, {"blocks": 0}, {"z": 0}, {"base": 0}])
+def test_what_is_not_there_is_one_line(changed: dict[str, object]) -> None:
+    (name,) = changed
+    with pytest.raises(UserError, match=rf"tokenizer\.architecture\.{name}=.*at least 1"):
+        build(dataclasses.replace(SMALL, **changed))  # type: ignore[arg-type]
