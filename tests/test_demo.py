@@ -21,7 +21,9 @@ def test_a_run_is_served_until_it_is_interrupted(run: Train) -> None:
     pytest.importorskip("gradio")
     folder, port = run("trainer.max_steps=1", experiment="dense"), free_port()
     command = [sys.executable, "-m", "momafuse.demo", f"run={folder}", f"port={port}", "device=cpu"]
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are told to ignore it
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        signal.signal(signal.SIGINT, heard)
         try:
             assert server.stdout is not None
             address = server.stdout.readline().strip()

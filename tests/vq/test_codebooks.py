@@ -76,6 +76,7 @@ def test_learned_codes_are_parameters_that_restart_too() -> None:
 
 
 def test_one_chosen_code_of_sim_moves_all() -> None:
+    torch.manual_seed(0)
     book = SimCodebook(6, 4, config(SIM))
     before = book.table().detach().clone()
     book.table()[2].sum().backward()  # type: ignore[no-untyped-call]
