@@ -68,8 +68,8 @@ class ImageCodec:
 
     def judge(self, items: Sequence[Tensor], decoded: Sequence[Tensor]) -> npt.NDArray[np.float64]:
         """PSNR of each picture, dB."""
-        error: npt.NDArray[np.float64] = psnr(squared_error(torch.stack(list(decoded)), torch.stack(list(items)))).numpy()
-        return error
+        found: npt.NDArray[np.float64] = psnr(squared_error(torch.stack(list(decoded)), torch.stack(list(items)))).numpy()
+        return found
 
     def file(self, item: Tensor) -> tuple[str, bytes]:
         out = io.BytesIO()

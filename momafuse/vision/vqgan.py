@@ -30,13 +30,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = _norm(channels_in), nn.Conv2d(channels_in, channels, 3, padding=1)
         self.norm2, self.conv2 = _norm(channels), nn.Conv2d(channels, channels, 3, padding=1)
-        if channels_in != channels:
-            self.nin_shortcut = nn.Conv2d(channels_in, channels, 1)
+        self.nin_shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else None
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        kept = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
+        kept = x if self.nin_shortcut is None else self.nin_shortcut(x)
         out: Tensor = kept + h
         return out
 

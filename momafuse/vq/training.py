@@ -70,8 +70,7 @@ def train(config: VQTraining, task: Task[M], progress: Progress | None = None) -
         if step == config.plain_steps:
             _begin(task.architecture.codes, model, quantizer, batches, generator)
         batch = next(batches)
-        quantized = quantizer if step >= config.plain_steps else None
-        vectors, choice, figures = _gradients(model, quantizer.place, quantized, batch, task.loss)
+        vectors, choice, figures = _gradients(model, quantizer, batch, task.loss, plain=step < config.plain_steps)
         if choice is not None:
             restart = step < config.quantizer.restart_until * config.steps
             figures |= quantizer.update(vectors, choice, generator if restart else None)
@@ -115,18 +114,14 @@ class _Optimizer:
 
 
 def _gradients(
-    model: VQAutoencoder,
-    place: Callable[[Tensor], Tensor],
-    quantizer: Quantizer | None,
-    batch: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    model: VQAutoencoder, quantizer: Quantizer, batch: Tensor, loss: Callable[[Tensor, Tensor], Tensor], *, plain: bool
 ) -> tuple[Tensor, Choice | None, dict[str, float]]:
-    """Fills the gradients; without a quantizer the vectors pass as they are placed. -> vectors, the choice, figures."""
+    """Fills the gradients; `plain`: the vectors pass as they are placed, no code is chosen. -> vectors, the choice, figures."""
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
         vectors = model.encode(batch)
         with torch.autocast("cpu", enabled=False):
-            choice = None if quantizer is None else quantizer(vectors)
-            through = place(vectors) if choice is None else choice.vectors
+            choice = None if plain else quantizer(vectors)
+            through = quantizer.place(vectors) if choice is None else choice.vectors
         output = model.decode(through)
     error = loss(output, batch)
     added = error.new_zeros(()) if choice is None else choice.loss

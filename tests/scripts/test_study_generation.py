@@ -29,7 +29,7 @@ def test_log_mean_is_the_log_of_a_mean() -> None:
     assert np.isfinite(log_mean(np.full((3, 2), -2000.0))).all()
 
 
-def test_each_direction_is_judged_by_both_likelihoods(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_direction_is_judged_by_both_likelihoods() -> None:
     """A model that knows the text of an item and no item of a text: its forward texts and reverse items are right."""
     n = 30
     draws = np.random.default_rng(1)
@@ -54,7 +54,7 @@ def test_each_direction_is_judged_by_both_likelihoods(monkeypatch: pytest.Monkey
     assert study_generation.AMONG == 20
 
 
-def test_what_is_likely_anyway_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_likely_anyway_does_not_count() -> None:
     """One item and one text that win every comparison, unless their likelihood without the other is taken off."""
     n = 30
 
