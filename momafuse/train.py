@@ -15,7 +15,7 @@ from momafuse.preemption import listen
     check=check_run_root,
 )
 def main(job: Job) -> None:
-    from momafuse.training.loop import train  # after composing: a misspelt key should not wait for torch
+    from momafuse.training.pretraining import train  # after composing: a misspelt key should not wait for torch
 
     train(job)
 

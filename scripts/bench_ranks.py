@@ -132,13 +132,13 @@ def saves(
             step()
 
     with Saver(root, Keep(1), world) as saver:
-        saver.save(0, model, optimizer, {}, "")  # makes room for the copy
+        saver.save(0, model, [optimizer], {}, "")  # makes room for the copy
         saver.wait()
         for i in range(1, rounds + 1):
             world.gather(0.0)
             without = seconds(span, world.device)
             world.gather(0.0)
-            calls.append(seconds(lambda i=i: saver.save(i, model, optimizer, {}, ""), world.device) / usual)
+            calls.append(seconds(lambda i=i: saver.save(i, model, [optimizer], {}, ""), world.device) / usual)
             delays.append(calls[-1] + (seconds(span, world.device) - without) / usual)
             late += seconds(saver.wait, world.device) > 0.1 * usual
     world.on_main(lambda: shutil.rmtree(root))

@@ -21,7 +21,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,14 +72,14 @@ class Saver:
         self.last: int | None = None  # the step of the newest save that was begun
         self.waited = 0.0  # seconds that the run was held up in all
 
-    def save(self, step: int, model: nn.Module, optimizer: Optimizer, state: dict[str, Any], config: str) -> None:
+    def save(self, step: int, model: nn.Module, optimizers: Sequence[Optimizer], state: dict[str, Any], config: str) -> None:
         """Begin `root/step_STEP`. `state` must be JSON.
 
         Raises UserError if the save before this one failed: the disk did not take it; older checkpoints are untouched.
         """
         self.wait()
         self.last, begin = step, time.perf_counter()
-        model_state, optimizer_state = get_state_dict(model, optimizer)
+        model_state, optimizer_state = get_state_dict(model, optimizers)
         tensors, copied = self._copy({"model": model_state, "optimizer": optimizer_state})
         words = json.dumps(state, indent=1)
         self._pending = self._thread.submit(self._write, step, tensors, copied, words, config)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +95,20 @@ def verify(checkpoint: Path) -> None:
 
 
 def load(
-    checkpoint: Path, model: nn.Module, optimizer: Optimizer | None, world: World, without: Callable[[str], bool] | None = None
+    checkpoint: Path,
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    world: World,
+    without: Callable[[str], bool] | None = None,
 ) -> None:
-    """Read weights, and the optimizer's state if one is given, into existing objects of the same structure, on every rank.
+    """Read weights, and the optimizers' state if any are given, into existing objects of the same structure, on every rank.
 
     Parameters whose path is `without` keep their values: the checkpoint need not have them.
     """
-    optimizers = [] if optimizer is None else [optimizer]
     model_state, optimizer_state = get_state_dict(model, optimizers)
     if without is not None:
         model_state = {path: value for path, value in model_state.items() if not without(path)}
-    state = {"model": model_state} | ({"optimizer": optimizer_state} if optimizer else {})
+    state = {"model": model_state} | ({"optimizer": optimizer_state} if optimizers else {})
     try:
         alone = world.mesh is None
         dcp_load(state, checkpoint_id=checkpoint, no_dist=alone, process_group=world.waiting)

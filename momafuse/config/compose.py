@@ -101,7 +101,7 @@ def compose_jobs(
     return jobs
 
 
-def load_config(path: Path | str) -> Config:
+def load_config(path: Path | str, schema: type[C] = Config) -> C:  # type: ignore[assignment]
     """The config of a run from its `config.yaml` (as `Job.yaml` writes it); UserError where it cannot be read."""
     try:
         raw = OmegaConf.to_container(OmegaConf.load(path))
@@ -110,8 +110,9 @@ def load_config(path: Path | str) -> Config:
         raise UserError(f"{path}: {problem}; use a run folder's config.yaml") from error
     if not isinstance(raw, Mapping):
         raise UserError(f"{path}: holds no config; use a run folder's config.yaml")
+    values = {str(k): v for k, v in raw.items()}
     try:
-        return convert(Config, with_later_keys({str(k): v for k, v in raw.items()}))
+        return convert(schema, with_later_keys(values) if issubclass(schema, Config) else values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

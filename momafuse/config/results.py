@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from momafuse.config.overrides import Override
-from momafuse.config.schema import Config
+from momafuse.config.schema import RunnableConfig
 
 # Keys (shell patterns) that say where, how long or how loudly a run runs, but not what it computes: they stay out of
 # run names, and a run folder may be continued with other values of them. All other keys change the results.
@@ -70,7 +70,7 @@ def sanitise(name: str) -> str:
     return clean
 
 
-def config_differences(a: Config, b: Config) -> list[str]:
+def config_differences(a: RunnableConfig, b: RunnableConfig) -> list[str]:
     """The dotted keys, of those that change results, in which two configs differ."""
     left, right = dict(_flat(asdict(a))), dict(_flat(asdict(b)))
     keys = [*left, *(k for k in right if k not in left)]

@@ -140,42 +140,43 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
-    train: list[str]  # shell patterns of the parameters that learn; the others are frozen
+class ScheduleConfig:
+    """The learning rate by step, and how gradients are clipped: what every stage has of `optim`."""
+
     lr: float
     lr_end: float
     warmup_steps: int
     schedule: Literal["linear", "cosine"]
     schedule_steps: int | None  # None: trainer.max_steps of the first start, kept in the checkpoint from then on
+    grad_clip: float | None  # the norm of the gradient is at most this; None: as it is
+
+
+@dataclass(frozen=True)
+class OptimConfig(ScheduleConfig):
+    train: list[str]  # shell patterns of the parameters that learn; the others are frozen
     beta1: float
     beta2: float
     eps: float
     weight_decay: float
-    grad_clip: float
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
+class LoopConfig:
+    """What the loop reads of `trainer`, whatever is trained; batches count sequences of tokens, or pictures."""
+
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]  # of the model; parameters, optimizer, routers and the loss stay fp32
-    backend: Literal["auto", "reference", "bmm", "grouped_mm", "triton"]  # of the expert op
-    activation_checkpointing: Literal["none", "selective", "full"]
-    compile: bool | Literal["auto"]  # each block by torch.compile; auto: on a GPU, where each is one graph
-    cuda_graphs: bool  # forward and backward of a micro-batch as one launch; on one GPU
     replicas: int  # of the sharded model: ranks / replicas hold one (HSDP); 1: sharded over all ranks
     reduce_dtype: Literal["fp32", "bf16"]  # of gradients between ranks
     timeout: float  # seconds that ranks wait for one another before the run ends with an error
     dry_step: bool  # a forward and backward before the first step: what does not fit or compile fails at once
     max_skipped: int  # updates in a row that may be skipped since loss or gradient are not finite; 0: stop at the first
     skip_spikes: float | None  # skip updates whose gradient norm is above this times the median of the last 100; None: never
-    probe: int  # steps between rows with norms of activations, weights and updates by layer; 0: never
     profile: str | None  # FIRST:LAST: steps of which a trace is written
     max_steps: int
-    max_tokens: int | None
     global_batch: int
     micro_batch: int
     eval_every: int  # steps; 0: only at the end
-    eval_sequences: int
     log_every: int  # steps between console lines where the output is no terminal
 
     def profiled(self) -> tuple[int, int] | None:
@@ -186,6 +187,17 @@ class TrainerConfig:
         if not 0 < first <= last:
             raise ValueError
         return first, last
+
+
+@dataclass(frozen=True)
+class TrainerConfig(LoopConfig):
+    backend: Literal["auto", "reference", "bmm", "grouped_mm", "triton"]  # of the expert op
+    activation_checkpointing: Literal["none", "selective", "full"]
+    compile: bool | Literal["auto"]  # each block by torch.compile; auto: on a GPU, where each is one graph
+    cuda_graphs: bool  # forward and backward of a micro-batch as one launch; on one GPU
+    probe: int  # steps between rows with norms of activations, weights and updates by layer; 0: never
+    max_tokens: int | None
+    eval_sequences: int
 
 
 @dataclass(frozen=True)
@@ -215,26 +227,34 @@ class LoggerConfig:
 
 
 @dataclass(frozen=True)
-class Config:
-    """Everything that `python -m momafuse.train` and `momafuse.prepare` read."""
+class RunnableConfig:
+    """What the loop reads (training/loop.py), whatever is trained."""
 
     writes_run: ClassVar[bool] = True  # False in programs that only read: their jobs may share a run name
 
     run: RunConfig
+    optim: ScheduleConfig
+    trainer: LoopConfig
+    checkpoint: CheckpointConfig
+    logger: LoggerConfig
+    resume: str  # auto | none | the path of a run or a checkpoint
+    plugins: list[str]  # modules imported first: they may register sources
+
+
+@dataclass(frozen=True)
+class Config(RunnableConfig):
+    """Everything that `python -m momafuse.train` and `momafuse.prepare` read."""
+
+    optim: OptimConfig
+    trainer: TrainerConfig
     model: ModelConfig
     router: RouterConfig
     data: DataConfig
     tokenizer: dict[str, str]  # modality -> a shipped name or the path of its weights; text first, the order is that of ids
     objective: ObjectiveConfig
-    optim: OptimConfig
-    trainer: TrainerConfig
-    checkpoint: CheckpointConfig
-    logger: LoggerConfig
-    resume: str  # auto | none | the path of a run or a checkpoint
     upcycle: str | None  # the path of a run or a checkpoint that the run's weights are made from
     upcycling: UpcyclingConfig
     model_from: str | None  # with router.auxiliary: the run (or checkpoint) whose model they learn from
-    plugins: list[str]  # modules imported first: they may register sources
 
     @property
     def modalities(self) -> tuple[str, ...]:

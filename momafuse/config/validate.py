@@ -74,7 +74,7 @@ def _signs(config: Config) -> None:
         "data.window": d.window,
         "optim.lr": o.lr,
         "optim.eps": o.eps,
-        "optim.grad_clip": o.grad_clip,
+        "optim.grad_clip": 1 if o.grad_clip is None else o.grad_clip,
         "trainer.max_steps": t.max_steps,
         "trainer.global_batch": t.global_batch,
         "trainer.micro_batch": t.micro_batch,

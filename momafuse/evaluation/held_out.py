@@ -57,7 +57,7 @@ def evaluate_run(e: EvaluateConfig) -> Results:
     world = World(0, 1, resolve_device(e.device), None, None)
     state = store.read_state(checkpoint)
     model, _ = build_model(config, corpus.vocabulary, world)
-    store.load(checkpoint, model, None, world)
+    store.load(checkpoint, model, [], world)
     model.eval()
     routings: Sequence[Named] = ("training", "causal") if e.routing == "both" else (e.routing,)
     if not model.routes:

@@ -67,7 +67,7 @@ class LanguageModel:
         if model.routes and not config.router.auxiliary:
             train = f"python -m momafuse.train +experiment=aux_routers model_from={run}"
             raise UserError(f"run={run}: has no auxiliary routers, without which it sees the future; train them: {train}")
-        store.load(checkpoint, model, None, world)
+        store.load(checkpoint, model, [], world)
         round_products(model, dtype)
         return cls(model, text, codecs, vocabulary, config.data.sequence_length)
 

@@ -10,6 +10,7 @@ from momafuse.reports.metrics import Row
 
 TRAIN = "train/loss_"
 HELD_OUT = "eval/loss_"
+SPEED = "_per_second"
 
 
 class ConsoleReport:
@@ -34,9 +35,9 @@ class ConsoleReport:
             self._bar.start()
 
     def step(self, row: Row) -> None:
-        """One training step: step, train/loss_MODALITY, perf/tokens_per_second."""
-        step = int(row["step"])
-        speed = f"{float(row['perf/tokens_per_second']):,.0f} tokens/s"
+        """One training step: step, train/loss_MODALITY, perf/UNITS_per_second."""
+        step, key = int(row["step"]), next(key for key in row if key.startswith("perf/") and key.endswith(SPEED))
+        speed = f"{float(row[key]):,.0f} {key.removeprefix('perf/').removesuffix(SPEED)}/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, losses=_losses(row, TRAIN), speed=speed)
         elif step % self._log_every == 0 or step == self._total:

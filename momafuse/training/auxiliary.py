@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,18 @@ from momafuse.checkpoint import store
 from momafuse.config.compose import Job
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
-from momafuse.data.corpus import Corpus
 from momafuse.errors import UserError
 from momafuse.files import write_aside
 from momafuse.models.block import Decision
 from momafuse.models.transformer import Observe
 from momafuse.reports.logger import Logger
 from momafuse.routing.auxiliary import Lesson
+from momafuse.routing.statistics import chosen_shares
 from momafuse.training.auxiliary_scores import KINDS, causal_costs, lessons, scores
 from momafuse.training.held_out import HeldOut, evaluate, unigram
+from momafuse.training.language import LanguageStage
 from momafuse.training.page import write_page
+from momafuse.training.seed import Seed
 from momafuse.training.setup import Setup
 from momafuse.training.step import chosen_rows, step_flops
 
@@ -49,11 +51,11 @@ def taught_by(config: Config, setup: Setup, corpus: str) -> dict[str, Any]:
     state = setup.world.on_main(lambda: store.read_state(checkpoint))
     if state["corpus"] != corpus:
         raise UserError(f"model_from={config.model_from}: was trained on another corpus; bring it back or set data.path")
-    store.load(checkpoint, setup.model, None, setup.world, without=lambda path: "auxiliary" in path)
+    store.load(checkpoint, setup.model, [], setup.world, without=lambda path: "auxiliary" in path)
     return {"origin_sequence": state["sequences"], "teacher": str(checkpoint.resolve())}
 
 
-def check_teacher(config: Config, state: dict[str, Any]) -> None:
+def check_teacher(config: Config, state: Mapping[str, Any]) -> None:
     """Raises UserError where the run of `model_from` has gone on since these routers began to learn from it."""
     assert config.model_from is not None
     newest = str(store.find(Path(config.model_from).expanduser(), "model_from").resolve())
@@ -106,27 +108,31 @@ def bce(lesson: Lesson) -> Tensor:
     return (every * lesson.served).sum() / lesson.served.sum().clamp(min=1)
 
 
-@dataclass(frozen=True)
-class Auxiliaries:
-    config: Config
-    setup: Setup
-    corpus: Corpus
+class Auxiliaries(LanguageStage):
+    def first_state(self, seed: Seed | None) -> dict[str, Any]:
+        return super().first_state(seed) | taught_by(self.config, self.setup, self.data)
 
-    def meter(self) -> BCEMeter:
-        return BCEMeter(self.setup.world.device)
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        check_teacher(self.config, state)
 
-    def backward(self, host_batch: Batch, meter: BCEMeter, valid: int, step: int, observe: Observe | None = None) -> Tensor:
-        t = self.config.trainer
-        total = torch.zeros((), device=self.setup.world.device)
-        batch = host_batch.to(self.setup.world.device)
-        decisions = self._decisions(batch, observe)
+    def backward(self, host_batch: Batch, weight: int, step: int) -> Tensor:
+        """-> what BCEMeter sums, then rows of each modality chosen by 0, 1 and more experts."""
+        t, meter = self.config.trainer, BCEMeter(self.world.device)
+        total = torch.zeros((), device=self.world.device)
+        batch = host_batch.to(self.world.device)
+        decisions = self._decisions(batch, self.observe)
         found = lessons(decisions)
         for _, kind, lesson in found:
             loss = bce(lesson)
             meter.add(kind, lesson, loss)
             total = total + loss / (max(1, len(found)) * (t.global_batch // t.micro_batch))
         total.backward()  # type: ignore[no-untyped-call]
-        return chosen_rows(self.setup, batch, decisions)
+        return torch.cat([meter.sums.flatten(), chosen_rows(self.setup, batch, decisions)])
+
+    def row(self, sums: Sequence[float]) -> dict[str, float]:
+        meter = BCEMeter(self.world.device)
+        scored = meter.sums.numel()
+        return meter.named("train/", sums[:scored]) | chosen_shares(sums[scored:], self.setup.model.modality_names)
 
     def flops(self, step: int) -> float:
         """A forward without the head; the routers' own backward is small beside it and is not counted."""
@@ -137,20 +143,20 @@ class Auxiliaries:
         found = evaluate(self.config, self.setup, self.corpus, "causal")
         return replace(found, scores=scores(self.config, self.setup))
 
-    def renew(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None:
+    def renew(self, job: Job, path: Path, state: dict[str, Any], found: HeldOut, logger: Logger) -> None:
         """The page: what the model makes when these routers choose."""
         frequencies = unigram(job.config, self.setup, self.corpus)
-        write_page(job, self.setup, self.corpus, path, state, held_out, frequencies, next_commands(path))
+        write_page(job, self.setup, self.corpus, path, state, found, frequencies, next_commands(path))
         logger.page(path / "index.html", int(state["step"]))
 
-    def finish(self, job: Job, path: Path, state: dict[str, Any], held_out: HeldOut, logger: Logger) -> None:
+    def finish(self, job: Job, path: Path, state: dict[str, Any], found: HeldOut, logger: Logger) -> None:
         """report.json: the held-out loss under causal routing, precision and recall, and what the experts then cost."""
-        report: dict[str, Any] = {**held_out.losses, "eval/routing": held_out.routing}
+        report: dict[str, Any] = {**found.losses, "eval/routing": found.routing}
         report |= unigram(job.config, self.setup, self.corpus)
         report |= {"steps": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"], 3)}
-        report |= {"auxiliary": held_out.scores, "causal": causal_costs(self.config, self.setup, held_out.counts)}
+        report |= {"auxiliary": found.scores, "causal": causal_costs(self.config, self.setup, found.counts)}
         write_aside(path / "report.json", json.dumps(report, indent=1) + "\n")
-        self.renew(job, path, state, held_out, logger)
+        self.renew(job, path, state, found, logger)
         logger.message(f"run folder: {path}; report.json holds the held-out loss under causal routing, and scores by layer")
         logger.message(f"what it makes of held-out pairs: {path / 'index.html'}")
         logger.message("\n  ".join(["next:", *next_commands(path)]))

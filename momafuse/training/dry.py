@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
-from momafuse.training.setup import Setup
 from momafuse.training.stage import Stage
 
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")
@@ -21,16 +21,17 @@ NO_COMPILER = ("InvalidCxxCompiler", "No working C++ compiler", "CppCompileError
 NO_C_COMPILER = ("Failed to find C compiler",)  # triton's, which starts kernels through a little C
 
 
-def dry_step(config: Config, setup: Setup, stage: Stage) -> None:
+def dry_step(stage: Stage[Any, Any]) -> None:
     """One micro-batch forth and back; all ranks must call it. Raises UserError as `explained` does."""
-    gpus = [setup.world.device] if setup.world.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus), setup.working():
-        stage.backward(setup.train.batch(range(config.trainer.micro_batch)), stage.meter(), valid=1, step=0)
-    setup.optimizer.zero_grad(set_to_none=True)
+    gpus = [stage.world.device] if stage.world.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus), stage.working():
+        stage.rehearse()
+    for optimizer in stage.optimizers:
+        optimizer.zero_grad(set_to_none=True)
 
 
 @contextmanager
-def explained(config: Config, setup: Setup) -> Iterator[None]:
+def explained(stage: Stage[Any, Any]) -> Iterator[None]:
     """Turns a lack of memory, or of a compiler, into a UserError that names the keys."""
     try:
         yield
@@ -38,31 +39,34 @@ def explained(config: Config, setup: Setup) -> Iterator[None]:
         chain = list(_chain(error))
         texts = [f"{type(e).__name__}: {e}" for e in chain]
         if any(isinstance(e, torch.OutOfMemoryError | MemoryError) for e in chain) or _found(NO_MEMORY, texts):
-            raise UserError(out_of_memory(config, setup, str(chain[-1]))) from error
-        if config.trainer.compile and _found(NO_COMPILER, texts):
-            asked = str(config.trainer.compile).lower()
-            problem = f"trainer.compile={asked}: torch.compile finds no C++ compiler that works"
-            raise UserError(f"{problem}; install one, name it in CXX, or write false") from error
-        if _found(NO_C_COMPILER, texts):
-            problem = f"trainer.backend={config.trainer.backend}: the kernels of a GPU need a C compiler, and Triton finds none"
-            raise UserError(f"{problem}; install one (gcc), or name it in CC") from error
+            raise UserError(out_of_memory(stage, str(chain[-1]))) from error
+        if isinstance(stage.config, Config):
+            _compilers(stage.config, texts, error)
         raise
 
 
-def out_of_memory(config: Config, setup: Setup, said: str) -> str:
+def _compilers(config: Config, texts: list[str], error: Exception) -> None:
+    """Raises UserError where one is missing."""
+    if config.trainer.compile and _found(NO_COMPILER, texts):
+        asked = str(config.trainer.compile).lower()
+        problem = f"trainer.compile={asked}: torch.compile finds no C++ compiler that works"
+        raise UserError(f"{problem}; install one, name it in CXX, or write false") from error
+    if _found(NO_C_COMPILER, texts):
+        problem = f"trainer.backend={config.trainer.backend}: the kernels of a GPU need a C compiler, and Triton finds none"
+        raise UserError(f"{problem}; install one (gcc), or name it in CC") from error
+
+
+def out_of_memory(stage: Stage[Any, Any], said: str) -> str:
     """One line: what did not fit, and what would make it smaller."""
-    t, pool = config.trainer, config.router.pool
-    share = t.global_batch // setup.world.size
-    smaller = [m for m in range(pool, t.micro_batch, pool) if share % m == 0]
-    remedies = [f"trainer.micro_batch={smaller[-1]}"] if smaller else []
-    remedies += ["trainer.activation_checkpointing=full"] if t.activation_checkpointing != "full" else []
-    remedies += ["more ranks (torchrun)" if setup.world.device.type == "cuda" else "a smaller size=..."] if not remedies else []
-    parameters = sum(p.numel() for p in setup.model.parameters())
-    rows = f"{t.micro_batch} sequences of {config.data.sequence_length} tokens at once"
-    sizes = f"{parameters / 1e6:.1f}M parameters on {setup.world.size} ranks, {rows}"
+    rows, remedies = stage.smaller()
+    world = stage.world
+    remedies = remedies or ["more ranks (torchrun)" if world.device.type == "cuda" else "a smaller size=..."]
+    parameters = sum(p.numel() for p in stage.model.parameters())
+    sizes = f"{parameters / 1e6:.1f}M parameters on {world.size} ranks, {rows}"
     first = said.strip().partition("\n")[0].partition("] ")
     detail = (first[2] or first[0])[:200].rstrip(". ")
-    return f"trainer.micro_batch={t.micro_batch}: out of memory with {sizes} ({detail}); try {' or '.join(remedies)}"
+    micro_batch = stage.config.trainer.micro_batch
+    return f"trainer.micro_batch={micro_batch}: out of memory with {sizes} ({detail}); try {' or '.join(remedies)}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -9,7 +9,9 @@ import contextlib
 import itertools
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +35,7 @@ SAMPLES = 16  # pictures on the sheet of reconstructions, spread over the first 
 SEES_THE_FUTURE = "training routing: sees the future (what a router chooses depends on later rows too)"
 
 
-def report_evaluation(held_out: HeldOut, state: dict[str, float], logger: Logger) -> None:
+def report_evaluation(held_out: HeldOut, state: Mapping[str, Any], logger: Logger) -> None:
     """A row of metrics, and the warning without which a loss under expert choice misleads."""
     counts = {key: state[key] for key in ("step", "tokens", "flops")}
     logger.evaluation({**counts, **held_out.losses, "eval/routing": held_out.routing})

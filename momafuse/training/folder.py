@@ -19,7 +19,7 @@ import momafuse
 from momafuse.checkpoint import store
 from momafuse.config.compose import load_config
 from momafuse.config.results import config_differences
-from momafuse.config.schema import Config
+from momafuse.config.schema import Config, RunnableConfig
 from momafuse.errors import UserError
 from momafuse.files import write_aside
 from momafuse.training.schedule import more, total_steps
@@ -52,32 +52,32 @@ class RunFolder:
         return bool(report.get("steps") == self.state["step"])
 
 
-def run_path(config: Config) -> Path:
+def run_path(config: RunnableConfig) -> Path:
     """ROOT/NAME; the name is resolved by the entry point."""
     assert config.run.name is not None
     return Path(config.run.root) / config.run.name
 
 
-def open_run(config: Config) -> RunFolder:
+def open_run(config: RunnableConfig) -> RunFolder:
     """Find what to go on from, and refuse what does not fit; changes nothing on disk. Raises UserError."""
     path = run_path(config)
     newest = store.latest(path / "checkpoints")
     for stored in [path / "config.yaml", *([newest / "config.yaml"] if newest else [])]:
         if stored.is_file():
-            _refuse_differences(path, config_differences(load_config(stored), config))
+            _refuse_differences(path, config_differences(load_config(stored, type(config)), config))
     if config.resume == "none" and newest is not None:
         raise UserError(f"resume=none: {path} has checkpoints; delete the folder or choose another run.name")
     origin = None if config.resume in ("auto", "none") else str(Path(config.resume).resolve())
     if origin is not None and newest is None:
         newest = store.find(Path(config.resume))
-        differences = config_differences(load_config(newest / "config.yaml"), config)
+        differences = config_differences(load_config(newest / "config.yaml", type(config)), config)
         _refuse_differences(newest, [key for key in differences if key.startswith(SAME_MODEL)])
         state = store.read_state(newest)
         if state["step"] >= total_steps(config):
             raise UserError(f"resume={config.resume}: is at step {state['step']}; for more: {more(config, state['step'])}")
         return RunFolder(path, newest, state, origin)
     if newest is None:
-        return RunFolder(path, None, None, None, find_seed(config))
+        return RunFolder(path, None, None, None, find_seed(config) if isinstance(config, Config) else None)
     state = store.read_state(newest)
     if origin is not None and state["origin"] != origin:
         raise UserError(

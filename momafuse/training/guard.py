@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from momafuse.checkpoint import store
-from momafuse.config.schema import Config
+from momafuse.config.schema import RunnableConfig
 from momafuse.errors import UserError
 from momafuse.world import World
 
@@ -40,7 +40,7 @@ class Guard:
     """
 
     def __init__(
-        self, config: Config, world: World, checkpoints: Path, saved: dict[str, Any] | None, written: Callable[[], None]
+        self, config: RunnableConfig, world: World, checkpoints: Path, saved: dict[str, Any] | None, written: Callable[[], None]
     ) -> None:
         saved = saved or {"skipped": 0, "in_row": 0, "norms": []}
         self._config, self._world, self._checkpoints, self._written = config, world, checkpoints, written
@@ -93,10 +93,7 @@ class Guard:
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter], device: torch.device) -> Tensor:
-    """The norm of the gradients of all ranks together, () on `device`; 0 where there is none.
-
-    That of the routers alone tells of starving ones under swin (routing/statistics.py).
-    """
+    """The norm of the gradients of all ranks together, () on `device`; 0 where there is none."""
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return torch.zeros((), device=device)

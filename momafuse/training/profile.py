@@ -10,12 +10,12 @@ from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile
 
-from momafuse.config.schema import TrainerConfig
+from momafuse.config.schema import LoopConfig
 from momafuse.world import World
 
 
 class Profile:
-    def __init__(self, config: TrainerConfig, run: Path, world: World, say: Callable[[str], None]) -> None:
+    def __init__(self, config: LoopConfig, run: Path, world: World, say: Callable[[str], None]) -> None:
         self._first, self._last = (config.profiled() if world.main else None) or (0, 0)
         self._path, self._say = run / "profile" / f"steps_{self._first}_{self._last}.json.gz", say
         self._gpu = world.device.type == "cuda"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from momafuse.config.schema import Config
+from momafuse.config.schema import Config, RunnableConfig
 
 
 def learning_rate(step: int, *, peak: float, end: float, warmup: int, total: int, shape: Literal["linear", "cosine"]) -> float:
@@ -20,6 +20,12 @@ def learning_rate(step: int, *, peak: float, end: float, warmup: int, total: int
     return peak + (end - peak) * fall
 
 
+def rate_of(config: RunnableConfig, step: int, total: int) -> float:
+    """`learning_rate` of a run whose schedule has `total` steps."""
+    o = config.optim
+    return learning_rate(step, peak=o.lr, end=o.lr_end, warmup=o.warmup_steps, total=total, shape=o.schedule)
+
+
 def capacity_factor(config: Config, step: int, experts: int) -> float:
     """That of `step`: in the first `upcycling.capacity_steps` of an upcycled run it falls from `experts`, where each of so
     many takes every row, to `router.capacity_factor`, in equal parts."""
@@ -29,16 +35,17 @@ def capacity_factor(config: Config, step: int, experts: int) -> float:
     return experts + (end - experts) * max(0, step - 1) / steps
 
 
-def more(config: Config, steps: int) -> str:
+def more(config: RunnableConfig, steps: int) -> str:
     """The override that lets a complete run go on to twice its steps."""
-    if config.trainer.max_tokens is None or steps == config.trainer.max_steps:
+    if not isinstance(config, Config) or config.trainer.max_tokens is None or steps == config.trainer.max_steps:
         return f"trainer.max_steps={2 * steps}"
     return f"trainer.max_tokens={2 * config.trainer.max_tokens}"
 
 
-def total_steps(config: Config) -> int:
+def total_steps(config: RunnableConfig) -> int:
     """`trainer.max_steps`, or fewer where `trainer.max_tokens` is reached before."""
+    if not isinstance(config, Config) or config.trainer.max_tokens is None:
+        return config.trainer.max_steps
     t = config.trainer
-    if t.max_tokens is None:
-        return t.max_steps
+    assert t.max_tokens is not None
     return min(t.max_steps, math.ceil(t.max_tokens / (t.global_batch * config.data.sequence_length)))

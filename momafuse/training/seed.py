@@ -9,6 +9,7 @@ A run that has checkpoints of its own goes on from them, and never needs its see
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def take_over(seed: Seed, config: Config, setup: Setup, corpus: Corpus) -> dict[
     return counts | {"upcycled": {"seed": str(seed.checkpoint.resolve()), **taken, "tensors": made}}
 
 
-def describe(state: dict[str, Any]) -> str:
+def describe(state: Mapping[str, Any]) -> str:
     """One line: which seed, what became of its tensors, and what of it is counted."""
     u = state["upcycled"]
     made = ", ".join(f"{n} {how}" for how, n in u["tensors"].items())

@@ -1,7 +1,7 @@
 """How fast a run is: the `perf/*` values of a step's row, of the main process where they are of one.
 
-tokens_per_second, tokens_per_second_per_device
-mfu               FLOPs of the model (active ones, reports/flops.py; nothing recomputed) / seconds / peak of all devices;
+tokens_per_second, tokens_per_second_per_device    or whatever the stage counts
+mfu               FLOPs of the step (active ones, reports/flops.py; nothing recomputed) / seconds / peak of all devices;
                   only where products are in bf16 and the GPU is known (reports/gpus.py)
 data_wait         seconds waited for data
 checkpoint_wait   seconds that the run has waited for saves since the row before
@@ -14,35 +14,29 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from momafuse.checkpoint.saving import Saver
-from momafuse.config.schema import Config
-from momafuse.reports.flops import TRAINING, forward_flops
 from momafuse.reports.gpus import peak_flops
-from momafuse.reports.work import model_work
-from momafuse.training.setup import Setup
+from momafuse.training.stage import Stage
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of getrusage
 
 
 class Speed:
-    def __init__(self, config: Config, setup: Setup, saver: Saver) -> None:
-        self._world, self._saver, self._waited = setup.world, saver, saver.waited
-        self.tokens = config.trainer.global_batch * config.data.sequence_length  # of a step
-        peak = None
-        if setup.world.device.type == "cuda" and setup.dtype == torch.bfloat16:
-            peak = peak_flops(torch.cuda.get_device_name(setup.world.device))
-        work = model_work(config.model, config.router, setup.model.modality_names, setup.plan.budget)
-        flops = TRAINING * sum(forward_flops(config.model, work, setup.model.head.weight.shape[0]).values())
-        self._mfu = None if peak is None else flops / (peak * setup.world.size)  # of one token a second
+    def __init__(self, stage: Stage[Any, Any], saver: Saver) -> None:
+        self._stage, self._world, self._saver, self._waited = stage, stage.world, saver, saver.waited
+        self._peak: float | None = None
+        if stage.world.device.type == "cuda" and stage.dtype == torch.bfloat16:
+            self._peak = peak_flops(torch.cuda.get_device_name(stage.world.device))
 
-    def row(self, seconds: float, waited: float, worked: Sequence[float]) -> dict[str, float]:
+    def row(self, step: int, seconds: float, waited: float, worked: Sequence[float]) -> dict[str, float]:
         """Of a step of `seconds`; `waited` for data; `worked`: what each rank took before it met the others."""
-        speed = self.tokens / seconds
-        row = {"tokens_per_second": speed, "tokens_per_second_per_device": speed / self._world.size, "data_wait": waited}
-        row |= {} if self._mfu is None else {"mfu": speed * self._mfu}
+        speed, name = self._stage.of_step() / seconds, f"{self._stage.unit}_per_second"
+        row = {name: speed, f"{name}_per_device": speed / self._world.size, "data_wait": waited}
+        row |= {} if self._peak is None else {"mfu": self._stage.flops(step) / (seconds * self._peak * self._world.size)}
         row["checkpoint_wait"], self._waited = self._saver.waited - self._waited, self._saver.waited
         row["memory_peak_gb"] = self._memory_peak() / 1e9
         row |= {"straggler": straggler(worked)} if self._world.mesh is not None else {}

@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
     model, optimizer = tiny(seed=0)
     learn(model, optimizer)
     with Saver(folder, Keep(1), World(0, 1, torch.device("cpu"), None, None)) as saver:
-        saver.save(1, model, optimizer, {"step": 1, "tokens": 64}, "a: 1\n")
+        saver.save(1, model, [optimizer], {"step": 1, "tokens": 64}, "a: 1\n")
     (folder / "expected.json").write_text(json.dumps(held(model, optimizer), indent=1) + "\n")
 
 

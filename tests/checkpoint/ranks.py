@@ -91,7 +91,7 @@ def main() -> None:
                 continue
             if action == "load":
                 model, optimizer = built(name, world, seed=7)
-                store.load(store.find(Path(folder)), model, optimizer, world)
+                store.load(store.find(Path(folder)), model, [optimizer], world)
                 results[word] = held(model, optimizer)
                 continue
             results[word] = held(model, optimizer)
@@ -100,7 +100,7 @@ def main() -> None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
             try:
                 with Saver(Path(folder), Keep(2), world) as saver:
-                    saver.save(int(action == "full") + 1, model, optimizer, {"ranks": world.size}, "a: 1\n")
+                    saver.save(int(action == "full") + 1, model, [optimizer], {"ranks": world.size}, "a: 1\n")
                     with torch.no_grad():  # the run goes on while it is written
                         for p in model.parameters():
                             p.add_(1.0)

@@ -19,5 +19,5 @@ def test_a_checkpoint_of_format_1_is_read():
     model, optimizer = tiny(seed=5)
     expected = json.loads((DATA / "expected.json").read_text())
     assert held(model, optimizer) != expected
-    store.load(checkpoint, model, optimizer, World(0, 1, torch.device("cpu"), None, None))
+    store.load(checkpoint, model, [optimizer], World(0, 1, torch.device("cpu"), None, None))
     assert held(model, optimizer) == expected

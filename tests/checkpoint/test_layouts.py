@@ -36,10 +36,10 @@ def test_saved_at_one_number_of_ranks_and_loaded_at_others(tmp_path, member):
     two = at(2, tmp_path / "2.json", member, f"save={a}")
     four = at(4, tmp_path / "4.json", member, f"load={a}", f"save={b}")
     model, optimizer = built(member, ALONE, seed=7)
-    store.load(store.find(b), model, optimizer, ALONE)
+    store.load(store.find(b), model, [optimizer], ALONE)
     one = held(model, optimizer)
     with Saver(c, Keep(1), ALONE) as saver:
-        saver.save(1, model, optimizer, {}, "a: 1\n")
+        saver.save(1, model, [optimizer], {}, "a: 1\n")
     again = at(2, tmp_path / "2.json", member, f"load={c}", f"load={b}", f"full={a}:1", f"load={a}")
 
     saved = two[f"save={a}"]
@@ -65,7 +65,7 @@ def test_a_seed_of_any_number_of_ranks_is_upcycled_at_any_other(tmp_path):
     seed, of_seed = built("moe_1t1i", ALONE, seed=0)
     learn(seed, of_seed)
     with Saver(tmp_path / "one", Keep(1), ALONE) as saver:
-        saver.save(1, seed, of_seed, {"ranks": 1}, "a: 1\n")
+        saver.save(1, seed, [of_seed], {"ranks": 1}, "a: 1\n")
     found = []
     for folder in ("one", "two"):
         model, optimizer = built("moma_4t4i", ALONE, seed=0)

@@ -33,7 +33,7 @@ TWO = Keep(2)
 
 def save(root, step, trained, keep=TWO):
     with Saver(root, keep, ALONE) as saver:
-        saver.save(step, *trained, {"step": step}, "a: 1\n")
+        saver.save(step, trained[0], [trained[1]], {"step": step}, "a: 1\n")
     return root / store.step_name(step)
 
 
@@ -42,7 +42,7 @@ def test_a_round_trip_restores_weights_and_optimizer(tmp_path, trained):
     path = save(tmp_path, 7, trained)
     other = make_model({"text": 2, "image": 1}, seed=5)
     fresh = build_optimizer(other, compose(["size=micro"]).config.optim)
-    store.load(path, other, fresh, ALONE)
+    store.load(path, other, [fresh], ALONE)
     for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b), name
         for key, value in optimizer.state[a].items():
@@ -51,7 +51,7 @@ def test_a_round_trip_restores_weights_and_optimizer(tmp_path, trained):
     assert (tmp_path / "latest").read_text() == "step_00000007"
     assert (path / "config.yaml").read_text() == "a: 1\n"
     weights_only = make_model({"text": 2, "image": 1}, seed=6)
-    store.load(path, weights_only, None, ALONE)
+    store.load(path, weights_only, [], ALONE)
     assert torch.equal(weights_only.head.weight, model.head.weight)
 
 

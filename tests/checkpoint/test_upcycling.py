@@ -61,7 +61,7 @@ def trained(experiment: str, *overrides: str) -> tuple[Transformer, AdamW]:
 
 def saved(folder: Path, model: Transformer, optimizer: AdamW) -> SeedTensors:
     with Saver(folder, Keep(1), ALONE) as saver:
-        saver.save(1, model, optimizer, {"step": 1}, "a: 1\n")
+        saver.save(1, model, [optimizer], {"step": 1}, "a: 1\n")
     return SeedTensors(store.find(folder))
 
 

@@ -21,7 +21,7 @@ from momafuse.evaluation.held_out import Results, _nll, evaluate_run
 from momafuse.evaluation.report import record, save, table
 from momafuse.evaluation.sequences import PADDING, held_out_sequences
 from momafuse.evaluation.tasks import labels, places
-from momafuse.training.loop import train
+from momafuse.training.pretraining import train
 from momafuse.training.setup import build_model
 from momafuse.world import World
 from tests.reports.wandb_file import records

@@ -35,15 +35,15 @@ def nth(real: Callable[..., Any], number: int) -> Callable[..., Any]:
 def at(phase: str, patch: Callable[[Any, str, Any], None] = setattr) -> None:
     """Phases: start, dry_step, training (step 3), evaluation (its second micro-batch), saving (in its thread), finish."""
     from momafuse.checkpoint import saving
-    from momafuse.training import held_out, loop, stage, steps
+    from momafuse.training import held_out, language, loop, pretraining
 
     module, name, number = {
         "start": (loop, "open_run", 1),
         "dry_step": (loop, "dry_step", 1),
-        "training": (steps, "count_targets", STEP),
+        "training": (language, "count_targets", STEP),
         "evaluation": (held_out, "held_out_batch", 2),
         "saving": (saving, "dcp_save", 1),
-        "finish": (stage, "finish", 1),
+        "finish": (pretraining, "finish", 1),
     }[phase]
     patch(module, name, nth(getattr(module, name), number))
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from momafuse.config.compose import compose
-from momafuse.training import auxiliary, finish, stage
-from momafuse.training.loop import train
+from momafuse.training import auxiliary, finish, pretraining
+from momafuse.training.pretraining import train
 from tests.small_corpus import make_small_corpus
 
 Train = Callable[..., Path]
@@ -49,7 +49,7 @@ def run(small_corpus: Path, run_root: Path, monkeypatch: pytest.MonkeyPatch) -> 
             for draw in () if sheets else ("draw", "reconstruct"):
                 patch.setattr(finish, draw, lambda *_: None)
             if not sheets:
-                patch.setattr(stage, "renew", lambda *_: None)
+                patch.setattr(pretraining, "renew", lambda *_: None)
                 patch.setattr(auxiliary.Auxiliaries, "renew", lambda *_: None)
             train(job, say=(said if said is not None else []).append)
         return run_root / str(job.config.run.name)

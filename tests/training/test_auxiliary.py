@@ -14,7 +14,7 @@ from momafuse.errors import UserError
 from momafuse.reports.metrics import read_metrics
 from momafuse.routing.auxiliary import Lesson
 from momafuse.training.auxiliary import BCEMeter, bce
-from momafuse.training.loop import train
+from momafuse.training.pretraining import train
 
 
 def stage(run_root: Path, source: Path, *more: str) -> Path:

@@ -27,6 +27,7 @@ from momafuse.evaluation import held_out, language_model
 from momafuse.evaluation.report import save
 from momafuse.reports.metrics import read_metrics
 from momafuse.training import loop
+from momafuse.training.pretraining import train
 from tests import pretended
 
 REPORT = "report.json"
@@ -124,7 +125,7 @@ def test_auxiliary_routers_and_both_routings(run, run_root, device, experiment):
     source = run("trainer.max_steps=1", *device, experiment=experiment)
     words = ["trainer.max_steps=1", "trainer.global_batch=4", "trainer.micro_batch=4", "trainer.eval_sequences=8"]
     common = ["logger.wandb=disabled", "trainer.precision=fp32", "trainer.dry_step=false", "run.name=aux", *device]
-    loop.train(compose(["+experiment=aux_routers", f"model_from={source}", f"run.root={run_root}", *words, *common]), say=print)
+    train(compose(["+experiment=aux_routers", f"model_from={source}", f"run.root={run_root}", *words, *common]), say=print)
     report = json.loads((run_root / "aux" / REPORT).read_text())
     assert report["eval/routing"] == "causal"
     words = [f"run={run_root / 'aux'}", "routing=both", "sequences=8"]

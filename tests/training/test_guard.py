@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,8 +18,9 @@ from momafuse.config.compose import compose
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
 from momafuse.reports.metrics import read_metrics
-from momafuse.training import dry, loop, stage, step
+from momafuse.training import dry, loop, pretraining, step
 from momafuse.training.guard import LEAST, WINDOW, Guard
+from momafuse.training.language import LanguageStage
 from momafuse.world import World
 from tests.training.test_loop import losses
 
@@ -37,9 +37,18 @@ def guard(*words: str, saved=None) -> Guard:
     return Guard(config(*words), ALONE, Path("/nowhere"), saved, lambda: None)
 
 
+class PlainStage(LanguageStage):
+    """Of a tiny model."""
+
+    def __init__(self, settings: Config) -> None:
+        self.config, self.world, self.model = settings, ALONE, nn.Linear(2, 2)
+
+    backward = row = flops = evaluate = renew = finish = None
+
+
 def explained(*words: str):
     """As around a run of a tiny model."""
-    return dry.explained(config(*words), SimpleNamespace(world=ALONE, model=nn.Linear(2, 2)))
+    return dry.explained(PlainStage(config(*words)))
 
 
 def spoil(monkeypatch, *steps: int, factor: float = float("nan")) -> None:
@@ -62,7 +71,7 @@ def spoil(monkeypatch, *steps: int, factor: float = float("nan")) -> None:
             patch.setattr(step, "objective", wrong if number in steps else objective)
             return real(settings, setup, batch, meter, valid, number, observe)
 
-    monkeypatch.setattr(stage, "backward", spoilt)
+    monkeypatch.setattr(pretraining, "backward", spoilt)
 
 
 def skipped(folder: Path) -> list[int]:
@@ -162,9 +171,10 @@ def test_the_dry_step_leaves_gradients_optimizer_and_random_state(run, monkeypat
     seen: list[bool] = []
     real = loop.dry_step
 
-    def watched(settings, setup, meter):
+    def watched(stage):
+        setup = stage.setup
         state, before = torch.get_rng_state(), [p.detach().clone() for p in setup.model.parameters()]
-        real(settings, setup, meter)
+        real(stage)
         seen.append(torch.equal(state, torch.get_rng_state()))
         seen.append(all(torch.equal(a, b) for a, b in zip(before, setup.model.parameters(), strict=True)))
         seen.append(all(p.grad is None for p in setup.model.parameters()) and not setup.optimizer.state)
@@ -185,7 +195,7 @@ def test_out_of_memory_names_what_is_smaller(run, monkeypatch, error):
     def fails(*args, **named):
         raise error
 
-    monkeypatch.setattr(stage, "backward", fails)
+    monkeypatch.setattr(pretraining, "backward", fails)
     with pytest.raises(UserError) as stopped:
         run("trainer.max_steps=1", "trainer.global_batch=24", "trainer.micro_batch=24", "trainer.dry_step=true")
     text = str(stopped.value)

@@ -17,7 +17,7 @@ from momafuse.data.sources import Raw
 from momafuse.errors import UserError
 from momafuse.files import only_writer
 from momafuse.reports.metrics import read_metrics
-from momafuse.training import finish, loop, stage
+from momafuse.training import finish, pretraining
 
 MEMBERS = ["dense", "moe_1t1i", "moma_4t4i", "moe_8x", "mod_dense", "mod_moma_4t4i", "mot", "mot_text_moe4"]
 CAUSAL = ("dense", "moe_1t1i", "mot")
@@ -226,7 +226,7 @@ def test_a_corrupt_checkpoint_is_named(run):
 def test_a_run_killed_before_its_report_is_not_complete(run, monkeypatch):
     folder = run("trainer.max_steps=2")
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "finish", lambda *_: sys.exit(9))
+        patch.setattr(pretraining, "finish", lambda *_: sys.exit(9))
         with pytest.raises(SystemExit):
             run("trainer.max_steps=4")
     assert not (folder / "report.json").exists()
@@ -257,14 +257,14 @@ def test_a_path_to_resume_from_is_never_ignored(run, run_root):
 
 def test_another_corpus_at_the_same_path_is_refused(run, monkeypatch):
     run("trainer.max_steps=1")
-    real = loop.open_or_prepare
+    real = pretraining.open_or_prepare
 
     def other(config):
         corpus = real(config)
         return replace(corpus, train=replace(corpus.train, fingerprint="another"))
 
-    monkeypatch.setattr(loop, "open_or_prepare", other)
-    with pytest.raises(UserError, match="another corpus"):
+    monkeypatch.setattr(pretraining, "open_or_prepare", other)
+    with pytest.raises(UserError, match="other data than the corpus"):
         run("trainer.max_steps=2")
 
 

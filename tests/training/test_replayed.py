@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from momafuse.errors import UserError
-from momafuse.training import setup, stage
+from momafuse.training import pretraining, setup
 from tests.training.recorded import Recording
 from tests.training.test_working_copies import same
 
@@ -23,7 +23,7 @@ def test_a_run_is_the_same_to_the_last_digit(run, monkeypatch, more):
         made.append(Recording(device))
         return made[-1]
 
-    monkeypatch.setattr(stage, "CudaCapture", recording)
+    monkeypatch.setattr(pretraining, "CudaCapture", recording)
     monkeypatch.setattr(setup, "check_graphs", lambda *_, **__: None)
     same(run(*words, "run.name=replayed", "trainer.cuda_graphs=true", experiment="mod_moma_4t4i"), plain)
     assert len(made) == 1

@@ -12,7 +12,7 @@ from momafuse.checkpoint import store
 from momafuse.config.compose import compose
 from momafuse.errors import UserError
 from momafuse.reports.metrics import read_metrics
-from momafuse.training import stage
+from momafuse.training import pretraining
 from momafuse.training.schedule import capacity_factor
 from tests.training.test_loop import RESULTS, kill_after, losses
 
@@ -26,13 +26,13 @@ def seed(run):
 
 def test_data_go_on_where_the_seed_stopped_and_the_schedule_starts_again(run, seed, monkeypatch):
     seen: list[int] = []
-    backward = stage.backward
+    backward = pretraining.backward
 
     def watched(config, setup, batch, *rest):
         seen.extend(batch.sequence.tolist())
         return backward(config, setup, batch, *rest)
 
-    monkeypatch.setattr(stage, "backward", watched)
+    monkeypatch.setattr(pretraining, "backward", watched)
     folder = run("trainer.max_steps=2", "run.name=up", f"upcycle={seed}")
     assert seen == list(range(12, 20)), "the seed has seen sequences 0 to 11"
     before, state = (store.read_state(store.find(f)) for f in (seed, folder))

@@ -32,7 +32,7 @@ def rows(folder: Path) -> list[dict]:
 def watched(small_corpus, tmp_path_factory) -> tuple[Path, Path]:
     """One run with everything on, one with nothing."""
     from momafuse.training import finish
-    from momafuse.training.loop import train
+    from momafuse.training.pretraining import train
 
     root = tmp_path_factory.mktemp("watched")
     with pytest.MonkeyPatch.context() as patch:
@@ -59,27 +59,21 @@ def test_speed_of_a_step(watched):
     assert [row["perf/checkpoint_wait"] > 0 for row in rows(watched[1])] == [False, False, True, False]
 
 
-def test_mfu_is_the_active_flops_against_the_peak(watched, monkeypatch):
-    """On a GPU of 1 TFLOP/s: three times the FLOPs that torch's own counter sees in a forward."""
-    from momafuse.reports import flops
-
+def test_mfu_is_the_flops_of_the_step_against_the_peak(monkeypatch):
+    """On four GPUs of 1 TFLOP/s."""
     monkeypatch.setattr(speed, "peak_flops", lambda name: 1e12)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "any")
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5)
-    monkeypatch.setattr(speed, "forward_flops", lambda *_: {"a": 10.0, "b": 20.0})
 
     class Stub:
         def __init__(self, **facts) -> None:
             self.__dict__.update(facts)
 
-    config = compose(["+experiment=moma_4t4i", "size=micro"]).config
-    world = Stub(device=torch.device("cuda"), size=4, mesh=None)
-    model = Stub(modality_names=("text", "image"), head=Stub(weight=torch.empty(9, 2)))
-    setup = Stub(world=world, dtype=torch.bfloat16, model=model, plan=Stub(budget=(128, 128)))
-    row = speed.Speed(config, setup, Stub(waited=0.0)).row(0.5, 0.1, [1.0])
-    tokens = 4 * 256 / 0.5
-    assert row["perf/mfu"] == pytest.approx(flops.TRAINING * 30 * tokens / 4e12)
-    assert row["perf/tokens_per_second_per_device"] == tokens / 4
+    stage = Stub(world=Stub(device=torch.device("cuda"), size=4, mesh=None), dtype=torch.bfloat16, unit="tokens")
+    stage.flops, stage.of_step = lambda step: 1e11 * step, lambda: 1024
+    row = speed.Speed(stage, Stub(waited=0.0)).row(3, 0.5, 0.1, [1.0])
+    assert row["perf/mfu"] == pytest.approx(3e11 / (0.5 * 4e12))
+    assert row["perf/tokens_per_second_per_device"] == 1024 / 0.5 / 4
     assert row["perf/memory_peak_gb"] == 5e-9
 
 

@@ -1,0 +1,87 @@
+"""The stage of pretraining: all of the model learns the next token. And the door: which stage of a language model a config is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from momafuse.config.compose import Job
+from momafuse.config.schema import Config
+from momafuse.data.batch import Batch
+from momafuse.data.encoding import Encoder
+from momafuse.data.prepare import open_or_prepare
+from momafuse.parallel.graphs import CudaCapture, Replayed
+from momafuse.reports.flops import TRAINING
+from momafuse.reports.logger import Logger
+from momafuse.routing.statistics import chosen_shares
+from momafuse.training.auxiliary import Auxiliaries
+from momafuse.training.finish import finish, renew
+from momafuse.training.held_out import HeldOut, evaluate
+from momafuse.training.language import LanguageStage
+from momafuse.training.loop import run
+from momafuse.training.losses import LossMeter, modality_table
+from momafuse.training.setup import build, check_vocabulary
+from momafuse.training.step import backward, micro_batch, numbers, step_flops
+from momafuse.world import World
+
+
+def train(job: Job, say: Callable[[str], None] = print) -> None:
+    """Run or go on with `run.root/run.name` until `trainer.max_steps`. Raises UserError for what a user can mend."""
+    run(job, made, say)
+
+
+def made(world: World, config: Config) -> LanguageStage:
+    check_vocabulary(config, Encoder.load(config.tokenizer).vocabulary)  # before a long prepare
+    corpus = world.main_first(lambda: open_or_prepare(config))
+    stage: type[LanguageStage] = Auxiliaries if config.router.auxiliary else Pretraining
+    return stage(config, build(config, corpus, world), corpus)
+
+
+class Pretraining(LanguageStage):
+    @cached_property
+    def _table(self) -> Tensor:
+        return modality_table(self.corpus.vocabulary, self.world.device)
+
+    def _meter(self) -> LossMeter:
+        return LossMeter(self.corpus.vocabulary.names, self._table)
+
+    @cached_property
+    def _replayed(self) -> Replayed:
+        learning = [p for group in self.setup.optimizer.param_groups for p in group["params"]]
+        return Replayed(self._micro_batch, learning, CudaCapture(self.world.device))
+
+    def _micro_batch(self, batch: Batch, of_step: Tensor) -> tuple[Tensor, Tensor]:
+        meter = self._meter()
+        chosen = micro_batch(self.config, self.setup, batch, meter, of_step)
+        return meter.sums, chosen
+
+    def backward(self, batch: Batch, weight: int, step: int) -> Tensor:
+        """-> nats and targets by modality, then rows of each modality chosen by 0, 1 and more experts."""
+        if self.observe is not None or not self.config.trainer.cuda_graphs:
+            meter = self._meter()
+            chosen = backward(self.config, self.setup, batch, meter, weight, step, self.observe)
+            return torch.cat([meter.sums.flatten(), chosen])
+        sums, chosen = self._replayed(batch, numbers(self.setup, weight, step))
+        return torch.cat([sums.flatten(), chosen])
+
+    def row(self, sums: Sequence[float]) -> dict[str, float]:
+        losses = 2 * len(self.corpus.vocabulary.names)
+        found = self._meter().named("train/", sums[:losses])
+        return found | chosen_shares(sums[losses:], self.setup.model.modality_names)
+
+    def flops(self, step: int) -> float:
+        return TRAINING * sum(step_flops(self.config, self.setup, step).values())
+
+    def evaluate(self) -> HeldOut:
+        return evaluate(self.config, self.setup, self.corpus)
+
+    def renew(self, job: Job, path: Path, state: dict[str, Any], found: HeldOut, logger: Logger) -> None:
+        renew(job, self.setup, self.corpus, path, state, found, logger)
+
+    def finish(self, job: Job, path: Path, state: dict[str, Any], found: HeldOut, logger: Logger) -> None:
+        finish(job, self.setup, self.corpus, path, state, found, logger)
