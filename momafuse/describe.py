@@ -1,6 +1,7 @@
 """`python -m momafuse.describe +experiment=moma_4t4i size=1_4b`: layers, parameters, FLOPs and memory of what train would run.
 
-Built on fake tensors: no corpus, no weights, no device and no network, in seconds. `format=json` prints the same as JSON.
+`tokenizer=vqgan_512`: the same of what train_tokenizer would train. Built on fake tensors: no corpus, no weights, no device and
+no network, in seconds. `format=json` prints the same as JSON.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import json
 import sys
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from momafuse.config.compose import Job, compose_jobs, group_options
-from momafuse.config.describe import DescribeConfig
+from momafuse.config.describe import DescribeConfig, DescribeTokenizer, described
 from momafuse.config.entry import entry_point, write
 from momafuse.config.nearest import did_you_mean
 from momafuse.errors import UserError
+from momafuse.tokens.config import BPEConfig
 
 if TYPE_CHECKING:
     from momafuse.parallel.precision import Working
@@ -38,22 +40,37 @@ MOD = "_mod"  # size=NAME_mod has the FLOPs of size=NAME
 @entry_point(
     "describe",
     help="Say what a config would train: layers, parameters, FLOPs a token and memory. Needs no corpus and no device. "
-    "format=json prints the same as JSON.",
+    "tokenizer=FILE alone, one that train_tokenizer takes, describes that tokenizer. format=json prints the same as JSON.",
     schema=DescribeConfig,
+    meant=described,
 )
-def main(job: Job[DescribeConfig]) -> None:
+def main(job: Job[Any]) -> None:
+    """Of a DescribeConfig or a DescribeTokenizer."""
     from rich.console import Console  # after composing: a misspelt key should not wait for torch
 
     from momafuse.reports.description_table import description_table
+    from momafuse.reports.tokenizer_table import tokenizer_table
 
-    values = description(job)
+    tokenizer = isinstance(job.config, DescribeTokenizer)
+    values = description_of_tokenizer(job.config) if tokenizer else description(job)
     if job.config.format == "json":
         write(json.dumps(values, indent=2) + "\n")
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     with console.capture() as table:
-        console.print(description_table(values))
+        console.print((tokenizer_table if tokenizer else description_table)(values))
     write(table.get())
+
+
+def description_of_tokenizer(config: DescribeTokenizer) -> dict[str, object]:
+    """The values of reports/tokenizer.py. Raises UserError for what cannot be built and what has no layers."""
+    from momafuse.reports.tokenizer import describe_tokenizer
+
+    if isinstance(config.tokenizer, BPEConfig):
+        raise UserError(
+            "tokenizer.kind=bpe: has no layers to describe; take one of pictures or speech, e.g. tokenizer=vqgan_512"
+        )
+    return describe_tokenizer(config.tokenizer)
 
 
 def description(job: Job[DescribeConfig]) -> dict[str, object]:

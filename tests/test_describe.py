@@ -47,6 +47,16 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
+def values_of(out: str) -> list[dict[str, Any]]:
+    """The values of all jobs that were printed as JSON."""
+    decoder, values, at = json.JSONDecoder(), [], 0
+    while at < len(out):
+        value, at = decoder.raw_decode(out, at)
+        values.append(value)
+        at += 1
+    return values
+
+
 def test_the_json_of_the_largest_model(tmp_path: Path) -> None:
     """12 thousand million parameters; the wait is for importing torch."""
     done = run("+experiment=mod_moma_4t4i", "size=1_4b_mod", "model.ffn_multiple_of=1", "format=json", cwd=tmp_path)
@@ -96,7 +106,15 @@ def test_the_table_in_any_folder(tmp_path: Path) -> None:
             ["data.image_share=0.3"],
             "data.image_share=0.3: 76.8 of data.sequence_length=256 tokens are no whole number of items",
         ),
-        (["tokenizer=starter_vq"], "tokenizer=starter_vq: says how one tokenizer is trained"),
+        (["tokenizer=starter_vq", "size=micro"], "tokenizer=starter_vq: says how one tokenizer is trained"),
+        (["-m", "tokenizer=starter,vqgan_64"], "tokenizer=vqgan_64: says how one tokenizer is trained"),
+        (["tokenizer=vqgan_64,starter_vq"], "tokenizer=vqgan_64,starter_vq: several values need -m"),
+        (["tokenizer=vqgan_513"], "tokenizer=vqgan_513: no such option; did you mean vqgan_512?"),
+        (["tokenizer=vqgan_64", "tokenizer.stesp=3"], "tokenizer.stesp: no such key; did you mean tokenizer.steps?"),
+        (["tokenizer=vqgan_64", "model.dim=64"], "model.dim: no such key"),
+        (["tokenizer=vqgan_64", "tokenizer.batch=0"], "tokenizer.batch=0: must be at least 1"),
+        (["tokenizer=starter_bpe"], "tokenizer.kind=bpe: has no layers to describe"),
+        (["tokenizer=vqgan_64", "--config-dir=nowhere"], "--config-dir=nowhere: no such folder"),
         (["tokenizer.text=nowhere"], "tokenizer.text=nowhere: no such file"),
     ],
 )
@@ -119,14 +137,42 @@ def test_help_names_the_format_and_its_examples_compose(capsys: pytest.CaptureFi
     assert "format=json" in printed(capsys, "--help")
 
 
+def test_a_tokenizer_in_any_folder(tmp_path: Path) -> None:
+    done = run("tokenizer=vqgan_512", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) < 25
+    assert max(map(len, lines)) <= 150
+    assert "MiB for a step of 8 pictures" in done.stdout
+    assert "peak of a step" in done.stdout
+    page = (TOP / "docs" / "image_tokenizer.md").read_text()
+    (example,) = re.findall(r"python -m momafuse.describe tokenizer=vqgan_512\n((?:    .*\n)+)", page)
+    printed_lines = [line.strip() for line in lines]
+    assert [line.removeprefix("    # ").strip() for line in example.splitlines()] == printed_lines[1:5]
+
+
+def test_the_json_of_tokenizers(capsys: pytest.CaptureFixture[str]) -> None:
+    found = values_of(printed(capsys, "-m", "tokenizer=starter_vq,speech_vq", "format=json"))
+    assert [(d["name"], d["kind"]) for d in found] == [("starter_vq_v1", "vq"), ("starter_speech_v1", "speech_vq")]
+    starter, speech = found
+    assert starter["item"] == {"is": "picture", "shape": [3, 64, 64], "grid": [8, 8], "codes": 64, "bits": 832.0}
+    assert speech["item"]["grid"] == [40]
+    for d in found:
+        assert d["parameters"]["total"] == sum(d["parameters"]["by_part"].values())
+        assert d["flops"]["step"]["total"] > 3 * d["batch"] * d["flops"]["decoding"]
+        assert set(d["memory"]["ways"]) == {"fp32", "bf16_cpu", "bf16_cuda"}
+
+
+def test_a_users_own_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "mine.yaml").write_text("defaults: [starter_vq]\nname: mine\nbatch: 2\n")
+    (d,) = values_of(printed(capsys, "tokenizer=mine", "format=json", f"--config-dir={tmp_path}"))
+    assert (d["name"], d["batch"]) == ("mine", 2)
+
+
 def test_jobs_of_a_sweep_may_share_a_run_name(capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(capsys, "-m", "size=micro", "trainer.micro_batch=4,8", "trainer.global_batch=8", "format=json")
-    decoder, values, at = json.JSONDecoder(), [], 0
-    while at < len(out):
-        value, at = decoder.raw_decode(out, at)
-        values.append(value)
-        at += 1
-    small, large = (v["memory"]["activations"]["blocks"] for v in values)
+    small, large = (v["memory"]["activations"]["blocks"] for v in values_of(out))
     assert large == pytest.approx(2 * small, rel=0.01)
 
 

@@ -62,12 +62,20 @@ def config_dir() -> Path:
 
 
 def group_options(user_dir: Path | None = None) -> dict[str, list[str]]:
-    """Group -> its files, of ours and of the user's folder."""
+    """Group -> its files, of ours and of the user's folder. Raises UserError for a folder that is not there."""
+    if user_dir is not None and not user_dir.is_dir():
+        raise UserError(f"--config-dir={user_dir}: no such folder")
     found: dict[str, set[str]] = {}
     for folder in (config_dir(), *([user_dir] if user_dir else [])):
         for group in sorted(p for p in folder.iterdir() if p.is_dir()):
             found.setdefault(group.name, set()).update(p.stem for p in group.glob("*.yaml"))
     return {group: sorted(options) for group, options in sorted(found.items()) if options}
+
+
+def is_trained(tokenizer: str, user_dir: Path | None = None) -> bool:
+    """Whether this file of the group `tokenizer` says how one tokenizer is trained; the others name some that are there."""
+    raw, _ = _hydra([f"tokenizer={tokenizer}"], "train_tokenizer", Config, user_dir, group_options(user_dir))
+    return "kind" in raw["tokenizer"]
 
 
 def members() -> list[str]:
@@ -90,8 +98,6 @@ def compose_jobs(
     check: Check | None = None,
 ) -> list[Job[C]]:
     """All jobs of a command line (more than one only under `multirun`), each composed and checked before any runs."""
-    if user_dir is not None and not user_dir.is_dir():
-        raise UserError(f"--config-dir={user_dir}: no such folder")
     groups = group_options(user_dir)
     typed = [parse(word, schema, groups) for word in words]
     refuse_two_files(typed)

@@ -42,14 +42,25 @@ _LAUNCH_KEYS = """  launch.nodes launch.gpus_per_node     how large a job; one r
   launch.dry=true                      print the script, submit nothing"""
 
 
+# The words of a command line and the user's folder -> a primary config and its schema.
+Meant = Callable[[Sequence[str], Path | None], tuple[str, Any]]
+
+
 def entry_point(
-    primary: str, help: str, *, schema: Any = Config, check: Check | None = None, together: bool = False
+    primary: str,
+    help: str,
+    *,
+    schema: Any = Config,
+    check: Check | None = None,
+    together: bool = False,
+    meant: Meant | None = None,
 ) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
     """Turns `main(job)` into a program that composes `configs/PRIMARY.yaml` into `schema` and calls it for every job.
     With `together` it is called once, with the list of all jobs.
 
     The program reads sys.argv (or the words it is called with) and leaves by SystemExit only when it fails. `check` is
-    called with every config before the first job runs and may raise UserError.
+    called with every config before the first job runs and may raise UserError. `meant` tells by the words what they compose
+    into, where a program takes more than one kind of config.
     """
 
     def decorate(job_main: Callable[[Any], None]) -> Callable[..., None]:
@@ -59,9 +70,9 @@ def entry_point(
                 if args.help:
                     write(help_text(primary, help, args.config_dir) + "\n")
                     return
-                jobs = compose_jobs(
-                    args.overrides, primary, schema, user_dir=args.config_dir, multirun=args.multirun, check=check
-                )
+                words, user_dir = args.overrides, args.config_dir
+                into = (primary, schema) if meant is None else meant(words, user_dir)
+                jobs = compose_jobs(words, *into, user_dir=user_dir, multirun=args.multirun, check=check)
                 if together and args.cfg is None:
                     job_main(jobs)
                     return
@@ -178,7 +189,11 @@ def _examples(primary: str, experiments: bool) -> list[str]:
     if primary == "prepare":
         return ["data=starter", "data=captioned_folder data.sources.pictures.path=PICTURES '~data.sources.texts'"]
     if primary == "describe":
-        return ["+experiment=moma_4t4i size=1_4b", "-m +experiment=mod_dense,mod_moma_4t4i size=90m_mod format=json"]
+        return [
+            "+experiment=moma_4t4i size=1_4b",
+            "-m +experiment=mod_dense,mod_moma_4t4i size=90m_mod format=json",
+            "tokenizer=vqgan_512",
+        ]
     if primary == "launch":
         return [
             "+experiment=moma_4t4i size=1_4b launch.nodes=8 launch.gpus_per_node=8 launch.time=24:00:00",

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -93,20 +94,12 @@ def _run(
     for p in accumulate:
         p.grad = torch.empty_like(p)
         live.follow(p.grad, "gradients")
-    for t in (*model.parameters(), *model.buffers()):
-        live.follow(t, "weights")
     begins = {"embedding": model.embedding, "blocks": model.blocks[0], "head_and_loss": model.norm}
     hooks = [m.register_forward_pre_hook(live.enter(part)) for part, m in begins.items()]
-    with working(), live, kernels_of_a_gpu() if on_gpu else nullcontext():
-        for t in model.parameters():
-            live.follow(t, "weight_copies")  # those that are no copies are followed already
-        loss, held = forward(model)
-        activations = live.by_part()
-        live.part = "backward"
-        loss.backward()  # type: ignore[no-untyped-call]
+    with kernels_of_a_gpu() if on_gpu else nullcontext():
+        activations = live.of_step(model, partial(forward, model), working)
     for hook in hooks:
         hook.remove()
-    del held
     return {part: activations.get(part, 0) for part in PARTS}, live.peak
 
 
@@ -142,6 +135,28 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.follow(t, "weight_copies" if copies else self.part)
         return out
 
+    def of_step(
+        self,
+        model: nn.Module,
+        forward: Callable[[], tuple[Tensor, Any]],
+        working: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> dict[str, int]:
+        """Follows a forward and its backward, `forward` and `working` as in `measure`. -> part -> bytes after the forward
+
+        Who calls it sees to it that `part` changes on the way.
+        """
+        for t in (*model.parameters(), *model.buffers()):
+            self.follow(t, "weights")
+        with working(), self:
+            for t in model.parameters():
+                self.follow(t, "weight_copies")  # those that are no copies are followed already
+            loss, held = forward()
+            found = self.by_part()
+            self.part = "backward"
+            loss.backward()  # type: ignore[no-untyped-call]
+        del held
+        return found
+
     def follow(self, t: Tensor, part: str) -> None:
         storage = t.untyped_storage()
         key, n = id(storage), storage.nbytes()
@@ -156,13 +171,12 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now += n
         self.peak = max(self.peak, self.now)
 
+    def begin(self, part: str) -> None:
+        self.part = part
+
     def enter(self, part: str) -> Callable[..., None]:
         """A hook for the module that begins a part."""
-
-        def hook(*_: object) -> None:
-            self.part = part
-
-        return hook
+        return lambda *_: self.begin(part)
 
     def by_part(self) -> dict[str, int]:
         parts: dict[str, int] = {}

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from momafuse.config.compose import compose_jobs
+from momafuse.config.tokenizers import TokenizerTraining
 from momafuse.errors import UserError
+from momafuse.train_tokenizer import main
 from momafuse.vision.architectures import build
-from momafuse.vision.config import VQGANArchitecture
+from momafuse.vision.config import VQConfig, VQGANArchitecture
 from momafuse.vision.tokenizer import ImageTokenizer, save_tokenizer
 from momafuse.vision.vqgan import VQGAN, Attention, Halve
 from momafuse.vq.codes import CodeTable
 
-CHAMELEON = VQGANArchitecture(512, 8192, 256, base=128, multipliers=(1, 1, 2, 2, 4), blocks=2, attention=(), z=256)
 SMALL = VQGANArchitecture(32, 64, 8, base=32, multipliers=(1, 2, 2), blocks=1, attention=(16,), z=16)
 
 
@@ -73,9 +77,14 @@ def published() -> Iterator[tuple[str, tuple[int, ...]]]:
     yield from conv("post_quant_conv", 256, 256, 1)
 
 
-def test_chameleons_tokenizer_has_the_published_tensors() -> None:
+def test_the_configuration_at_512_pixels_has_the_published_tensors() -> None:
+    (job,) = compose_jobs(["tokenizer=vqgan_512"], "train_tokenizer", TokenizerTraining)
+    assert isinstance(job.config.tokenizer, VQConfig)
+    arch = job.config.tokenizer.architecture
+    assert isinstance(arch, VQGANArchitecture)
+    assert (arch.image_size, arch.codes, arch.code_dim, arch.reduction) == (512, 8192, 256, 16)
     with torch.device("meta"):
-        model = VQGAN(CHAMELEON)
+        model = VQGAN(arch)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         vectors = model.encode(torch.empty(1, 3, 512, 512))
     assert shapes == dict(published())
@@ -83,6 +92,23 @@ def test_chameleons_tokenizer_has_the_published_tensors() -> None:
     assert sum(p.numel() for p in model.parameters()) == 66_621_315
     assert vectors.shape == (1, 1024, 256)
     assert model.decode(vectors).shape == (1, 3, 512, 512)
+
+
+@pytest.mark.slow
+def test_the_configuration_at_512_pixels_makes_a_step(tmp_path: Path) -> None:
+    """All of its 66.6 M parameters, on one picture of 32 pixels, which has four codes. First codes are drawn: k-means wants
+    eight vectors for each of 8,192."""
+    pixels = torch.randint(0, 256, (4, 40, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture.numpy()).save(tmp_path / f"{number}.png")
+    small = "architecture.image_size=32 max_shift=2 steps=1 plain_steps=0 batch=1 quantizer.first=random".split()
+    words = ["tokenizer=vqgan_512", *(f"tokenizer.{word}" for word in small), f"tokenizer.folders=[{tmp_path}]"]
+    main([*words, f"out={tmp_path / 'out'}"])
+    file = tmp_path / "out" / "vqgan_512.safetensors"
+    tokenizer = ImageTokenizer.load(str(file))
+    assert (tokenizer.image_size, tokenizer.block, tokenizer.codes) == (32, 4, 8192)
+    file.unlink()  # 137 MB
+    assert json.loads((tmp_path / "out" / "vqgan_512.json").read_text("utf-8"))["heldout"]["psnr_pooled"] > 5
 
 
 def test_levels_attend_where_the_side_says_so() -> None:
