@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from momafuse.data.sources.registry import held_out as by_hash
+from momafuse.errors import UserError
 from momafuse.speech.audio import read_audio
 from momafuse.speech.tokenizer import SpeechTokenizer
+from momafuse.tokenizers.picture_folders import load_folders
 from momafuse.tokens.text import TextTokenizer
 from momafuse.train_tokenizer import main
 from momafuse.vision.tokenizer import ImageTokenizer
@@ -68,6 +71,24 @@ def test_folders_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
     assert "1 cannot be used" in out
     assert "broken.jpg\tno picture format" in (tmp_path / "out" / "small.1_rejects.txt").read_text("utf-8")
+
+
+def test_a_subfolder_named_validation_is_what_is_held_out(tmp_path: Path) -> None:
+    held = ("validation/d.png", "validation/deep/e.png")
+    divided = ("a.png", "train/b.png", "train/validation/c.png", *held, "validations/f.png")
+    hashed = [f"{n}.png" for n in range(9)]
+    for name in (*(f"divided/{name}" for name in divided), *(f"hashed/{name}" for name in hashed)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+    found, rejects = load_folders([str(tmp_path / "divided"), str(tmp_path / "hashed")], 8)
+    assert not rejects
+    assert found.titles == [*divided, *hashed]
+    held_out = {title for title, is_held in zip(found.titles, found.heldout.tolist(), strict=True) if is_held}
+    assert held_out == {*held, *(name for name in hashed if name == "0.png" or by_hash(name))}
+    for name in held:
+        (tmp_path / "divided" / name).write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"divided/validation holds no picture that can be used; put some there, or delete it"):
+        load_folders([str(tmp_path / "divided")], 8)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the corpora have in common: the table of a folder of sounds, and draws that follow from names."""
+"""What the corpora have in common: draws that follow from names, among them the split, and the table of a folder of sounds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+TRAIN, VALIDATION = "train", "validation"
+HELD_OUT = 0.05
+
 
 def share_of(kind: str, stamp: str) -> float:
     """In [0, 1), the same for all that belongs to a stamp."""
     return int.from_bytes(hashlib.sha256(f"{kind}:{stamp}".encode()).digest()[:8]) / 2**64
+
+
+def side_of(stamp: str) -> str:
+    """One stamp in twenty is held out."""
+    return VALIDATION if share_of("split", stamp) < HELD_OUT else TRAIN
 
 
 def write_metadata(folder: Path, rows: Sequence[dict[str, str]]) -> None:

@@ -12,11 +12,10 @@ import re
 import shutil
 from pathlib import Path
 
-from corpora.metadata import share_of, write_metadata
+from corpora.metadata import TRAIN, share_of, side_of, write_metadata
 
-PACKAGES = ("tuxpaint-stamps-default",)
+PACKAGES = ("debian:tuxpaint-stamps-default",)
 STAMPS = Path("usr/share/tuxpaint/stamps")
-HELD_OUT = 0.05
 _SOUND = re.compile(r"(.+)_desc(?:_([A-Za-z_]+))?\.ogg")
 
 
@@ -40,8 +39,8 @@ def write(unpacked: Path, out: Path) -> dict[str, int]:
     texts: list[str] = []
     for text in sorted(root.rglob("*.txt")):
         picture, stamp, said = text.with_suffix(".png"), text.relative_to(root).with_suffix("").as_posix(), sentences(text)
-        split = "validation" if share_of("split", stamp) < HELD_OUT else "train"
-        if split == "train":
+        split = side_of(stamp)
+        if split == TRAIN:
             texts += said.values()
         kind = "triples" if picture.is_file() and share_of("kind", stamp) < 0.5 else "spoken"
         for sound in sorted(text.parent.glob(f"{text.stem}_desc*.ogg")):

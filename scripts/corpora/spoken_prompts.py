@@ -14,7 +14,7 @@ from typing import Any
 
 from corpora.metadata import share_of, write_metadata
 
-PACKAGES = ("asterisk-core-sounds-en-g722", "asterisk-core-sounds-en")
+PACKAGES = ("debian:asterisk-core-sounds-en-g722", "debian:asterisk-core-sounds-en")
 SOUNDS = Path("usr/share/asterisk/sounds/en_US_f_Allison")
 TEXTS = Path("usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz")
 HELD_OUT = 1 / 8

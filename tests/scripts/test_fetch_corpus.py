@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import soundfile
 
 from momafuse.data.sources import open_source
 from tests.data.corpora import source
+from tests.scripts.debian import debian_package
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "fetch_corpus.py"
 
@@ -26,15 +26,9 @@ def fetch(*words: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("dpkg-deb") is None:
-        pytest.skip("no dpkg-deb here")
     root = tmp_path_factory.mktemp("package")
     stamps = root / "tree" / "usr/share/tuxpaint/stamps" / "animals"
     stamps.mkdir(parents=True)
-    (root / "tree" / "DEBIAN").mkdir()
-    (root / "tree" / "DEBIAN" / "control").write_text(
-        "Package: stamps\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n"
-    )
     for n in range(40):
         (stamps / f"a{n}.png").write_bytes(b"picture")
         (stamps / f"a{n}.txt").write_text(f"An animal {n}.\nfr.utf8=Un animal {n}.\nde.utf8=\n", encoding="utf-8")
@@ -42,8 +36,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (stamps / f"a{n}_desc_fr.ogg").write_bytes(b"son")
         (stamps / f"a{n}_desc_de.ogg").write_bytes(b"without a sentence")
         (stamps / f"a{n}_desc_es.ogg").write_bytes(b"")
-    subprocess.run(["dpkg-deb", "-b", str(root / "tree"), str(root / "stamps.deb")], check=True, capture_output=True)
-    return root / "stamps.deb"
+    return debian_package(root / "tree", root / "stamps.deb")
 
 
 def test_every_sound_with_a_sentence_is_there_once(package: Path, tmp_path: Path) -> None:
@@ -88,18 +81,14 @@ not-there: It has no sound.
 
 
 def test_prompts_are_what_is_said_in_them(tmp_path: Path) -> None:
-    if shutil.which("dpkg-deb") is None:
-        pytest.skip("no dpkg-deb here")
     tree = tmp_path / "tree"
     sounds, texts = tree / "usr/share/asterisk/sounds/en_US_f_Allison", tree / "usr/share/doc/asterisk-core-sounds-en"
-    (tree / "DEBIAN").mkdir(parents=True)
-    (tree / "DEBIAN" / "control").write_text("Package: s\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n")
     texts.mkdir(parents=True)
     (texts / "core-sounds-en.txt.gz").write_bytes(gzip.compress(TEXTS.encode()))
     for n, name in enumerate(("activated", "beep", "digits/1", "letters/at", "silence/1", "vm-intro")):
         (sounds / name).parent.mkdir(parents=True, exist_ok=True)
         (sounds / f"{name}.g722").write_bytes(np.random.default_rng(n).bytes(4_000 + 1_000 * n))
-    subprocess.run(["dpkg-deb", "-b", str(tree), str(tmp_path / "prompts.deb")], check=True, capture_output=True)
+    debian_package(tree, tmp_path / "prompts.deb")
     done = fetch("spoken_prompts", tmp_path / "out", "--package", tmp_path / "prompts.deb")
     assert done.returncode == 0, done.stderr
     items = {i.key: i for i in open_source("prompts", source("spoken_folder", tmp_path / "out")).items()}
