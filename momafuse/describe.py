@@ -70,7 +70,7 @@ def description_of_tokenizer(config: DescribeTokenizer) -> dict[str, object]:
         raise UserError(
             "tokenizer.kind=bpe: has no layers to describe; take one of pictures or speech, e.g. tokenizer=vqgan_512"
         )
-    return describe_tokenizer(config.tokenizer)
+    return describe_tokenizer(config)
 
 
 def description(job: Job[DescribeConfig]) -> dict[str, object]:

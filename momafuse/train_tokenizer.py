@@ -2,7 +2,7 @@
 
 Writes OUT/NAME.safetensors, OUT/NAME.json (the figures on held-out items) and OUT/NAME.png (a sheet of reconstructions), of
 speech OUT/NAME_original.wav and OUT/NAME_decoded.wav as well; of a BPE, OUT/NAME.model. Pictures that cannot be used are named
-in OUT/NAME_rejects.txt.
+in OUT/NAME_rejects.txt. The run itself, its metrics and checkpoints, is in run.root/run.name, and goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from rich.console import Console
 from momafuse.config.compose import Job
 from momafuse.config.entry import entry_point
 from momafuse.config.tokenizers import TokenizerTraining
-from momafuse.data.starter_bpe import train_starter_bpe
-from momafuse.speech.config import SpeechVQConfig
-from momafuse.tokenizers.pictures import train_image_tokenizer
-from momafuse.tokenizers.speech import train_speech_tokenizer
-from momafuse.vision.config import VQConfig
+from momafuse.config.validate import check_run_root
+from momafuse.preemption import listen
+from momafuse.tokens.config import BPEConfig
 
-HELP = "Train a tokenizer: of pictures or text on the embedded starter pack, of pictures or speech on folders of yours."
+HELP = """Train a tokenizer: of the pictures or the speech of any data=, or of text on the embedded starter pack.
+The same command goes on where it stopped."""
 
 
-@entry_point("train_tokenizer", help=HELP, schema=TokenizerTraining)
+@entry_point("train_tokenizer", help=HELP, schema=TokenizerTraining, check=check_run_root)
 def main(job: Job[TokenizerTraining]) -> None:
-    tokenizer, out, console = job.config.tokenizer, Path(job.config.out), Console()
-    if isinstance(tokenizer, VQConfig):
-        train_image_tokenizer(tokenizer, out, console)
-    elif isinstance(tokenizer, SpeechVQConfig):
-        train_speech_tokenizer(tokenizer, out, console)
-    else:
-        trained = train_starter_bpe(tokenizer, out)
-        console.print(f"{trained.name}  {trained.pieces} pieces  sha256 {trained.fingerprint}", soft_wrap=True)
+    if isinstance(job.config.tokenizer, BPEConfig):
+        from momafuse.data.starter_bpe import train_starter_bpe
+
+        trained = train_starter_bpe(job.config.tokenizer, Path(job.config.out))
+        Console().print(f"{trained.name}  {trained.pieces} pieces  sha256 {trained.fingerprint}", soft_wrap=True)
+        return
+    from momafuse.tokenizers.runs import train  # after composing: a misspelt key should not wait for torch
+
+    train(job)
 
 
 if __name__ == "__main__":
+    listen()
     main()

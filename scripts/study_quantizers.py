@@ -66,8 +66,9 @@ def run(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     report = folder / "tokenizer.json"
     if not report.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        words = ["tokenizer=starter_vq", "tokenizer.name=tokenizer", f"tokenizer.steps={asked.steps}", *overrides(ARMS[name])]
-        command = [sys.executable, "-m", "momafuse.train_tokenizer", *words, *asked.set, f"out={folder}"]
+        words = ["tokenizer=starter_vq", "tokenizer.name=tokenizer", f"trainer.max_steps={asked.steps}", *overrides(ARMS[name])]
+        words += [*asked.set, f"out={folder}", f"run.root={folder}", "run.name=run", "logger.wandb=disabled"]
+        command = [sys.executable, "-m", "momafuse.train_tokenizer", *words]
         log = folder / "log.txt"
         with log.open("w") as out:
             code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, cwd=REPOSITORY).returncode
@@ -80,13 +81,14 @@ def run(name: str, asked: argparse.Namespace) -> dict[str, Any]:
 
 def page(found: dict[str, dict[str, Any]], command: str) -> str:
     first = next(iter(found.values()))
-    config, size = first["config"], first["config"]["architecture"]["image_size"]
+    config, size = first["config"], first["config"]["tokenizer"]["architecture"]["image_size"]
     pictures = f"{first['train']['pictures']:,} pictures to train on, {first['heldout']['pictures']} held out"
     lines = [
         "# Quantizers, compared",
         "",
-        f"`{command}`: the architecture of `starter_vq`, {config['steps']:,} steps of {config['batch']} pictures of {size} px, "
-        f"seed {config['seed']}; {pictures}, {first['codes']:,} codes. One run each. Arms with k-means begin with 300 steps "
+        f"`{command}`: the architecture of `starter_vq`, {config['trainer']['max_steps']:,} steps of "
+        f"{config['trainer']['global_batch']} pictures of {size} px, seed {config['run']['seed']}; {pictures}, "
+        f"{first['codes']:,} codes. One run each. Arms with k-means begin with 300 steps "
         "without codes, the others have codes from the first step; codes have 16 numbers, those of finite scalar four.",
         "",
         "| quantizer | codes used | perplexity | PSNR held out, pooled | mean | SSIM | perceptual | kernel |",
@@ -143,7 +145,7 @@ def main() -> None:
     (asked.out / "quantizers.json").write_text(json.dumps(found, indent=1) + "\n")
     text = page(found, "python scripts/study_quantizers.py " + " ".join(sys.argv[1:]))
     (asked.out / "quantizers.md").write_text(text)
-    size = next(iter(found.values()))["config"]["architecture"]["image_size"]
+    size = next(iter(found.values()))["config"]["tokenizer"]["architecture"]["image_size"]
     sheet(found, asked.root, asked.out / "quantizers.png", size)
     print(text)
 

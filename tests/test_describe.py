@@ -110,9 +110,12 @@ def test_the_table_in_any_folder(tmp_path: Path) -> None:
         (["-m", "tokenizer=starter,vqgan_64"], "tokenizer=vqgan_64: says how one tokenizer is trained"),
         (["tokenizer=vqgan_64,starter_vq"], "tokenizer=vqgan_64,starter_vq: several values need -m"),
         (["tokenizer=vqgan_513"], "tokenizer=vqgan_513: no such option; did you mean vqgan_512?"),
-        (["tokenizer=vqgan_64", "tokenizer.stesp=3"], "tokenizer.stesp: no such key; did you mean tokenizer.steps?"),
+        (
+            ["tokenizer=vqgan_64", "tokenizer.max_shfit=3"],
+            "tokenizer.max_shfit: no such key; did you mean tokenizer.max_shift?",
+        ),
         (["tokenizer=vqgan_64", "model.dim=64"], "model.dim: no such key"),
-        (["tokenizer=vqgan_64", "tokenizer.batch=0"], "tokenizer.batch=0: must be at least 1"),
+        (["tokenizer=vqgan_64", "trainer.micro_batch=0"], "trainer.micro_batch=0: must be greater than 0"),
         (["tokenizer=starter_bpe"], "tokenizer.kind=bpe: has no layers to describe"),
         (["tokenizer=vqgan_64", "--config-dir=nowhere"], "--config-dir=nowhere: no such folder"),
         (["tokenizer.text=nowhere"], "tokenizer.text=nowhere: no such file"),
@@ -165,7 +168,9 @@ def test_the_json_of_tokenizers(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_users_own_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tokenizer").mkdir()
-    (tmp_path / "tokenizer" / "mine.yaml").write_text("defaults: [starter_vq]\nname: mine\nbatch: 2\n")
+    (tmp_path / "tokenizer" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [starter_vq]\ntokenizer: {name: mine}\ntrainer: {global_batch: 2}\n"
+    )
     (d,) = values_of(printed(capsys, "tokenizer=mine", "format=json", f"--config-dir={tmp_path}"))
     assert (d["name"], d["batch"]) == ("mine", 2)
 

@@ -11,7 +11,7 @@ PACKAGE = Path(momafuse.__file__).parent
 ROOMS = (
     "launch", "web", "interface", "evaluation", "tokenizers", "training", "generation", "parallel", "checkpoint", "objectives",
     "reports", "models", "data", "config", "tokens", "speech", "vision", "vq", "routing", "kernels", "world", "ending",
-    "files", "preemption", "errors",
+    "files", "draws", "preemption", "errors",
 )  # fmt: skip
 ENTRY_POINTS = {"train", "generate", "demo", "prepare", "train_tokenizer", "describe", "evaluate", "lm_eval"}
 

@@ -28,8 +28,8 @@ from momafuse.config.inherit import config_file, inherit, with_later_keys
 from momafuse.config.nearest import did_you_mean
 from momafuse.config.overrides import Override, for_hydra, parse, quote, refuse_two_files, sweep, verbatim
 from momafuse.config.results import run_name
-from momafuse.config.schema import Config
-from momafuse.config.validate import validate
+from momafuse.config.schema import Config, RunnableConfig
+from momafuse.config.validate import validate, validate_run
 from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import TEXT
 
@@ -155,10 +155,13 @@ def _compose_one(
         base = choices.get(base_group, primary)
         if source is not None:
             base = f"{source.run.name}-{base}"
-        raw["run"]["name"] = run_name(base, named)
+        trained = raw["tokenizer"].get("name") if isinstance(raw.get("tokenizer"), dict) else None
+        raw["run"]["name"] = run_name(base, named) if trained is None else trained
     config = convert(schema, raw)
     if isinstance(config, Config):
         validate(config)
+    elif isinstance(config, RunnableConfig):
+        validate_run(config)
     if check is not None:
         check(config)
     values, said = asdict(cast(Any, config)), verbatim(overrides)
@@ -241,7 +244,7 @@ def _refuse_other_tokenizer(schema: type, raw: Mapping[str, Any], choices: Mappi
 
 
 def _refuse_shared_names(jobs: Sequence[Job[C]]) -> None:
-    names = [(c.run.root, c.run.name) for c in (j.config for j in jobs) if isinstance(c, Config) and c.writes_run]
+    names = [(c.run.root, c.run.name) for c in (j.config for j in jobs) if isinstance(c, RunnableConfig) and c.writes_run]
     for number, name in enumerate(names):
         if name in names[:number]:
             raise UserError(

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from momafuse.config.nearest import nearest_key
 from momafuse.errors import UserError
 
+UNUSED = "unused"  # of a dataclass: keys that files may have and this program has no use for
 MISSING = "???"  # what Hydra's YAML writes for a value that the user must give
 
 T = TypeVar("T")
@@ -183,7 +184,7 @@ def _dataclass(kind: Any, raw: Any, key: str, root: type) -> Any:
     prefix = f"{key}." if key else ""
     types = field_types(kind)
     for name in raw:
-        if name not in types:
+        if name not in types and name not in getattr(kind, UNUSED, ()):
             raise unknown_key(root, f"{prefix}{name}", [prefix + n for n in types])
     values = {name: _value(child, raw[name], prefix + name, root) for name, child in types.items() if name in raw}
     for name in types:

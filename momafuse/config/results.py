@@ -41,6 +41,7 @@ RESULT_NEUTRAL = (
     "cluster.*",
     "resume",
     "model_from",  # the state of the run says which checkpoint it was
+    "out",  # where a trained tokenizer is written
     "hydra.*",
 )
 # Groups whose choice stays out of run names; what more a user's own file sets is caught by config_differences.

@@ -15,8 +15,11 @@ from momafuse.config.schema import (
     EXPERT_LAYERS,
     CheckpointConfig,
     Config,
+    LoopConfig,
     ModelConfig,
     OptimConfig,
+    RunnableConfig,
+    ScheduleConfig,
     TrainerConfig,
     share_key,
 )
@@ -27,8 +30,8 @@ from momafuse.tokens.vocabulary import TEXT
 
 def validate(config: Config) -> None:
     """Raises UserError for the first rule that `config` breaks."""
+    _signs_of_run(config)
     _signs(config)
-    _run(config)
     _tokenizer(config.tokenizer)
     _heads(config.model)
     _experts(config.model, config.modalities)
@@ -41,11 +44,48 @@ def validate(config: Config) -> None:
     _objective(config)
     _optim(config.optim)
     _trainer(config.trainer, config)
-    _checkpoint(config.checkpoint)
     _upcycling(config)
+    validate_run(config)
 
 
-def check_run_root(config: Config) -> None:
+def validate_run(config: RunnableConfig) -> None:
+    """The same of what the loop reads, whatever is trained."""
+    _signs_of_run(config)
+    _run(config)
+    _schedule(config.optim)
+    _loop(config.trainer)
+    _checkpoint(config.checkpoint)
+
+
+def _signs_of_run(config: RunnableConfig) -> None:
+    t, o = config.trainer, config.optim
+    above_zero: dict[str, float] = {
+        "trainer.max_steps": t.max_steps,
+        "trainer.global_batch": t.global_batch,
+        "trainer.micro_batch": t.micro_batch,
+        "trainer.log_every": t.log_every,
+        "trainer.replicas": t.replicas,
+        "trainer.timeout": t.timeout,
+        "optim.lr": o.lr,
+        "optim.grad_clip": 1 if o.grad_clip is None else o.grad_clip,
+    }
+    zero_or_above: dict[str, float] = {
+        "run.seed": config.run.seed,
+        "optim.lr_end": o.lr_end,
+        "optim.warmup_steps": o.warmup_steps,
+        "trainer.eval_every": t.eval_every,
+        "trainer.max_skipped": t.max_skipped,
+        "checkpoint.every": config.checkpoint.every,
+    }
+    for key, value in above_zero.items():
+        if value <= 0:
+            _fail(key, value, "must be greater than 0")
+    for key, value in zero_or_above.items():
+        if value < 0:
+            _fail(key, value, "must not be negative")
+
+
+def check_run_root(config: RunnableConfig) -> None:
     """Raises UserError where no run folder can be made in `run.root`, before hours of preparing; makes nothing."""
     root = Path(config.run.root)
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
@@ -72,30 +112,16 @@ def _signs(config: Config) -> None:
         "router.pool": r.pool,
         "router.capacity_factor": r.capacity_factor,
         "data.window": d.window,
-        "optim.lr": o.lr,
         "optim.eps": o.eps,
-        "optim.grad_clip": 1 if o.grad_clip is None else o.grad_clip,
-        "trainer.max_steps": t.max_steps,
-        "trainer.global_batch": t.global_batch,
-        "trainer.micro_batch": t.micro_batch,
         "trainer.eval_sequences": t.eval_sequences,
-        "trainer.log_every": t.log_every,
-        "trainer.replicas": t.replicas,
-        "trainer.timeout": t.timeout,
         **{f"data.sources.{name}.weight": s.weight for name, s in d.sources.items()},
         **{f"data.sources.{name}.variants": s.variants for name, s in d.sources.items()},
     }
     zero_or_above: dict[str, float] = {
-        "run.seed": config.run.seed,
         "model.norm_eps": m.norm_eps,
         "objective.z_loss": config.objective.z_loss,
-        "optim.lr_end": o.lr_end,
-        "optim.warmup_steps": o.warmup_steps,
         "optim.weight_decay": o.weight_decay,
-        "trainer.eval_every": t.eval_every,
-        "trainer.max_skipped": t.max_skipped,
         "trainer.probe": t.probe,
-        "checkpoint.every": config.checkpoint.every,
         "upcycling.weight_noise": config.upcycling.weight_noise,
         "upcycling.capacity_steps": config.upcycling.capacity_steps,
     }
@@ -107,7 +133,7 @@ def _signs(config: Config) -> None:
             _fail(key, value, "must not be negative")
 
 
-def _run(config: Config) -> None:
+def _run(config: RunnableConfig) -> None:
     name = config.run.name
     if name is not None and not re.fullmatch(r"[^\s/\\.-][^/\\\n]{0,199}", name):
         _fail("run.name", name, "must be fit for a folder: 1 to 200 characters, no slash, not starting with . or -")
@@ -288,6 +314,9 @@ def _optim(optim: OptimConfig) -> None:
             _fail(key, beta, "must be at least 0 and below 1")
     if not optim.train:
         _fail("optim.train", "[]", "no parameter would learn; write ['*'] for all")
+
+
+def _schedule(optim: ScheduleConfig) -> None:
     if optim.lr_end > optim.lr:
         _fail("optim.lr_end", optim.lr_end, f"must be at most optim.lr={optim.lr}")
     steps = optim.schedule_steps
@@ -295,23 +324,26 @@ def _optim(optim: OptimConfig) -> None:
         _fail("optim.schedule_steps", steps, f"must be more than optim.warmup_steps={optim.warmup_steps}")
 
 
-def _trainer(trainer: TrainerConfig, config: Config) -> None:
+def _loop(trainer: LoopConfig) -> None:
     batch, micro = trainer.global_batch, trainer.micro_batch
     if batch % micro:
         below, above = batch // micro * micro, (batch // micro + 1) * micro
         nearest = " or ".join(str(n) for n in (below, above) if n)
         _fail("trainer.global_batch", batch, f"must be a multiple of trainer.micro_batch={micro}, e.g. {nearest}")
-    dim, multiple = config.model.dim, config.model.ffn_multiple_of
-    if trainer.backend == "grouped_mm" and (dim % 8 or multiple % 8):
-        problem = f"wants model.dim={dim} and model.ffn_multiple_of={multiple} to be multiples of 8; write trainer.backend=auto"
-        _fail("trainer.backend", "grouped_mm", problem)
-    tokens = batch * config.data.sequence_length
     try:
         trainer.profiled()
     except ValueError:
         _fail("trainer.profile", trainer.profile, "must be FIRST:LAST, e.g. 10:13, or null")
     if trainer.skip_spikes is not None and trainer.skip_spikes <= 1:
         _fail("trainer.skip_spikes", trainer.skip_spikes, "must be above 1, e.g. 10, or null")
+
+
+def _trainer(trainer: TrainerConfig, config: Config) -> None:
+    dim, multiple = config.model.dim, config.model.ffn_multiple_of
+    if trainer.backend == "grouped_mm" and (dim % 8 or multiple % 8):
+        problem = f"wants model.dim={dim} and model.ffn_multiple_of={multiple} to be multiples of 8; write trainer.backend=auto"
+        _fail("trainer.backend", "grouped_mm", problem)
+    tokens = trainer.global_batch * config.data.sequence_length
     if trainer.max_tokens is not None and trainer.max_tokens < tokens:
         _fail("trainer.max_tokens", trainer.max_tokens, f"is less than one step; at least {tokens}")
 

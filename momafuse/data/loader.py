@@ -15,7 +15,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from momafuse.tokens.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from momafuse.data.corpus import Split
 
+T = TypeVar("T")
 STEPS_AHEAD = 4  # steps that the background thread keeps ready
 POLL_SECONDS = 0.1  # how soon the background thread sees that nobody listens any more
 
@@ -130,7 +131,7 @@ class Loader:
                 yield [b.pinned() for b in batches] if pinned else batches
                 number += 1
 
-        return _ahead(steps())
+        return ahead(steps())
 
     def _ranges(self, sequences: Sequence[int]) -> tuple[Ints, Ints, Ints]:
         """Of every piece: its first token in the corpus, its length, and its place in `sequences`."""
@@ -150,12 +151,12 @@ class Loader:
                 raise ValueError(f"corpus: a sequence without its {tokens} tokens of modality {number}; prepare it again")
 
 
-def _ahead(steps: Iterator[list[Batch]]) -> Generator[list[Batch], None, None]:
-    """The same items, made in a background thread."""
-    ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(STEPS_AHEAD)
+def ahead(steps: Iterator[T]) -> Generator[T, None, None]:
+    """The same items, made in a background thread, which ends when the iterator is closed or dropped."""
+    ready: queue.Queue[T | BaseException] = queue.Queue(STEPS_AHEAD)
     stopped = threading.Event()
 
-    def put(item: list[Batch] | BaseException) -> None:
+    def put(item: T | BaseException) -> None:
         while not stopped.is_set():
             try:
                 ready.put(item, timeout=POLL_SECONDS)
@@ -172,7 +173,7 @@ def _ahead(steps: Iterator[list[Batch]]) -> Generator[list[Batch], None, None]:
 
     thread = threading.Thread(target=work, name="momafuse-loader", daemon=True)
 
-    def listen() -> Generator[list[Batch], None, None]:
+    def listen() -> Generator[T, None, None]:
         thread.start()
         try:
             while True:

@@ -53,11 +53,34 @@ def shard(model: Transformer, mesh: DeviceMesh, dtype: torch.dtype, reduce_dtype
             fully_shard(router, mesh=mesh, mp_policy=exact, shard_placement_fn=place, reshard_after_forward=size > 1)
         fully_shard(block, mesh=mesh, mp_policy=products, shard_placement_fn=place, reshard_after_forward=size > 1)
     fully_shard(model, mesh=mesh, mp_policy=products, shard_placement_fn=place)
+    _sum_gradients(model, mesh)
+    return padded
+
+
+def shard_parts(model: nn.Module, mesh: DeviceMesh, reduce_dtype: torch.dtype) -> None:
+    """Shards each child of a model, which is gathered whole where it is called: for what has no blocks to speak of. Parameters
+    keep their precision. A child without parameters is left as it is."""
+    size = mesh["shard"].size()
+    policy = MixedPrecisionPolicy(reduce_dtype=reduce_dtype, cast_forward_inputs=False)
+    for p in model.parameters():
+        p.data = p.data.contiguous()  # FSDP takes no other order of dimensions
+    for child in model.children():
+        if any(True for _ in child.parameters()):
+            fully_shard(child, mesh=mesh, mp_policy=policy, shard_placement_fn=lambda p: Shard(shard_dim(p, size)))
+    _sum_gradients(model, mesh)
+
+
+def _sum_gradients(model: nn.Module, mesh: DeviceMesh) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule) and mesh.size() > 1:  # alone there is nothing to sum, and FSDP would divide by 1
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other, and sums are what is wanted
-    return padded
+
+
+def gathered(model: nn.Module) -> dict[str, Tensor]:
+    """The whole of a model's state on the host, sharded or not. Every rank must call it."""
+    whole = {path: x.full_tensor() if isinstance(x, DTensor) else x for path, x in model.state_dict().items()}
+    return {path: x.detach().cpu().clone() for path, x in whole.items()}
 
 
 def shard_dim(p: Tensor, size: int) -> int:

@@ -45,7 +45,8 @@ class ConsoleReport:
 
     def evaluation(self, row: Row) -> None:
         """One line: step and eval/loss_MODALITY."""
-        self.message(f"step {row['step']}/{self._total}  held out: {_losses(row, HELD_OUT)}")
+        if losses := _losses(row, HELD_OUT):
+            self.message(f"step {row['step']}/{self._total}  held out: {losses}")
 
     def message(self, text: str) -> None:
         """A line as it is (no markup, no wrapping at the terminal's width), above the bar if there is one."""

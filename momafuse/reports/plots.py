@@ -55,6 +55,32 @@ def plot_losses(metrics: Path, out: Path, unigram: Mapping[str, float]) -> None:
     figure.savefig(out, dpi=DPI)
 
 
+def plot_series(metrics: Path, out: Path) -> None:
+    """One panel for each loss and each held-out figure of a metrics.jsonl: `train/loss_NAME`, `eval/NAME`."""
+    rows = read_metrics(metrics)
+    keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith(("train/loss_", "eval/"))))
+    across = min(4, len(keys))
+    figure = _figure(3.4 * across, 2.6 * math.ceil(len(keys) / across))
+    panels = figure.subplots(math.ceil(len(keys) / across), across, squeeze=False).flatten()
+    for panel, key in zip(panels, keys, strict=False):
+        steps, values = _series(rows, key)
+        trained = key.startswith("train/")
+        if trained:
+            panel.plot(steps, values, color=COLOURS[0], alpha=0.25, linewidth=0.8)
+            panel.plot(steps, _smooth(values), color=COLOURS[0], linewidth=1.6)
+            panel.set_yscale("log")
+        else:
+            panel.plot(steps, values, color=COLOURS[1], marker="o", markersize=3, linewidth=1)
+        name = key.rpartition("/")[2].removeprefix("loss_").replace("_", " ")
+        panel.set_title(f"{name}, {'training' if trained else 'held out'}", fontsize=9)
+        panel.tick_params(labelsize=8)
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[len(keys) :]:
+        panel.set_axis_off()
+    figure.savefig(out, dpi=DPI)
+
+
 def _loss_panel(panel: Axes, rows: Sequence[Row], name: str, colour: str, frequency: float | None) -> None:
     steps, losses = _series(rows, f"train/loss_{name}")
     panel.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)

@@ -7,7 +7,7 @@ encoder, the nearest code of every vector, decoder, the loss with the network th
 Not counted: elementwise work, norms and look-ups; k-means before the first code and the moving averages of codes, which happen
 outside of the gradient; the weights of the network that judges (19 MB); what an allocator wastes and a convolution borrows.
 
-Items are pictures, or excerpts of speech. Trains nothing (vq/training.py), draws nothing (tokenizer_table.py).
+Items are pictures, or excerpts of speech. Trains nothing (tokenizers/stage.py), draws nothing (tokenizer_table.py).
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from momafuse.config.tokenizers import TokenizerTraining
 from momafuse.errors import UserError
 from momafuse.reports.memory import LiveBytes, size
 from momafuse.speech.autoencoder import FOLD, SpeechAutoencoder
 from momafuse.speech.config import SpeechVQConfig
 from momafuse.speech.mel import BANDS
-from momafuse.speech.training import frame_loss
+from momafuse.speech.training import frame_losses
 from momafuse.vision.architectures import build
 from momafuse.vision.config import VQConfig
-from momafuse.vision.training import loss_of
+from momafuse.vision.training import losses_of
 from momafuse.vq.autoencoder import VQAutoencoder
 from momafuse.vq.optimizer import orthogonalise, split_parameters
 from momafuse.vq.quantizer import Quantizer, build_quantizer
+from momafuse.vq.step import passed
 
 Values = dict[str, Any]
 
@@ -61,25 +63,27 @@ class Subject:
     batch: int  # items
     model: VQAutoencoder
     quantizer: Quantizer
-    loss: Callable[[Tensor, Tensor], Tensor]
+    losses: Callable[[Tensor, Tensor], dict[str, Tensor]]
 
     @property
     def modules(self) -> nn.Module:
         return nn.ModuleList([self.model, self.quantizer])
 
 
-def describe_tokenizer(config: VQConfig | SpeechVQConfig) -> Values:
-    """Raises UserError for sizes and settings of which nothing can be built."""
+def describe_tokenizer(job: TokenizerTraining) -> Values:
+    """Of a micro-batch. Raises UserError for sizes and settings of which nothing can be built."""
+    config = job.tokenizer
+    assert isinstance(config, VQConfig | SpeechVQConfig)
     arch, how = config.architecture, config.quantizer
     sizes = {f"architecture.{name}": getattr(arch, name, 1) for name in ("image_size", "codes", "code_dim")}
-    for name, n in (sizes | {name: getattr(config, name, 1) for name in ("batch", "excerpt")}).items():
+    for name, n in (sizes | {"excerpt": getattr(config, "excerpt", 1)}).items():
         if n < 1:
             raise UserError(f"tokenizer.{name}={n}: must be at least 1")
     quantizer = build_quantizer(arch, how)  # here, since a grid of codes is made from values
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         with FakeCopyMode(fake):
             quantizer = copy.deepcopy(quantizer)
-        s = _subject(config, quantizer)
+        s = _subject(config, job.trainer.micro_batch, quantizer)
         flops, memory = _flops(s), _memory(s)
     places = math.prod(s.grid)
     return {
@@ -94,14 +98,14 @@ def describe_tokenizer(config: VQConfig | SpeechVQConfig) -> Values:
     }
 
 
-def _subject(config: VQConfig | SpeechVQConfig, quantizer: Quantizer) -> Subject:
+def _subject(config: VQConfig | SpeechVQConfig, batch: int, quantizer: Quantizer) -> Subject:
     if isinstance(config, SpeechVQConfig):
         speech, shape = SpeechAutoencoder(config.architecture), (BANDS, FOLD * config.excerpt)
-        return Subject("excerpt", shape, (config.excerpt,), config.batch, speech, quantizer, frame_loss)
+        return Subject("excerpt", shape, (config.excerpt,), batch, speech, quantizer, frame_losses)
     arch = config.architecture
-    model, loss = build(arch), loss_of(config)  # first, since they check the sizes
+    model, losses = build(arch), losses_of(config)  # first, since they check the sizes
     side = arch.image_size // arch.reduction
-    return Subject("picture", (3, arch.image_size, arch.image_size), (side, side), config.batch, model, quantizer, loss)
+    return Subject("picture", (3, arch.image_size, arch.image_size), (side, side), batch, model, quantizer, losses)
 
 
 def _parameters(s: Subject, codes: int) -> Values:
@@ -165,18 +169,12 @@ def _step_bytes(s: Subject, *, bf16: bool, cuda: bool) -> Values:
 
 
 def step_forward(s: Subject, begins: Callable[[str], None], *, bf16: bool) -> tuple[Tensor, Any]:
-    """A step's forward as vq/training.py makes it: the loss, and what is held beside it during the backward."""
+    """A step's forward as the stage makes it: the loss, and what is held beside it during the backward."""
     batch = torch.empty(s.batch, *s.shape)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        begins("encoder")
-        vectors = s.model.encode(batch)
-        begins("quantizer")
-        with torch.autocast("cpu", enabled=False):
-            choice = s.quantizer(vectors)
-        begins("decoder")
-        output = s.model.decode(choice.vectors)
-    begins("loss")
-    return s.loss(output, batch) + choice.loss, (batch, vectors, choice, output)
+    found = passed(s.model, s.quantizer, batch, torch.bfloat16 if bf16 else torch.float32, begins=begins)
+    assert found.choice is not None
+    losses = torch.stack(list(s.losses(found.output, batch).values()))
+    return losses.sum() / s.batch + found.choice.loss, (batch, found)
 
 
 @contextmanager

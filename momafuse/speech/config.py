@@ -26,9 +26,8 @@ class SpeechArchitecture:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechVQConfig(VQTraining):
-    """`batch` counts excerpts; the loss of reconstruction is that of log-mel frames."""
+    """Items are excerpts; the loss of reconstruction is that of log-mel frames."""
 
     kind: Literal["speech_vq"]
     architecture: SpeechArchitecture
-    folders: tuple[str, ...]  # of sounds with metadata (data/sources/spoken_folder.py)
     excerpt: int  # codes in a training excerpt

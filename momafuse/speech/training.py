@@ -1,20 +1,20 @@
-"""Trains the speech tokenizer on excerpts of sounds, by the shared training of VQ autoencoders (vq/training.py)."""
+"""What the speech tokenizer learns from and by: excerpts of sounds by number, and the loss of a batch.
+
+Every number of the endless order of training stands for one excerpt, drawn by (seed, number) alone, so that a step holds the
+same excerpts however it is dealt to ranks and micro-batches, and wherever a run goes on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from momafuse.speech.autoencoder import FOLD, SpeechAutoencoder
-from momafuse.speech.config import SpeechVQConfig
+from momafuse.speech.autoencoder import FOLD
 from momafuse.speech.mel import BANDS, FLOOR
-from momafuse.speech.tokenizer import SpeechTokenizer, save_tokenizer
-from momafuse.vq import training
-from momafuse.vq.training import Progress, Task
+from momafuse.vq.order import generator_of
 
 
 @dataclass(frozen=True)
@@ -25,41 +25,31 @@ class Sound:
     heldout: bool
 
 
-def train_speech(
-    config: SpeechVQConfig, sounds: Sequence[Sound], out: Path, progress: Progress | None = None
-) -> SpeechTokenizer:
-    """Trains on all of the sounds and writes OUT/NAME.safetensors."""
-    task = Task(
-        architecture=config.architecture,
-        model=lambda: SpeechAutoencoder(config.architecture),
-        batches=lambda generator: excerpts(config, [sound.frames for sound in sounds], generator),
-        loss=frame_loss,
-    )
-    model, codes = training.train(config, task, progress)
-    path = out / f"{config.name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(path, config.architecture, model, codes)
-    return SpeechTokenizer.load(str(path))
+class Excerpts:
+    """Of sounds by their lengths, `codes` codes long. Short sounds are whole, silence around them."""
 
+    def __init__(self, codes: int, seed: int, sounds: Sequence[Tensor]) -> None:
+        """`sounds`: frames (80, n) of each."""
+        self._length, self._seed, self._sounds = FOLD * codes, seed, sounds
+        self._ends = torch.tensor([sound.shape[1] for sound in sounds], dtype=torch.float64).cumsum(0)
 
-def frame_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Mean distance of log-mel frames (N, 80, T), a scalar; 0.05 are 1 dB."""
-    return (output - target).abs().mean()
-
-
-def excerpts(config: SpeechVQConfig, sounds: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
-    """Excerpts without end, (batch, 80, 4 excerpt), of sounds by their lengths. Short sounds are whole, silence around them."""
-    length = FOLD * config.excerpt
-    beyond = length // 8  # frames by which an excerpt may reach over an end of a long sound
-    chances = torch.tensor([sound.shape[1] for sound in sounds], dtype=torch.float64)
-    while True:
-        batch = torch.full((config.batch, BANDS, length), FLOOR)
-        numbers = torch.multinomial(chances, config.batch, replacement=True, generator=generator)
-        for row, number in zip(batch, numbers.tolist(), strict=True):
-            sound = sounds[number]
+    def batch(self, numbers: Sequence[int]) -> Tensor:
+        """float32 (n, 80, length)."""
+        length = self._length
+        beyond = length // 8  # frames by which an excerpt may reach over an end of a long sound
+        batch = torch.full((len(numbers), BANDS, length), FLOOR)
+        for row, number in zip(batch, numbers, strict=True):
+            generator = generator_of(self._seed, number)
+            at = torch.rand((), generator=generator, dtype=torch.float64) * self._ends[-1]
+            sound = self._sounds[int(torch.searchsorted(self._ends, at, right=True))]
             spare = sound.shape[1] - length
             low, high = (spare, 0) if spare < 0 else (-beyond, spare + beyond)
             start = int(torch.randint(low, high + 1, (), generator=generator))
             part = sound[:, max(0, start) : start + length]
             row[:, max(0, -start) : max(0, -start) + part.shape[1]] = part
-        yield batch
+        return batch
+
+
+def frame_losses(output: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Log-mel frames (N, 80, T) twice -> (N,) mean distances; 0.05 are 1 dB."""
+    return {"frames": (output - target).abs().mean(dim=(1, 2))}

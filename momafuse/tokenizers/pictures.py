@@ -1,77 +1,160 @@
-"""A run that trains the image tokenizer on folders of pictures, or on the starter pack.
+"""The image tokenizer as a task: pictures of any source, what is said of it on the way, and what lies beside its weights.
 
-Leaves OUT/NAME.safetensors, .json (figures), .png (held-out pictures and what is left of them) and, where there are any,
-_rejects.txt: pictures that cannot be used, each with the reason.
+OUT/NAME.json (figures), .png (held-out pictures and what is left of them) and, where there are any, _rejects.txt: pictures that
+cannot be used, each with the reason.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
-from rich.console import Console
+from torch import Tensor, nn
 
+from momafuse.config.tokenizers import TokenizerTraining
 from momafuse.errors import UserError
 from momafuse.reports.plots import plot_reconstructions
-from momafuse.tokenizers.bar import training_bar
-from momafuse.tokenizers.picture_folders import load_folders
+from momafuse.tokenizers.reading import Pictures, read_pictures
+from momafuse.tokenizers.task import Say, Task
+from momafuse.vision.architectures import AnyArchitecture, build
 from momafuse.vision.config import VQConfig
+from momafuse.vision.discriminator import PatchDiscriminator
+from momafuse.vision.losses import psnr, squared_error
 from momafuse.vision.perceptual import LEAST_SIDE, NETWORK
-from momafuse.vision.pictures import PictureSet, load_starter_pictures
-from momafuse.vision.report import Report
-from momafuse.vision.tokenizer import ImageTokenizer
-from momafuse.vision.training import train_vq
+from momafuse.vision.pictures import PictureSet
+from momafuse.vision.report import Report, measure
+from momafuse.vision.tokenizer import ImageTokenizer, save_tokenizer
+from momafuse.vision.training import TrainingPictures, losses_of
+from momafuse.vq.autoencoder import VQAutoencoder
+from momafuse.vq.codes import CodeTable
+from momafuse.vq.config import DiscriminatorConfig
 
 SHEET = 48  # held-out pictures on the sheet, spread over all kinds
+JUDGED = 256  # held-out pictures that are judged on the way
+MEASURED = 20_000  # training pictures that the finished tokenizer is measured on, at most
 
 
-def train_image_tokenizer(config: VQConfig, out: Path, console: Console) -> None:
-    """Raises UserError for folders that are missing or hold nothing to train on."""
-    size = config.architecture.image_size
-    data, rejects = load_folders(config.folders, size) if config.folders else (load_starter_pictures(size), [])
-    heldout = int(data.heldout.sum())
-    if heldout == len(data.pictures):
-        raise UserError(f"tokenizer.folders={list(config.folders)}: {heldout} pictures are too few; give more")
-    console.print(f"{len(data.pictures) - heldout} pictures to train on, {heldout} held out; {torch.get_num_threads()} threads")
-    if rejects:
+class PictureTask(Task[VQAutoencoder]):
+    item: ClassVar[str] = "picture"
+
+    config: VQConfig
+    architecture: AnyArchitecture
+
+    def __init__(self, config: VQConfig, job: TokenizerTraining, *, main: bool) -> None:
+        """Reads all pictures; those that cannot be used are listed by the `main` process. Raises UserError for too few."""
+        self.config, self.architecture = config, config.architecture
+        build(config.architecture)  # what cannot be is said before anything is read
+        losses_of(config)
+        found = read_pictures(job.data.sources, config.architecture.image_size, larger=config.crop_share > 0)
+        self._found, self.data = found, found.fingerprint
+        self._train = [number for number, heldout in enumerate(found.heldout) if not heldout]
+        self._heldout = [number for number, heldout in enumerate(found.heldout) if heldout]
+        if not self._train or not self._heldout:
+            sources = ", ".join(job.data.sources)
+            missing = "to train on" if not self._train else "held out"
+            raise UserError(f"data.sources={{{sources}}}: none of {len(found.pictures)} pictures is {missing}; give more")
+        self.reads = f"data.sources={{{', '.join(job.data.sources)}}}"
+        self._pictures = TrainingPictures(config, job.run.seed, _Chosen(found.pictures, self._train), self._larger())
+        rejects = self._rejects(Path(job.out)) if main and found.rejects else ""
+        self.summary = f"{len(self._train)} pictures to train on, {len(self._heldout)} held out{rejects}"
+
+    def _larger(self) -> _Chosen | None:
+        return None if self._found.larger is None else _Chosen(self._found.larger, self._train)
+
+    def _rejects(self, out: Path) -> str:
         out.mkdir(parents=True, exist_ok=True)
-        listed = out / f"{config.name}_rejects.txt"
-        listed.write_text("".join(f"{path}\t{reason}\n" for path, reason in rejects), "utf-8", "replace")
-        console.print(f"{len(rejects)} cannot be used: {listed}", soft_wrap=True)
-    with training_bar(console, config.steps) as progress:
-        trained, report = train_vq(config, data, out, progress)
-    figures = dataclasses.asdict(report) | {"config": dataclasses.asdict(config), "threads": torch.get_num_threads()}
-    path = out / config.name
-    Path(f"{path}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    _summary(console, report)
-    _sheet(trained, data, Path(f"{path}.png"))
-    console.print(
-        f"{path}.safetensors  sha256 {trained.fingerprint}\nfigures {path}.json, reconstructions {path}.png", soft_wrap=True
-    )
+        listed = out / f"{self.config.name}_rejects.txt"
+        listed.write_text("".join(f"{key}\t{reason}\n" for key, reason in self._found.rejects), "utf-8", "replace")
+        return f"; {len(self._found.rejects)} cannot be used: {listed}"
+
+    def model(self) -> VQAutoencoder:
+        return build(self.architecture)
+
+    def batch(self, numbers: Sequence[int]) -> Tensor:
+        return self._pictures.batch(numbers)
+
+    def losses(self, device: torch.device) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+        return losses_of(self.config, device)
+
+    def discriminator(self) -> tuple[nn.Module, DiscriminatorConfig] | None:
+        how = self.config.discriminator
+        return None if how is None else (PatchDiscriminator(how), how)
+
+    def save(self, path: Path, model: VQAutoencoder, codes: CodeTable) -> None:
+        save_tokenizer(path, self.architecture, model, codes)
+
+    def judged(self, weights: Path) -> dict[str, float]:
+        tokenizer, pictures = ImageTokenizer.load(str(weights)), self._found.pictures.of(_spread(self._heldout, JUDGED))
+        codes = tokenizer.encode(pictures)
+        error = squared_error(tokenizer.decode(codes), pictures)
+        used = int((torch.bincount(codes.flatten()) > 0).sum()) / min(tokenizer.codes, codes.numel())
+        return {"eval/psnr_mean": float(psnr(error).mean()), "eval/psnr_pooled": float(psnr(error.mean())), "eval/used": used}
+
+    def sheet(self, weights: Path, picture: Path) -> None:
+        tokenizer, numbers = ImageTokenizer.load(str(weights)), _spread(self._heldout, SHEET)
+        originals = self._found.pictures.of(numbers)
+        decoded = tokenizer.decode(tokenizer.encode(originals))
+        titles = [self._found.titles[number] for number in numbers]
+        plot_reconstructions(list(originals.numpy()), list(decoded.numpy()), titles, picture)
+
+    def finish(self, weights: Path, more: Mapping[str, object], say: Say) -> dict[str, object]:
+        tokenizer, path = ImageTokenizer.load(str(weights)), weights.with_suffix("")
+        report = measure(tokenizer, self._measured())
+        figures = dataclasses.asdict(report) | {"sha256": tokenizer.fingerprint} | dict(more)
+        beside = weights.with_name(f"{self.config.name}.json")
+        beside.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        self.sheet(weights, weights.with_name(f"{self.config.name}.png"))
+        for line in _summary(report):
+            say(line)
+        say(f"{weights}  sha256 {tokenizer.fingerprint}")
+        say(f"figures {beside}, reconstructions {path.with_name(self.config.name + '.png')}")
+        return figures
+
+    def _measured(self) -> PictureSet:
+        numbers = sorted([*_spread(self._train, MEASURED), *self._heldout])
+        f = self._found
+        return PictureSet(
+            pictures=f.pictures.of(numbers),
+            titles=[f.titles[n] for n in numbers],
+            kinds=[f.kinds[n] for n in numbers],
+            heldout=torch.tensor([f.heldout[n] for n in numbers]),
+        )
 
 
-def _summary(console: Console, report: Report) -> None:
-    console.print(
+class _Chosen:
+    """Some of the pictures, by their place among these."""
+
+    def __init__(self, pictures: Pictures, numbers: Sequence[int]) -> None:
+        self.size, self._pictures, self._numbers = pictures.size, pictures, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, place: int) -> Tensor:
+        return self._pictures[self._numbers[place]]
+
+
+def _spread(numbers: Sequence[int], most: int) -> list[int]:
+    places = torch.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().long().tolist()
+    return [numbers[place] for place in places]
+
+
+def _summary(report: Report) -> list[str]:
+    lines = [
         f"codes used {report.codes_used} of {report.codes} ({report.codes_used / report.codes:.1%}; "
         f"{report.codes_used_train} on training pictures alone), perplexity {report.perplexity:.0f}"
-    )
+    ]
     by_kind = [(f"held out, {kind}", part) for kind, part in report.heldout_by_kind.items()]
     for name, part in [("held out", report.heldout), *by_kind, ("train", report.train)]:
         more = {"SSIM": part.ssim, f"perceptual ({NETWORK})": part.perceptual}
         figures = "".join(f", {what} {value:.3f}" for what, value in more.items() if value is not None)
-        psnr = f"PSNR mean {part.psnr_mean:.2f} dB, pooled {part.psnr_pooled:.2f} dB"
-        console.print(f"{name} ({part.pictures}): {psnr}{figures}", soft_wrap=True)
+        lines.append(f"{name} ({part.pictures}): PSNR mean {part.psnr_mean:.2f} dB, pooled {part.psnr_pooled:.2f} dB{figures}")
     if report.heldout.perceptual is None:
-        console.print(f"no perceptual distances: they need {LEAST_SIDE} pixels a side and pip install 'momafuse[perceptual]'")
+        lines.append(f"no perceptual distances: they need {LEAST_SIDE} pixels a side and pip install 'momafuse[perceptual]'")
     elif report.kernel_distance is not None:
-        console.print(f"held out and what is left of it, as sets: kernel distance ({NETWORK}) {report.kernel_distance:.4f}")
-
-
-def _sheet(tokenizer: ImageTokenizer, data: PictureSet, path: Path) -> None:
-    rows = data.heldout.nonzero().flatten()
-    rows = rows[torch.linspace(0, len(rows) - 1, min(SHEET, len(rows))).round().long()]
-    originals = data.pictures[rows]
-    decoded = tokenizer.decode(tokenizer.encode(originals))
-    plot_reconstructions(list(originals.numpy()), list(decoded.numpy()), [data.titles[int(row)] for row in rows], path)
+        lines.append(f"held out and what is left of it, as sets: kernel distance ({NETWORK}) {report.kernel_distance:.4f}")
+    return lines

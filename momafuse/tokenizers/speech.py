@@ -1,109 +1,130 @@
-"""A run that trains the speech tokenizer on folders of sounds.
+"""The speech tokenizer as a task: the speech of any source, and what lies beside its weights.
 
-Reads the speech of `tokenizer.folders` (data/sources/spoken_folder.py). Leaves OUT/NAME.safetensors, .json (figures), .png
-(log-mel frames of held-out sounds and what is left of them), _original.wav and _decoded.wav (the same sounds, one after the
-other).
+OUT/NAME.json (figures), .png (log-mel frames of held-out sounds and what is left of them), _original.wav and _decoded.wav (the
+same sounds, one after the other).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
+import hashlib
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
-from rich.console import Console
+from torch import Tensor
 
-from momafuse.config.schema import SourceConfig
+from momafuse.config.tokenizers import TokenizerTraining
 from momafuse.data.progress import Progress
-from momafuse.data.sources import Item, Raw, Source
-from momafuse.data.sources.spoken_folder import spoken_folder
+from momafuse.data.sources import Item, Raw, open_source
 from momafuse.errors import UserError
 from momafuse.reports.plots import plot_reconstructions
 from momafuse.speech.audio import Samples, read_audio, sound_file
-from momafuse.speech.config import SpeechVQConfig
+from momafuse.speech.autoencoder import SpeechAutoencoder
+from momafuse.speech.config import SpeechArchitecture, SpeechVQConfig
 from momafuse.speech.mel import RATE
 from momafuse.speech.report import SpeechQuality, measure
-from momafuse.speech.tokenizer import frames_of, levelled
-from momafuse.speech.training import Sound, train_speech
-from momafuse.tokenizers.bar import training_bar
+from momafuse.speech.tokenizer import SpeechTokenizer, frames_of, levelled, save_tokenizer
+from momafuse.speech.training import Excerpts, Sound, frame_losses
+from momafuse.tokenizers.task import Say, Task
+from momafuse.vq.codes import CodeTable
 
-SHEET = 16  # held-out sounds on the sheet
-TRAINED = 400  # training sounds that are measured
-
-
-def train_speech_tokenizer(config: SpeechVQConfig, out: Path, console: Console) -> None:
-    """Raises UserError for a folder that is missing or holds nothing to train on or to hold out."""
-    sounds, rejected = _read(config)
-    train, heldout = ([sound for sound in sounds if sound.heldout is wanted] for wanted in (False, True))
-    for kind, found in (("to train on", train), ("to hold out", heldout)):
-        if not found:
-            raise UserError(f"tokenizer.folders={list(config.folders)}: no sound {kind} ({rejected} cannot be used); give more")
-    hours = sum(sound.frames.shape[1] for sound in sounds) / 360_000
-    console.print(
-        f"{len(train)} sounds to train on, {len(heldout)} held out, {rejected} cannot be used; {hours:.2f} h, "
-        f"{torch.get_num_threads()} threads"
-    )
-    with training_bar(console, config.steps) as progress:
-        trained = train_speech(config, train, out, progress)
-    figures = {"heldout": measure(trained, heldout), "train": measure(trained, train[:TRAINED])}
-    path = out / config.name
-    written = {name: dataclasses.asdict(part) for name, part in figures.items()} | {"config": dataclasses.asdict(config)}
-    Path(f"{path}.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    shown = _shown(config)
-    decoded = [trained.decode(codes) for codes in trained.encode(list(shown.values()))]
-    plot_reconstructions(trained.drawn(list(shown.values())), trained.drawn(decoded), list(shown), Path(f"{path}.png"))
-    for kind, items in (("original", shown.values()), ("decoded", decoded)):
-        row = np.concatenate([_with_pause(item) for item in items])
-        path.with_name(f"{path.name}_{kind}.wav").write_bytes(sound_file(row, RATE))
-    for name, part in figures.items():
-        console.print(_line(name, part, trained.codes))
-    console.print(f"{path}.safetensors  sha256 {trained.fingerprint}\nfigures {path}.json, frames {path}.png", soft_wrap=True)
-    console.print(f"to listen to: {path}_original.wav, {path}_decoded.wav", soft_wrap=True)
+SHEET = 16  # held-out sounds on the sheet, spread over the sources
+MEASURED = 400  # training sounds that the finished tokenizer is measured on
+JUDGED = 64  # held-out sounds that are judged on the way
 
 
-def _read(config: SpeechVQConfig) -> tuple[list[Sound], int]:
-    """Every sound that can be used, as frames, and how many cannot."""
+class SpeechTask(Task[SpeechAutoencoder]):
+    item: ClassVar[str] = "excerpt"
+
+    config: SpeechVQConfig
+    architecture: SpeechArchitecture
+
+    def __init__(self, config: SpeechVQConfig, job: TokenizerTraining) -> None:
+        """Reads all sounds. Raises UserError where there is nothing to train on or to hold out."""
+        self.config, self.architecture = config, config.architecture
+        sounds, self._shown, rejected, self.data = _read(job)
+        self._train, self._heldout = ([sound for sound in sounds if sound.heldout is wanted] for wanted in (False, True))
+        self.reads = f"data.sources={{{', '.join(job.data.sources)}}}"
+        for kind, found in (("to train on", self._train), ("to hold out", self._heldout)):
+            if not found:
+                raise UserError(f"{self.reads}: no sound {kind} ({rejected} cannot be used); give more")
+        self._excerpts = Excerpts(config.excerpt, job.run.seed, [sound.frames for sound in self._train])
+        hours = sum(sound.frames.shape[1] for sound in sounds) / 360_000
+        counts = f"{len(self._train)} sounds to train on, {len(self._heldout)} held out"
+        self.summary = f"{counts}, {rejected} cannot be used; {hours:.2f} h"
+
+    def model(self) -> SpeechAutoencoder:
+        return SpeechAutoencoder(self.architecture)
+
+    def batch(self, numbers: Sequence[int]) -> Tensor:
+        return self._excerpts.batch(numbers)
+
+    def losses(self, device: torch.device) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+        return frame_losses
+
+    def save(self, path: Path, model: SpeechAutoencoder, codes: CodeTable) -> None:
+        save_tokenizer(path, self.architecture, model, codes)
+
+    def judged(self, weights: Path) -> dict[str, float]:
+        found = measure(SpeechTokenizer.load(str(weights)), self._heldout[:JUDGED])
+        return {"eval/error_db": found.error, "eval/perplexity": found.perplexity}
+
+    def sheet(self, weights: Path, picture: Path) -> None:
+        tokenizer, sounds = SpeechTokenizer.load(str(weights)), list(self._shown.values())
+        decoded = [tokenizer.decode(codes) for codes in tokenizer.encode(sounds)]
+        plot_reconstructions(tokenizer.drawn(sounds), tokenizer.drawn(decoded), list(self._shown), picture)
+
+    def finish(self, weights: Path, more: Mapping[str, object], say: Say) -> dict[str, object]:
+        tokenizer, path = SpeechTokenizer.load(str(weights)), weights.with_suffix("")
+        quality = {"heldout": measure(tokenizer, self._heldout), "train": measure(tokenizer, self._train[:MEASURED])}
+        figures: dict[str, object] = {name: dataclasses.asdict(part) for name, part in quality.items()}
+        figures |= {"sha256": tokenizer.fingerprint, **more}
+        weights.with_name(f"{self.config.name}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        self.sheet(weights, weights.with_name(f"{self.config.name}.png"))
+        sounds = list(self._shown.values())
+        decoded = [tokenizer.decode(codes) for codes in tokenizer.encode(sounds)]
+        for kind, items in (("original", sounds), ("decoded", decoded)):
+            row = np.concatenate([_with_pause(item) for item in items])
+            weights.with_name(f"{self.config.name}_{kind}.wav").write_bytes(sound_file(row, RATE))
+        for name, part in quality.items():
+            say(_line(name, part, tokenizer.codes))
+        say(f"{weights}  sha256 {tokenizer.fingerprint}")
+        say(f"figures {path}.json, frames {path}.png; to listen to: {path}_original.wav, {path}_decoded.wav")
+        return figures
+
+
+def _read(job: TokenizerTraining) -> tuple[list[Sound], dict[str, Samples], int, str]:
+    """Every sound that can be used, as frames; some held-out ones by what is said in them (or by key); how many cannot be
+    used; the fingerprint of all."""
     sounds: list[Sound] = []
-    rejected = 0
+    shown: dict[str, Samples] = {}
+    rejected, digest = 0, hashlib.sha256()
     with Progress() as progress:
-        for folder in config.folders:
-            source = _source(folder)
-            progress.source(folder, source.documents, 0)
+        for name, config in job.data.sources.items():
+            source = open_source(name, config)
+            digest.update(f"{name}\0{source.fingerprint}\n".encode())
+            progress.source(name, source.documents, 0)
+            room = len(shown) + -(-SHEET // len(job.data.sources))
             for item in source.items():
                 progress.advance(1)
-                try:
-                    sounds.append(Sound(frames_of(_samples(item)).half(), item.split == "validation"))
-                except (OSError, ValueError):
-                    rejected += 1
-    return sounds, rejected
+                for raw in (s for s in item.segments if isinstance(s, Raw) and s.modality == "speech"):
+                    try:
+                        samples = levelled(read_audio(raw.read(), RATE))
+                    except (OSError, ValueError):
+                        rejected += 1
+                        continue
+                    sounds.append(Sound(frames_of(samples).half(), item.split == "validation"))
+                    if item.split == "validation" and len(shown) < room:
+                        shown[_said(item)] = samples
+    return sounds, shown, rejected, digest.hexdigest()
 
 
-def _shown(config: SpeechVQConfig) -> dict[str, Samples]:
-    """Held-out sounds of all folders by what is said in them (or by key)."""
-    each = -(-SHEET // len(config.folders))
-    shown: dict[str, Samples] = {}
-    for folder in config.folders:
-        heldout = (item for item in _source(folder).items() if item.split == "validation")
-        for item in itertools.islice(heldout, each):
-            with contextlib.suppress(OSError, ValueError):
-                shown[" ".join(s for s in item.segments if isinstance(s, str)) or item.key] = _samples(item)
-    return shown
-
-
-def _source(folder: str) -> Source:
-    try:
-        return spoken_folder(SourceConfig(reader="spoken_folder", path=folder, weight=1.0, variants=1))
-    except UserError as error:
-        raise UserError(f"tokenizer.folders: {error}; python scripts/fetch_corpus.py brings some") from error
-
-
-def _samples(item: Item) -> Samples:
-    """Raises OSError or ValueError for what cannot be used."""
-    return levelled(read_audio(next(s for s in item.segments if isinstance(s, Raw) and s.modality == "speech").read(), RATE))
+def _said(item: Item) -> str:
+    return " ".join(s for s in item.segments if isinstance(s, str)) or item.key
 
 
 def _with_pause(samples: Samples) -> Samples:

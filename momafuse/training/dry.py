@@ -61,8 +61,7 @@ def out_of_memory(stage: Stage[Any, Any], said: str) -> str:
     rows, remedies = stage.smaller()
     world = stage.world
     remedies = remedies or ["more ranks (torchrun)" if world.device.type == "cuda" else "a smaller size=..."]
-    parameters = sum(p.numel() for p in stage.model.parameters())
-    sizes = f"{parameters / 1e6:.1f}M parameters on {world.size} ranks, {rows}"
+    sizes = f"{stage.size() / 1e6:.1f}M parameters on {world.size} ranks, {rows}"
     first = said.strip().partition("\n")[0].partition("] ")
     detail = (first[2] or first[0])[:200].rstrip(". ")
     micro_batch = stage.config.trainer.micro_batch

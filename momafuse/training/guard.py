@@ -95,10 +95,11 @@ class Guard:
 def gradient_norm(parameters: Iterable[nn.Parameter], device: torch.device) -> Tensor:
     """The norm of the gradients of all ranks together, () on `device`; 0 where there is none."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    if not grads:
-        return torch.zeros((), device=device)
-    norm = get_total_norm(grads)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    sharded = [g for g in grads if isinstance(g, DTensor)]
+    whole = [g for g in grads if not isinstance(g, DTensor)]
+    found = [get_total_norm(part) for part in (sharded, whole) if part]
+    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in found]
+    return norms[0] if len(norms) == 1 else torch.stack([torch.zeros((), device=device), *norms]).norm()
 
 
 def local(x: Tensor) -> Tensor:

@@ -129,9 +129,8 @@ def layout(stage: Stage[Any, Any]) -> dict[str, int]:
 def introduce(stage: Stage[Any, Any], folder: RunFolder, state: dict[str, Any], logger: Logger) -> None:
     """What runs, in a few lines."""
     config, world = stage.config, stage.world
-    parameters = sum(p.numel() for p in stage.model.parameters())
     start = f"going on from {folder.checkpoint}" if folder.checkpoint else "from step 0"
-    logger.message(f"{folder.path}: {stage.name}, {parameters / 1e6:.1f}M parameters, {start}")
+    logger.message(f"{folder.path}: {stage.name}, {stage.size() / 1e6:.1f}M parameters, {start}")
     dtype = str(stage.dtype).removeprefix("torch.")
     ranks = f"{world.size} ranks, " if world.mesh is not None else ""
     logger.message(f"{ranks}{world.device}, products in {dtype}, {torch.get_num_threads()} threads")

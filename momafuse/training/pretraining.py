@@ -1,4 +1,6 @@
-"""The stage of pretraining: all of the model learns the next token. And the door: which stage of a language model a config is."""
+"""The stage of pretraining: all of the model learns the next token. And the door: which stage of a language model a config is,
+and its run.
+"""
 
 from __future__ import annotations
 

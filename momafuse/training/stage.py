@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
@@ -57,6 +58,10 @@ class Stage(ABC, Generic[B, E]):
         """Lines for people, of what this stage has beside others."""
         return []
 
+    def size(self) -> int:
+        """Parameters of what is trained."""
+        return sum(p.numel() for p in self.model.parameters())
+
     @abstractmethod
     def rehearse(self) -> None:
         """A micro-batch forth and back, so that what cannot work fails before the first step; only gradients are left."""
@@ -91,6 +96,9 @@ class Stage(ABC, Generic[B, E]):
     def row(self, sums: Sequence[float]) -> dict[str, float]:
         """`train/loss` and more, from the sums of all micro-batches and ranks, on the host."""
 
+    def after_backward(self) -> None:
+        """When all micro-batches of the step have added their gradients."""
+
     def watched(self) -> dict[str, list[nn.Parameter]]:
         """Parameters whose gradients' norm is reported, as `train/NAME_grad_norm`, beside that of all."""
         return {}
@@ -98,7 +106,10 @@ class Stage(ABC, Generic[B, E]):
     def update(self, norms: Mapping[str, Tensor]) -> None:
         """Change the weights; `norms` of gradients, of `watched` and of `all` parameters."""
         if self.config.optim.grad_clip is not None:
-            clip_grads_with_norm_(self.model.parameters(), self.config.optim.grad_clip, norms["all"])
+            parameters = [p for p in self.model.parameters() if p.grad is not None]
+            for sharded in (True, False):  # one launch takes tensors of one kind
+                alike = [p for p in parameters if isinstance(p, DTensor) is sharded]
+                clip_grads_with_norm_(alike, self.config.optim.grad_clip, norms["all"])
         for optimizer in self.optimizers:
             optimizer.step()
 

@@ -16,6 +16,7 @@ from typing import Any, Generic
 import torch
 
 from momafuse.checkpoint.saving import Saver
+from momafuse.draws import seed_of
 from momafuse.preemption import Preempted, warned
 from momafuse.reports.logger import Logger
 from momafuse.training.folder import RunFolder
@@ -23,8 +24,6 @@ from momafuse.training.guard import Guard, gradient_norm
 from momafuse.training.profile import Profile
 from momafuse.training.speed import Speed
 from momafuse.training.stage import B, E, Stage
-
-STEPS, SEEDS = 1 << 32, 1 << 20  # before the draws of one seed, or one rank, could meet those of the next
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,10 @@ class Steps(Generic[B, E]):
         """Forward, backward and update; returns the losses and gradient norms of the whole step."""
         stage = self.stage
         row = stage.begin(step, self.state)
-        torch.manual_seed((stage.world.rank * SEEDS + stage.config.run.seed) * STEPS + step)  # for dropout
+        torch.manual_seed(seed_of("step", stage.config.run.seed, step, stage.world.rank))  # for dropout
         with stage.working():
             sums = reduce(torch.add, [stage.backward(batch, weight, step) for batch in micro_batches])
+        stage.after_backward()
         watched = stage.watched() | {"all": list(stage.model.parameters())}
         norms = {name: gradient_norm(parameters, stage.world.device) for name, parameters in watched.items()}
         summed = stage.world.sum(sums)  # of losses and whatever the stage counts in one piece

@@ -14,25 +14,24 @@ from torch import Tensor
 CHANNEL_ORDERS = tuple(itertools.permutations(range(3)))
 
 
-def augment(pictures: Tensor, max_shift: int, colour_share: float, generator: torch.Generator) -> Tensor:
-    """uint8 (N, 3, S, S) -> float32 (N, 3, S, S) in [-1, 1]: each picture its own variant.
+def augment(picture: Tensor, max_shift: int, colour_share: float, generator: torch.Generator) -> Tensor:
+    """uint8 (3, S, S) -> a variant of it.
 
     Half are mirrored, and all shifted by up to `max_shift` pixels each way; `colour_share` of
     them get their colour channels permuted.
     """
-    out = torch.full(pictures.shape, 255, dtype=torch.uint8)
-    size = pictures.shape[-1]
-    shifts = torch.randint(-max_shift, max_shift + 1, (len(pictures), 2), generator=generator).tolist()
-    draws = torch.rand(len(pictures), 3, generator=generator).tolist()
-    for i, (picture, (dy, dx), (flip, colour, order)) in enumerate(zip(pictures, shifts, draws, strict=True)):
-        if flip < 0.5:
-            picture = picture.flip(2)
-        if colour < colour_share:
-            picture = picture[list(CHANNEL_ORDERS[int(order * len(CHANNEL_ORDERS))])]
-        from_y, to_y, rows = max(0, -dy), max(0, dy), size - abs(dy)
-        from_x, to_x, columns = max(0, -dx), max(0, dx), size - abs(dx)
-        out[i, :, to_y : to_y + rows, to_x : to_x + columns] = picture[:, from_y : from_y + rows, from_x : from_x + columns]
-    return to_unit(out)
+    size = picture.shape[-1]
+    dy, dx = torch.randint(-max_shift, max_shift + 1, (2,), generator=generator).tolist()
+    flip, colour, order = torch.rand(3, generator=generator).tolist()
+    if flip < 0.5:
+        picture = picture.flip(2)
+    if colour < colour_share:
+        picture = picture[list(CHANNEL_ORDERS[int(order * len(CHANNEL_ORDERS))])]
+    out = torch.full_like(picture, 255)
+    from_y, to_y, rows = max(0, -dy), max(0, dy), size - abs(dy)
+    from_x, to_x, columns = max(0, -dx), max(0, dx), size - abs(dx)
+    out[:, to_y : to_y + rows, to_x : to_x + columns] = picture[:, from_y : from_y + rows, from_x : from_x + columns]
+    return out
 
 
 def to_unit(pictures: Tensor) -> Tensor:

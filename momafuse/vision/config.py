@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from momafuse.vq.config import VQTraining
+from momafuse.vq.config import DiscriminatorConfig, VQTraining
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ class VQGANArchitecture:
 
 @dataclass(frozen=True, kw_only=True)
 class VQConfig(VQTraining):
-    """`batch` counts pictures; the loss of reconstruction is that of pixels, and of features where they weigh anything."""
+    """Items are pictures; the loss of reconstruction is that of pixels, and of features where they weigh anything."""
 
     kind: Literal["vq"]
     architecture: Architecture | VQGANArchitecture
-    folders: tuple[str, ...]  # of pictures, with those below them; none: the starter pack
+    crop_share: float  # of the training pictures that are cut, of the architecture's size, from one twice as large
     max_shift: int  # pixels, of the training variants
     colour_share: float  # of the training pictures that get their colour channels permuted
     perceptual_weight: float  # of the perceptual distance (perceptual.py) beside the pixels' root mean squared error
+    discriminator: DiscriminatorConfig | None

@@ -1,7 +1,7 @@
 """What the tokenizer is trained on and judged by: root mean squared pixel error of each picture, PSNR, SSIM.
 
-The root stands between the squared error, which a few line drawings would rule, and its logarithm, which is PSNR. No adversary
-here: at 64 pixels pixel error keeps pictures nameable; a network that judges stands in perceptual.py.
+The root stands between the squared error, which a few line drawings would rule, and its logarithm, which is PSNR. Networks
+that judge: perceptual.py, discriminator.py.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from torch import Tensor
 WINDOW, SIGMA = 11, 1.5  # of SSIM, pixels
 
 
-def pixel_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Root mean squared error of each of (N, 3, H, W) pictures in [-1, 1], averaged over pictures; a scalar."""
-    return (output - target).square().mean(dim=(1, 2, 3)).add(1e-6).sqrt().mean()
+def pixel_error(output: Tensor, target: Tensor) -> Tensor:
+    """(N, 3, H, W) pictures in [-1, 1] twice -> (N,) root mean squared errors."""
+    return (output - target).square().mean(dim=(1, 2, 3)).add(1e-6).sqrt()
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Another number of threads or another CPU may turn a near-tie (5 codes in 10,000 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from momafuse.vq.codes import CodeTable
 from momafuse.vq.weights import Kind, load_weights, save_weights
 
 KIND = Kind("momafuse-vq-1", "tokenizer.image", "an image tokenizer", shipped="starter_vq_v1", training="starter_vq")
+SIZED = re.compile(r".+@\d+")
 CHUNK = 8  # pictures computed at a time
 
 
@@ -36,9 +38,15 @@ class ImageTokenizer:
 
     @classmethod
     def load(cls, name_or_path: str, device: str = "cpu") -> ImageTokenizer:
-        """A packaged name ("starter_vq_v1") or the path of a weights file; UserError if missing or damaged."""
-        arch, model, codes, fingerprint = load_weights(name_or_path, KIND, architecture, build, device)
-        return cls(Path(name_or_path).stem, arch, model, codes, fingerprint)
+        """A packaged name ("starter_vq_v1") or the path of a weights file; UserError if missing or damaged. With `@128` behind
+        it, for pictures of 128 pixels a side: the networks take any."""
+        name, _, side = name_or_path.rpartition("@") if SIZED.fullmatch(name_or_path) else (name_or_path, "", "")
+
+        def sized(**fields: object) -> AnyArchitecture:
+            return architecture(**fields | ({"image_size": int(side)} if side else {}))
+
+        arch, model, codes, fingerprint = load_weights(name, KIND, sized, build, device)
+        return cls(Path(name).stem, arch, model, codes, fingerprint + (f"@{side}" if side else ""))
 
     @torch.inference_mode()
     def encode(self, pictures: Tensor) -> Tensor:

@@ -1,66 +1,70 @@
-"""Trains the image tokenizer on pictures in variants, by the shared training of VQ autoencoders (vq/training.py)."""
+"""What the image tokenizer learns from and by: training pictures by number, each in its variant, and the losses of a batch.
+
+Every number of the endless order of training stands for one picture and one variant, drawn by (seed, number) alone, so that a
+step holds the same pictures however it is dealt to ranks and micro-batches, and wherever a run goes on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from momafuse.errors import UserError
-from momafuse.vision.architectures import build
-from momafuse.vision.augment import augment
+from momafuse.vision.augment import augment, to_unit
 from momafuse.vision.config import VQConfig
-from momafuse.vision.losses import pixel_loss
+from momafuse.vision.losses import pixel_error
 from momafuse.vision.perceptual import LEAST_SIDE, Lite0
-from momafuse.vision.pictures import PictureSet
-from momafuse.vision.report import Report, measure
-from momafuse.vision.tokenizer import ImageTokenizer, save_tokenizer
-from momafuse.vq import training
-from momafuse.vq.autoencoder import VQAutoencoder
-from momafuse.vq.codes import CodeTable
-from momafuse.vq.training import Progress, Task
+from momafuse.vq.order import generator_of, place_of
+
+Losses = Callable[[Tensor, Tensor], dict[str, Tensor]]  # of the output and the items, (N,) each, by name; their sum is learnt
 
 
-def train_vq(config: VQConfig, data: PictureSet, out: Path, progress: Progress | None = None) -> tuple[ImageTokenizer, Report]:
-    """Trains on the pictures that are not held out, writes OUT/NAME.safetensors, and measures what was written."""
-    model, codes = train(config, data.pictures[~data.heldout], progress)
-    path = out / f"{config.name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(path, config.architecture, model, codes)
-    tokenizer = ImageTokenizer.load(str(path))
-    return tokenizer, measure(tokenizer, data)
+class PictureList(Protocol):
+    """uint8 (3, size, size) by number."""
+
+    size: int
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int) -> Tensor: ...
 
 
-def train(config: VQConfig, pictures: Tensor, progress: Progress | None = None) -> tuple[VQAutoencoder, CodeTable]:
-    """uint8 pictures (N, 3, S, S) -> the averaged model in evaluation mode and its codes."""
-    task = Task(
-        architecture=config.architecture,
-        model=lambda: build(config.architecture),
-        batches=lambda generator: _batches(config, pictures, generator),
-        loss=loss_of(config),
-    )
-    return training.train(config, task, progress)
+class TrainingPictures:
+    """`larger`: the same pictures twice as large, where some training pictures are cut from those."""
+
+    def __init__(self, config: VQConfig, seed: int, pictures: PictureList, larger: PictureList | None) -> None:
+        self._config, self._seed, self._pictures, self._larger = config, seed, pictures, larger
+
+    def batch(self, numbers: Sequence[int]) -> Tensor:
+        """float32 (n, 3, S, S) in [-1, 1]: whole passes over all pictures, each in an order of its own."""
+        c, size = self._config, self._pictures.size
+        found = []
+        for number in numbers:
+            generator, row = generator_of(self._seed, number), place_of(self._seed, number, len(self._pictures))
+            if self._larger is not None and float(torch.rand((), generator=generator)) < c.crop_share:
+                top, left = torch.randint(self._larger.size - size + 1, (2,), generator=generator).tolist()
+                picture = self._larger[row][:, top : top + size, left : left + size]
+            else:
+                picture = self._pictures[row]
+            found.append(augment(picture, c.max_shift, c.colour_share, generator))
+        return to_unit(torch.stack(found)).contiguous(memory_format=torch.channels_last)
 
 
-def loss_of(config: VQConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """Of pictures and what is left of them, both (N, 3, S, S) in [-1, 1]. Raises UserError where the network is missing."""
+def losses_of(config: VQConfig, device: torch.device | str = "cpu") -> Losses:
+    """Of pictures and what is left of them, both (N, 3, H, W) in [-1, 1]. Raises UserError where the network is missing."""
     weight = config.perceptual_weight
     if not weight:
-        return pixel_loss
+        return lambda output, target: {"pixels": pixel_error(output, target)}
     if config.architecture.image_size < LEAST_SIDE:
         problem = f"the network wants pictures of at least {LEAST_SIDE} pixels a side"
         raise UserError(f"tokenizer.perceptual_weight={weight}: {problem}; write 0")
     network = Lite0()
-    return lambda output, target: pixel_loss(output, target) + weight * network.distance(output, target).mean()
+    if torch.device(device).type != "cpu":
+        network.to(device)
 
+    def losses(output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return {"pixels": pixel_error(output, target), "features": weight * network.distance(output, target)}
 
-def _batches(config: VQConfig, pictures: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-    """Epochs without end: (batch, 3, S, S) in [-1, 1], each picture in a new variant."""
-    while True:
-        order = torch.randperm(len(pictures), generator=generator)
-        for rows in torch.split(order, config.batch):
-            if len(rows) == config.batch or len(pictures) < config.batch:
-                batch = augment(pictures[rows], config.max_shift, config.colour_share, generator)
-                yield batch.contiguous(memory_format=torch.channels_last)
+    return losses

@@ -15,6 +15,7 @@ the module's state; a tokenizer's file holds the codes alone.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,19 @@ from torch import Tensor, nn
 
 from momafuse.vq.codes import nearest, place
 from momafuse.vq.config import QuantizerConfig, Space
+
+
+class Uses(NamedTuple):
+    """How often each code was chosen (C,), and the sum of the vectors that chose it (C, D)."""
+
+    counts: Tensor
+    sums: Tensor
+
+
+def uses(vectors: Tensor, index: Tensor, count: int) -> Uses:
+    """Of vectors (T, D) that chose codes 0..count-1 by `index` (T,)."""
+    sums = vectors.new_zeros(count, vectors.shape[1]).index_add_(0, index, vectors)
+    return Uses(torch.bincount(index, minlength=count).to(sums), sums)
 
 
 class Codebook(nn.Module):
@@ -53,25 +67,25 @@ class Codebook(nn.Module):
         self.dead.fill_(self.restart_below * uses)
         self.counts.fill_(2 * self.dead)
         if codes is not None:
-            self.put(torch.arange(len(codes)), codes)
+            self.put(torch.arange(len(codes), device=codes.device), codes)
 
     @torch.no_grad()
-    def update(self, vectors: Tensor, index: Tensor) -> None:
-        """Takes note of the vectors (T, D) that chose codes by `index` (T,)."""
-        self.counts.lerp_(torch.bincount(index, minlength=len(self.counts)).to(self.counts), 1 - self.decay)
+    def update(self, uses: Uses) -> None:
+        """Takes note of a step's choices, those of all ranks."""
+        self.counts.lerp_(uses.counts, 1 - self.decay)
+
+    def doomed(self, most: int) -> Tensor:
+        """(n,) numbers of dead codes, at most so many."""
+        return (self.counts < self.dead).nonzero().flatten()[:most]
 
     @torch.no_grad()
-    def restart(self, vectors: Tensor, generator: torch.Generator) -> int:
-        """Puts dead codes onto random vectors of the batch (T, D), each used once; returns how many were moved.
+    def restart(self, dead: Tensor, vectors: Tensor) -> None:
+        """Puts the codes of these numbers (n,) onto vectors (n, D) of the step.
 
         A restarted code begins at twice the threshold, so that it has time to be chosen.
         """
-        dead = (self.counts < self.dead).nonzero().flatten()[: len(vectors)]
-        if len(dead):
-            chosen = vectors[torch.randperm(len(vectors), generator=generator)[: len(dead)]]
-            self.counts[dead] = 2 * self.dead
-            self.put(dead, chosen)
-        return len(dead)
+        self.counts[dead] = 2 * self.dead
+        self.put(dead, vectors)
 
 
 class EMACodebook(Codebook):
@@ -97,9 +111,9 @@ class EMACodebook(Codebook):
         self.sums[numbers] = vectors * self.counts[numbers, None]
 
     @torch.no_grad()
-    def update(self, vectors: Tensor, index: Tensor) -> None:
-        super().update(vectors, index)
-        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, index, vectors), 1 - self.decay)
+    def update(self, uses: Uses) -> None:
+        super().update(uses)
+        self.sums.lerp_(uses.sums, 1 - self.decay)
         moved = self.sums if self.space == "sphere" else self.sums / self.counts[:, None].clamp(min=1e-6)
         self.codes.copy_(place(moved, self.space))
 

@@ -25,16 +25,20 @@ class QuantizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VQTraining:
-    """One training run. Steps are optimizer steps; learning rates are per step."""
+    """How weights are made, beside steps and batches (`trainer`), rates (`optim`) and data."""
 
     name: str  # of the weights file
-    seed: int
-    steps: int
-    plain_steps: int  # of `steps`, the first without quantisation: a plain autoencoder
-    batch: int  # items
-    lr: float  # of Adam (biases, narrow kernels, codes)
-    muon_lr: float  # of Muon (all other kernels); both follow one schedule
-    warmup_steps: int
-    weight_decay: float  # of Muon's kernels, times muon_lr
+    plain_steps: int  # of trainer.max_steps, the first without quantisation: a plain autoencoder
     weight_ema: float  # decay of the averaged weights that are stored
     quantizer: QuantizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """A network that is to tell items from what is left of them, and pulls the decoder (vision/discriminator.py)."""
+
+    start: int  # the step that it begins with
+    weight: float  # of its pull, as a share of that of the reconstruction
+    lr: float  # of Adam
+    channels: int  # of its first layer; each of the others has twice as many, up to eight times
+    layers: int  # that halve the picture: how much of it a judgement sees

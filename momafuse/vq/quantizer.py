@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from momafuse.errors import UserError
 from momafuse.vq.autoencoder import Coded
-from momafuse.vq.codebooks import build_codebook, kmeans
+from momafuse.vq.codebooks import Uses, build_codebook, kmeans, uses
 from momafuse.vq.codes import CodeTable, nearest, place
 from momafuse.vq.config import QuantizerConfig
 from momafuse.vq.estimators import rotated, straight_through
@@ -56,9 +56,19 @@ class Quantizer(nn.Module):
     def begin(self, uses: float, vectors: Tensor, generator: torch.Generator) -> None:
         """Before the first choice: a step makes `uses` choices a code; `vectors` (T, D), T >= `wants`, of the encoder."""
 
-    def update(self, vectors: Tensor, choice: Choice, restart: torch.Generator | None) -> dict[str, float]:
-        """After the choice of the vectors (N, L, D); `restart`: dead codes may be restarted, drawn by it. -> figures"""
-        return {}
+    def uses(self, vectors: Tensor, codes: Tensor) -> Uses | None:
+        """What `update` wants to know of the vectors (N, L, D) that chose `codes` (N, L); None where nothing moves so."""
+        return None
+
+    def update(self, uses: Uses) -> None:
+        """After a step, by what all ranks chose."""
+
+    def doomed(self, most: int) -> Tensor:
+        """(n,) numbers of codes that are to be restarted, at most so many."""
+        return torch.zeros(0, dtype=torch.int64)
+
+    def restart(self, dead: Tensor, vectors: Tensor) -> None:
+        """Puts the codes of these numbers onto vectors (n, D) of the step, as the encoder gives them."""
 
 
 class VectorQuantizer(Quantizer):
@@ -91,12 +101,17 @@ class VectorQuantizer(Quantizer):
         passed = (rotated if self.config.estimator == "rotation" else straight_through)(placed, quantized)
         return Choice(index.view(vectors.shape[:-1]), passed, loss)
 
-    def update(self, vectors: Tensor, choice: Choice, restart: torch.Generator | None) -> dict[str, float]:
-        flat = self.place(vectors.detach()).flatten(0, 1)
-        self.codebook.update(flat, choice.codes.flatten())
-        if restart is None or not self.codebook.restarts:
-            return {}
-        return {"restarted": float(self.codebook.restart(flat, restart))}
+    def uses(self, vectors: Tensor, codes: Tensor) -> Uses:
+        return uses(self.place(vectors.detach()).flatten(0, 1), codes.flatten(), len(self.codebook.counts))
+
+    def update(self, uses: Uses) -> None:
+        self.codebook.update(uses)
+
+    def doomed(self, most: int) -> Tensor:
+        return self.codebook.doomed(most) if self.codebook.restarts else super().doomed(most)
+
+    def restart(self, dead: Tensor, vectors: Tensor) -> None:
+        self.codebook.restart(dead, self.place(vectors))
 
 
 class FiniteScalar(Quantizer):

@@ -45,8 +45,16 @@ def save_weights(path: Path, kind: Kind, arch: Any, model: VQAutoencoder, codes:
     metadata = {"format": kind.format, "architecture": json.dumps(dataclasses.asdict(arch), sort_keys=True)}
     metadata |= {} if codes.space == SPACE else {"space": codes.space}
     aside = path.with_name(path.name + ".part")
-    aside.write_bytes(save(tensors | {"codes": codes.values.half().contiguous()}, metadata))
+    aside.write_bytes(_sorted(save(tensors | {"codes": codes.values.half().contiguous()}, metadata)))
     aside.replace(path)
+
+
+def _sorted(data: bytes) -> bytes:
+    """The same file, its header in order: safetensors writes metadata in any, and equal weights are to be equal files."""
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:begin]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[begin:]
 
 
 def load_weights(

@@ -13,6 +13,7 @@ from momafuse.config.convert import known_keys
 from momafuse.config.describe import DescribeConfig
 from momafuse.config.launch import LaunchConfig
 from momafuse.config.results import MAX_NAME, RESULT_NEUTRAL, changes_results, config_differences, sanitise
+from momafuse.config.tokenizers import TokenizerTraining
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_long_names_stay_apart() -> None:
 
 
 def test_every_neutral_pattern_names_a_key() -> None:
-    keys = [key for schema in (LaunchConfig, DescribeConfig) for key in known_keys(schema)]
+    keys = [key for schema in (LaunchConfig, DescribeConfig, TokenizerTraining) for key in known_keys(schema)]
     for pattern in RESULT_NEUTRAL:
         if pattern != "hydra.*":
             assert any(not changes_results(k) for k in keys if k.startswith(pattern.rstrip("*")))

@@ -18,23 +18,23 @@ from momafuse.errors import UserError
 from momafuse.reports.memory import size
 from momafuse.reports.tokenizer import WAYS, Subject, Values, describe_tokenizer, norms_of_cuda, step_forward
 from momafuse.speech.autoencoder import SpeechAutoencoder
-from momafuse.speech.training import frame_loss
+from momafuse.speech.training import frame_losses
 from momafuse.vision.architectures import build
-from momafuse.vision.config import VQGANArchitecture
-from momafuse.vision.losses import pixel_loss
-from momafuse.vq.optimizer import Muon, split_parameters
+from momafuse.vision.config import VQConfig, VQGANArchitecture
+from momafuse.vision.training import losses_of
+from momafuse.vq.optimizer import split_parameters
 from momafuse.vq.quantizer import build_quantizer
 
 A = "tokenizer.architecture."
 SMALL = f"""tokenizer=vqgan_64 {A}image_size=32 {A}codes=64 {A}code_dim=8 {A}multipliers=[1,2,2] {A}attention=[16] {A}z=16
-tokenizer.batch=3"""
-STARTER = f"tokenizer=starter_vq {A}codes=64 {A}encoder_channels=[8,16] {A}decoder_channels=[16,8,8] tokenizer.batch=3"
-SPEECH = f"tokenizer=speech_vq {A}frame_channels=8 {A}code_channels=16 tokenizer.batch=3"
+trainer.global_batch=3"""
+STARTER = f"tokenizer=starter_vq {A}codes=64 {A}encoder_channels=[8,16] {A}decoder_channels=[16,8,8] trainer.global_batch=3"
+SPEECH = f"tokenizer=speech_vq {A}frame_channels=8 {A}code_channels=16 trainer.global_batch=3"
 
 
 @cache
-def config_of(words: str) -> Any:
-    return compose_jobs(words.split(), "describe_tokenizer", DescribeTokenizer)[0].config.tokenizer
+def config_of(words: str) -> DescribeTokenizer:
+    return compose_jobs(words.split(), "describe_tokenizer", DescribeTokenizer)[0].config
 
 
 @cache
@@ -98,15 +98,16 @@ def muon(kernels: list[Tensor]) -> int:
 @pytest.mark.parametrize("words", [SMALL, "tokenizer=vqgan_64", "tokenizer=vqgan_512 tokenizer.perceptual_weight=0"])
 def test_flops_are_those_of_a_count_by_hand(words: str) -> None:
     config, flops = config_of(words), described(words)["flops"]
-    arch = config.architecture
+    assert isinstance(config.tokenizer, VQConfig)
+    arch, batch = config.tokenizer.architecture, config.trainer.micro_batch
     nearest = 2 * (arch.image_size // arch.reduction) ** 2 * arch.codes * arch.code_dim
     assert flops["by_part"] == {"encoder": encoder(arch), "quantizer": nearest, "decoder": decoder(arch), "loss": 0}
     assert flops["encoding"] == encoder(arch) + nearest
     assert flops["decoding"] == decoder(arch)
     step = flops["step"]
-    assert step["forward"] == config.batch * (flops["encoding"] + flops["decoding"])
+    assert step["forward"] == batch * (flops["encoding"] + flops["decoding"])
     first = conv(arch.image_size, 3, arch.base)  # nobody asks for the gradient of the pictures
-    assert step["backward"] == config.batch * (2 * encoder(arch) + 2 * decoder(arch) - first)
+    assert step["backward"] == batch * (2 * encoder(arch) + 2 * decoder(arch) - first)
     with torch.device("meta"):
         assert step["optimizer"] == muon(split_parameters(build(arch))[0])
     assert step["total"] == step["forward"] + step["backward"] + step["optimizer"]
@@ -123,7 +124,7 @@ def test_the_network_that_judges_is_counted() -> None:
 
 @pytest.mark.parametrize("words", [SMALL, STARTER, SPEECH])
 def test_parameters_are_those_of_the_model(words: str) -> None:
-    config, found = config_of(words), described(words)["parameters"]
+    config, found = config_of(words).tokenizer, described(words)["parameters"]
     model = model_of(config)
     codes = config.architecture.codes * config.architecture.code_dim
     assert found["by_part"]["quantizer"] == codes
@@ -174,12 +175,13 @@ def test_the_activations_are_what_a_real_step_keeps(words: str, way: str) -> Non
     assert described(words)["memory"]["ways"][way]["activations"] == pytest.approx(sum(kept.values()), rel=2e-3)
 
 
-def real(config: Any) -> Subject:
+def real(job: DescribeTokenizer) -> Subject:
+    config: Any = job.tokenizer
     quantizer, model = build_quantizer(config.architecture, config.quantizer), model_of(config)
     if config.kind == "speech_vq":
-        return Subject("excerpt", (80, 4 * config.excerpt), (), config.batch, model, quantizer, frame_loss)
+        return Subject("excerpt", (80, 4 * config.excerpt), (), job.trainer.micro_batch, model, quantizer, frame_losses)
     side = config.architecture.image_size
-    return Subject("picture", (3, side, side), (), config.batch, model, quantizer, pixel_loss)
+    return Subject("picture", (3, side, side), (), job.trainer.micro_batch, model, quantizer, losses_of(config))
 
 
 @pytest.mark.parametrize("words", [SMALL, STARTER, SPEECH])
@@ -192,7 +194,7 @@ def test_state_is_that_of_the_optimizers(words: str) -> None:
         p.grad = torch.zeros_like(p)
     adam.step()
     moments = [t for state in adam.state.values() for t in state.values() if t.dim()]
-    assert memory["optimizer"] == size(Muon(kernels, 0.0, torch.float32).momenta) + size(moments)
+    assert memory["optimizer"] == size(kernels) + size(moments)
     assert memory["weights"] == size([*s.modules.parameters(), *s.modules.buffers()])
     assert memory["gradients"] == memory["average"] == size(list(s.model.parameters())), "codes that follow have no gradient"
     for way in memory["ways"].values():
@@ -216,7 +218,7 @@ def test_every_quantizer(words: str, learned: int) -> None:
 
 
 def test_a_batch_is_twice_half_of_it() -> None:
-    one, two = (described(f"{SMALL} tokenizer.batch={n}") for n in (3, 6))
+    one, two = (described(f"{SMALL} trainer.global_batch={n}") for n in (3, 6))
     assert two["flops"]["by_part"] == one["flops"]["by_part"]
     assert two["flops"]["step"]["backward"] == 2 * one["flops"]["step"]["backward"]
     assert two["flops"]["step"]["optimizer"] == one["flops"]["step"]["optimizer"]
@@ -227,7 +229,6 @@ def test_a_batch_is_twice_half_of_it() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (f"{SMALL} tokenizer.batch=0", "tokenizer.batch=0: must be at least 1"),
         (f"{SPEECH} tokenizer.excerpt=0", "tokenizer.excerpt=0: must be at least 1"),
         (f"{SMALL} {A}codes=0", "tokenizer.architecture.codes=0: must be at least 1"),
         (f"{SMALL} {A}image_size=0", "tokenizer.architecture.image_size=0: must be at least 1"),

@@ -22,7 +22,11 @@ REPORT = {
     "kernel_distance": None,
     "heldout": QUALITY,
     "train": QUALITY,
-    "config": {"steps": 7, "batch": 2, "seed": 0, "architecture": {"image_size": 64}},
+    "config": {
+        "trainer": {"max_steps": 7, "global_batch": 2},
+        "run": {"seed": 0},
+        "tokenizer": {"architecture": {"image_size": 64}},
+    },
 }
 
 
@@ -53,6 +57,6 @@ def test_what_is_there_is_not_trained_again_and_fills_the_page(tmp_path: Path) -
 
 
 def test_a_failure_names_its_last_line(tmp_path: Path) -> None:
-    asked = argparse.Namespace(root=tmp_path, steps=7, set=["tokenizer.stesp=3"])
-    with pytest.raises(RuntimeError, match=r"SimVQ: .*tokenizer\.steps.*whole output"):
+    asked = argparse.Namespace(root=tmp_path, steps=7, set=["tokenizer.plain_stesp=3"])
+    with pytest.raises(RuntimeError, match=r"SimVQ: .*tokenizer\.plain_steps.*whole output"):
         run("SimVQ", asked)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from momafuse.errors import UserError
+from momafuse.vision.pictures import PictureSet
 from momafuse.vision.tokenizer import CHUNK, ImageTokenizer
 
 
@@ -77,3 +78,16 @@ def test_wrong_pictures_and_codes_are_refused(weights: Path) -> None:
     for wrong in ([[0, 0, 0, 32]], [[-1, 0, 0, 0]], [[0, 0, 0]]):
         with pytest.raises(ValueError, match=r"values 0\.\.31"):
             tokenizer.decode(torch.tensor(wrong))
+
+
+def test_the_same_networks_take_larger_pictures(weights: Path, squares: PictureSet) -> None:
+    small, large = ImageTokenizer.load(str(weights)), ImageTokenizer.load(f"{weights}@32")
+    assert (large.name, large.image_size, large.block) == ("tiny", 32, 16)
+    assert large.fingerprint != small.fingerprint
+    pictures = torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
+    pictures[:, :, :16, :16] = squares.pictures[:2]
+    codes = large.encode(pictures)
+    assert large.decode(codes).shape == (2, 3, 32, 32)
+    assert int(codes.max()) < 32
+    with pytest.raises(UserError, match=r"image_size=20: must be a multiple of 8"):
+        ImageTokenizer.load(f"{weights}@20")

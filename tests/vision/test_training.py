@@ -1,70 +1,79 @@
-"""Training on pictures that a second suffices for: it learns, it repeats, and what it writes is what it measured."""
+"""Training pictures by number and their variants, losses, and what the weights file of another quantizer chooses."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from momafuse.errors import UserError
+from momafuse.vision.architectures import build
 from momafuse.vision.augment import augment, to_bytes, to_unit
 from momafuse.vision.autoencoder import Autoencoder
 from momafuse.vision.config import VQConfig
-from momafuse.vision.losses import pixel_loss, psnr, squared_error, ssim
+from momafuse.vision.losses import psnr, squared_error, ssim
 from momafuse.vision.perceptual import Lite0
 from momafuse.vision.pictures import PictureSet
-from momafuse.vision.report import measure
 from momafuse.vision.tokenizer import ImageTokenizer, save_tokenizer
-from momafuse.vision.training import loss_of, train, train_vq
-from momafuse.vq.training import schedule
+from momafuse.vision.training import TrainingPictures, losses_of
+from momafuse.vq.quantizer import build_quantizer
 from tests.vq.quantizers import FSQ, PLAIN, SIM, config
 
 
-def test_training_writes_a_tokenizer_that_beats_the_mean_colour(tiny: VQConfig, squares: PictureSet, tmp_path: Path) -> None:
-    steps: list[int] = []
-    longer = dataclasses.replace(tiny, steps=300)
-    trained, report = train_vq(longer, squares, tmp_path, lambda step, figures: steps.append(step))
-    assert steps == list(range(1, 301))
-    mean = squares.pictures[~squares.heldout].float().mean(dim=(0, 2, 3)).round().byte()
-    flat = mean[None, :, None, None].expand(8, 3, 16, 16)
-    baseline = float(psnr(squared_error(flat, squares.pictures[squares.heldout]).mean()))
-    assert report.heldout.psnr_pooled > baseline + 3
-    assert report.heldout.pictures == 8
-    assert report.train.pictures == 72
-    assert {kind: part.pictures for kind, part in report.heldout_by_kind.items()} == {"clip_art": 4, "emoji": 4}
-    assert 1 < report.codes_used_train <= report.codes_used <= 32
-    loaded = ImageTokenizer.load(str(tmp_path / "tiny.safetensors"))
-    assert loaded.fingerprint == trained.fingerprint
-    assert measure(loaded, squares) == report
+def test_the_same_number_is_the_same_picture_in_the_same_variant(tiny: VQConfig, squares: PictureSet) -> None:
+    pictures = TrainingPictures(tiny, 3, Held(squares.pictures), None)
+    batch = pictures.batch(range(70, 130))
+    assert batch.shape == (60, 3, 16, 16)
+    assert torch.equal(torch.cat([pictures.batch([n]) for n in range(70, 130)]), batch)
+    other = TrainingPictures(tiny, 4, Held(squares.pictures), None).batch(range(70, 130))
+    assert float((other != batch).any(dim=(1, 2, 3)).float().mean()) > 0.9
 
 
-def test_one_seed_gives_one_tokenizer_and_another_seed_another(tiny: VQConfig, squares: PictureSet) -> None:
-    pictures = squares.pictures[~squares.heldout]
-    (first, codes), (second, again) = train(tiny, pictures), train(tiny, pictures)
-    other, _ = train(dataclasses.replace(tiny, seed=1), pictures)
-    assert torch.equal(codes.values, again.values)
-    for name, tensor in first.state_dict().items():
-        assert torch.equal(tensor, second.state_dict()[name]), name
-    assert not torch.equal(first.encoder[1].weight, other.encoder[1].weight)
+def test_the_asked_share_is_cut_from_pictures_twice_as_large(tiny: VQConfig) -> None:
+    """Whole pictures are black; of the large ones, every pixel has the colour of its place."""
+    whole = torch.zeros(10, 3, 16, 16, dtype=torch.uint8)
+    place = torch.arange(32, dtype=torch.uint8)
+    large = torch.stack([place[:, None].expand(32, 32) + 1, place[None, :].expand(32, 32) + 1, torch.full((32, 32), 9).byte()])
+    how = dataclasses.replace(tiny, crop_share=0.4, max_shift=0, colour_share=0.0)
+    pictures = TrainingPictures(how, 0, Held(whole), Held(large.expand(10, 3, 32, 32)))
+    found = to_bytes(pictures.batch(range(600)))
+    cut = found[:, 2, 8, 8] == 9
+    assert 0.33 < float(cut.float().mean()) < 0.47
+    corners = found[cut][:, :2].amin(dim=(2, 3)) - 1
+    assert int(corners.max()) == 16
+    assert int(corners.min()) == 0, "from everywhere"
+    assert (found[cut][:, 0].amax(dim=(1, 2)) - found[cut][:, 0].amin(dim=(1, 2)) == 15).all(), "of the asked size"
 
 
-def test_schedule_warms_up_and_ends_near_zero(tiny: VQConfig) -> None:
-    rates = [schedule(tiny, step) for step in range(tiny.steps)]
-    assert rates[0] == pytest.approx(1 / 5)
-    assert max(rates) <= 1
-    assert rates[-1] < 0.01
-    assert rates[5:] == sorted(rates[5:], reverse=True)
+class Held(NamedTuple):
+    pixels: torch.Tensor
+
+    @property
+    def size(self) -> int:
+        return int(self.pixels.shape[-1])
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, number: int) -> torch.Tensor:  # type: ignore[override]
+        return self.pixels[number]
+
+
+def variants(picture: torch.Tensor, count: int, max_shift: int, colour_share: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.stack([augment(picture, max_shift, colour_share, generator) for _ in range(count)])
 
 
 def test_variants_move_pixels_and_keep_their_colours() -> None:
     picture = torch.full((3, 16, 16), 255, dtype=torch.uint8)
     picture[:, 6:9, 5:11] = torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None]
-    variants = to_bytes(augment(picture.expand(400, 3, 16, 16), 3, 0.0, torch.Generator().manual_seed(0)))
-    inked = (variants != 255).any(dim=1)
+    found = variants(picture, 400, 3, 0.0)
+    inked = (found != 255).any(dim=1)
     assert (inked.sum(dim=(1, 2)) == 18).all()
-    assert (variants.permute(0, 2, 3, 1)[inked] == torch.tensor([10, 20, 30])).all()
+    assert (found.permute(0, 2, 3, 1)[inked] == torch.tensor([10, 20, 30])).all()
     tops, lefts = inked.any(dim=2).int().argmax(dim=1), inked.any(dim=1).int().argmax(dim=1)
     assert set(tops.tolist()) == set(range(3, 10)), "shifted by -3..3"
     assert set(lefts.tolist()) == set(range(2, 9)), "shifted by -3..3; its mirror image begins at the same column"
@@ -72,10 +81,10 @@ def test_variants_move_pixels_and_keep_their_colours() -> None:
 
 def test_colours_are_permuted_in_the_asked_share() -> None:
     picture = torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None].expand(3, 8, 8)
-    variants = to_bytes(augment(picture.expand(600, 3, 8, 8), 0, 0.5, torch.Generator().manual_seed(0)))
-    orders = {tuple(row) for row in variants[:, :, 4, 4].tolist()}
+    found = variants(picture, 600, 0, 0.5)
+    orders = {tuple(row) for row in found[:, :, 4, 4].tolist()}
     assert len(orders) == 6
-    changed = (variants[:, 0, 4, 4] != 10).float().mean()
+    changed = (found[:, 0, 4, 4] != 10).float().mean()
     assert 0.25 < float(changed) < 0.42, "half are drawn, and a third of the orders keep the first channel"
 
 
@@ -96,13 +105,15 @@ def test_psnr_against_the_definition() -> None:
 def test_features_weigh_what_they_are_asked_to(tiny: VQConfig) -> None:
     big = dataclasses.replace(tiny.architecture, image_size=32)
     x, y = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    weighed = loss_of(dataclasses.replace(tiny, architecture=big, perceptual_weight=0.5))
+    weighed = losses_of(dataclasses.replace(tiny, architecture=big, perceptual_weight=0.5))
     with torch.no_grad():
-        expected = pixel_loss(x, y) + 0.5 * Lite0().distance(x, y).mean()
-        torch.testing.assert_close(weighed(x, y), expected)
-    assert loss_of(tiny) is pixel_loss
+        found = weighed(x, y)
+        torch.testing.assert_close(found["features"], 0.5 * Lite0().distance(x, y))
+        expected = [((a - b).square().mean() + 1e-6).sqrt() for a, b in zip(x, y, strict=True)]
+        torch.testing.assert_close(found["pixels"], torch.stack(expected))
+    assert list(losses_of(tiny)(x, y)) == ["pixels"]
     with pytest.raises(UserError, match=r"perceptual_weight=0\.5: .* at least 32 pixels"):
-        loss_of(dataclasses.replace(tiny, perceptual_weight=0.5))
+        losses_of(dataclasses.replace(tiny, perceptual_weight=0.5))
 
 
 def test_ssim_against_the_definition_at_every_place() -> None:
@@ -130,15 +141,18 @@ def test_ssim_against_the_definition_at_every_place() -> None:
 
 
 @pytest.mark.parametrize("base", [PLAIN, SIM, FSQ | {"levels": (2, 2, 2, 4)}], ids=["plain", "sim", "fsq"])
-def test_what_another_quantizer_made_loads_and_is_its_own(
+def test_codes_of_another_quantizer_are_chosen_alike_from_its_file(
     base: dict[str, object], tiny: VQConfig, squares: PictureSet, tmp_path: Path
 ) -> None:
-    made = dataclasses.replace(tiny, quantizer=config(base, estimator="rotation"))
-    model, codes = train(made, squares.pictures[~squares.heldout])
-    save_tokenizer(tmp_path / "made.safetensors", tiny.architecture, model, codes)
+    torch.manual_seed(0)
+    model, quantizer = build(tiny.architecture), build_quantizer(tiny.architecture, config(base))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    quantizer.begin(4.0, torch.randn(64, 4), torch.Generator().manual_seed(0))
+    save_tokenizer(tmp_path / "made.safetensors", tiny.architecture, model, quantizer.table())
     loaded = ImageTokenizer.load(str(tmp_path / "made.safetensors"))
     with torch.no_grad():
-        expected = codes.nearest(model.encode(to_unit(squares.pictures)).flatten(0, 1)).view(80, 4)
+        expected = quantizer(model.encode(to_unit(squares.pictures))).codes
     found = loaded.encode(squares.pictures)
     assert float((found == expected).float().mean()) > 0.98, "weights are rounded to fp16"
     assert len(found.unique()) > 1

@@ -101,9 +101,10 @@ def test_the_configuration_at_512_pixels_makes_a_step(tmp_path: Path) -> None:
     pixels = torch.randint(0, 256, (4, 40, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for number, picture in enumerate(pixels):
         Image.fromarray(picture.numpy()).save(tmp_path / f"{number}.png")
-    small = "architecture.image_size=32 max_shift=2 steps=1 plain_steps=0 batch=1 quantizer.first=random".split()
-    words = ["tokenizer=vqgan_512", *(f"tokenizer.{word}" for word in small), f"tokenizer.folders=[{tmp_path}]"]
-    main([*words, f"out={tmp_path / 'out'}"])
+    small = "architecture.image_size=32 max_shift=2 plain_steps=0 quantizer.first=random discriminator.start=1".split()
+    words = ["tokenizer=vqgan_512", *(f"tokenizer.{word}" for word in small), "trainer.max_steps=1", "trainer.global_batch=1"]
+    words += ["data=picture_folder", f"data.sources.pictures.path={tmp_path}", f"run.root={tmp_path / 'runs'}"]
+    main([*words, "logger.wandb=disabled", f"out={tmp_path / 'out'}"])
     file = tmp_path / "out" / "vqgan_512.safetensors"
     tokenizer = ImageTokenizer.load(str(file))
     assert (tokenizer.image_size, tokenizer.block, tokenizer.codes) == (32, 4, 8192)

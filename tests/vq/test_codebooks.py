@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from momafuse.vq.codebooks import EMACodebook, LearnedCodebook, SimCodebook, kmeans
+from momafuse.vq.codebooks import Codebook, EMACodebook, LearnedCodebook, SimCodebook, kmeans, uses
 from momafuse.vq.codes import nearest, place
 from tests.vq.quantizers import EMA, PLAIN, SIM, config
 from tests.vq.test_codes import unit
@@ -15,6 +15,13 @@ def ema(count: int, dim: int, uses: float, **changed: object) -> EMACodebook:
     book = EMACodebook(count, dim, config(EMA, **changed))
     book.begin(uses, place(unit(count, dim, 0), "sphere"))
     return book
+
+
+def restarted(book: Codebook, vectors: torch.Tensor) -> int:
+    """Dead codes onto vectors from the last on; how many."""
+    dead = book.doomed(len(vectors))
+    book.restart(dead, vectors.flip(0)[: len(dead)])
+    return len(dead)
 
 
 @pytest.mark.parametrize("space", ["sphere", "plane"])
@@ -27,7 +34,7 @@ def test_the_moving_average_follows_the_equation(space: str) -> None:
     for step in range(3):
         vectors = unit(7, 3, 10 + step)
         index = nearest(vectors, book.table())
-        book.update(vectors, index)
+        book.update(uses(vectors, index, 5))
         for i in range(5):
             chosen = [vectors[t] for t in range(7) if int(index[t]) == i]
             counts[i] = decay * counts[i] + (1 - decay) * len(chosen)
@@ -44,33 +51,33 @@ def test_dead_codes_restart_at_vectors_of_the_batch() -> None:
     vectors = unit(9, 4, 1)
     served = torch.tensor([0, 0, 0, 2, 2, 2, 5, 5, 5])
     before = book.table().clone()
-    assert book.restart(vectors, torch.Generator()) == 0, "none is dead before any was passed over"
+    assert restarted(book, vectors) == 0, "none is dead before any was passed over"
     for _ in range(2):
-        book.update(vectors, served)
+        book.update(uses(vectors, served, 6))
     alive = book.table().clone()
-    assert book.restart(vectors, torch.Generator().manual_seed(0)) == 3
+    assert restarted(book, vectors) == 3
     for i in (0, 2, 5):
         assert torch.equal(book.table()[i], alive[i])
         assert not torch.equal(alive[i], before[i])
     places = [[t for t in range(9) if torch.equal(book.table()[i], vectors[t])] for i in (1, 3, 4)]
     assert all(len(place) == 1 for place in places)
     assert len({place[0] for place in places}) == 3
-    assert book.restart(vectors, torch.Generator()) == 0, "a restarted code gets time"
+    assert restarted(book, vectors) == 0, "a restarted code gets time"
 
 
 def test_restart_without_enough_vectors_moves_as_many_as_there_are() -> None:
     book = ema(8, 4, 1.0, restart_below=2.0)
     book.counts.fill_(1.0)
-    assert book.restart(unit(3, 4, 1), torch.Generator()) == 3
+    assert restarted(book, unit(3, 4, 1)) == 3
 
 
 def test_learned_codes_are_parameters_that_restart_too() -> None:
     book = LearnedCodebook(6, 4, config(PLAIN, restart_below=0.5, code_decay=0.0))
     book.begin(1.0, None)
     assert book.table().abs().max().item() <= 1 / 6
-    book.update(unit(4, 4, 0), torch.tensor([1, 1, 1, 1]))
+    book.update(uses(unit(4, 4, 0), torch.tensor([1, 1, 1, 1]), 6))
     vectors = unit(4, 4, 1)
-    assert book.restart(vectors, torch.Generator().manual_seed(0)) == 4, "five are dead, the batch has four vectors"
+    assert restarted(book, vectors) == 4, "five are dead, the batch has four vectors"
     assert sum(bool((book.codes == v).all(dim=1).any()) for v in vectors) == 4
     assert [name for name, _ in book.named_parameters()] == ["codes"]
 
