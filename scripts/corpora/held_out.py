@@ -11,12 +11,11 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from corpora.metadata import TRAIN, VALIDATION
 from numpy.typing import NDArray
 from PIL import Image
 from starter_pack.groups import NEAR_DISTANCE, difference_hash, distances
 from starter_pack.pictures import is_near_blank, render
-
-from corpora.metadata import TRAIN, VALIDATION
 
 _ROWS = 1024  # pictures to train on that are compared at a time
 

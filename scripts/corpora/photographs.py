@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-
 from corpora.held_out import Pictures
 from corpora.metadata import TRAIN, VALIDATION
+from PIL import Image
+
 from momafuse.data.progress import Progress
 
 PACKAGES = (

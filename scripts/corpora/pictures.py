@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from corpora.held_out import Pictures
 from corpora.metadata import side_of
+from PIL import Image
+
 from momafuse.data.progress import Progress
 
 PACKAGES = (

@@ -13,11 +13,11 @@ from typing import Any
 import fetch_corpus
 import numpy as np
 import pytest
+from corpora import packages, photographs, pictures
 from corpora.metadata import side_of
 from momafuse.tokenizers.picture_folders import load_folders
 from PIL import Image
 
-from corpora import packages, photographs, pictures
 from tests.scripts.debian import debian_package
 
 
