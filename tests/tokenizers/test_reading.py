@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +15,7 @@ from momafuse.data.sources import open_source
 from momafuse.errors import UserError
 from momafuse.tokenizers import reading
 from momafuse.tokenizers.reading import read_pictures
+from momafuse.vision.codec import ImageCodec
 
 
 def source(path: Path | None, reader: str = "picture_folder") -> SourceConfig:
@@ -95,3 +98,30 @@ def test_without_pictures_it_is_one_line(tmp_path: Path, made: str | None, messa
         (tmp_path / "mine" / made).write_bytes(b"nothing")
     with pytest.raises(UserError, match=message):
         read_pictures({"mine": source(tmp_path / "mine")}, 16, larger=False)
+
+
+def test_a_picture_is_used_or_refused_as_prepare_does(tmp_path: Path) -> None:
+    """Truncated, animated, CMYK, of 16 bits, transparent, turned by its camera, huge, empty: with the same pixels or reason."""
+    red, exif = Image.new("RGB", (40, 40), (250, 0, 0)), Image.Exif()
+    exif[0x0112] = 6
+    red.paste((0, 0, 0), (0, 0, 40, 9))
+    red.save(tmp_path / "turned.png", exif=exif)
+    red.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    red.save(tmp_path / "animated.webp", save_all=True, append_images=[Image.new("RGB", (40, 40))], lossless=True)
+    Image.fromarray(np.full((40, 40), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("1", (20000, 10000)).save(tmp_path / "huge.png")
+    red.save(tmp_path / "half.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "half.jpg").read_bytes()[:400])
+    (tmp_path / "empty.png").write_bytes(b"")
+    codec = ImageCodec.load("starter_vq_v1")
+    found = read_pictures({"mine": source(tmp_path)}, 64, larger=False)
+    used = {title: found.pictures[number] for number, title in enumerate(found.titles)}
+    refused = {key.removeprefix("mine/"): reason for key, reason in found.rejects}
+    assert set(used) == {"turned.png", "cmyk.jpg", "animated.webp", "deep.png", "clear.png"}
+    assert set(refused) == {"huge.png", "half.jpg", "empty.png"}
+    for name, picture in used.items():
+        assert torch.equal(codec.read((tmp_path / name).read_bytes()), picture)
+    for name, reason in refused.items():
+        with pytest.raises(ValueError, match=re.escape(reason)):
+            codec.read((tmp_path / name).read_bytes())
