@@ -14,7 +14,7 @@ from rich.console import Console
 from momafuse.config.compose import Job
 from momafuse.config.entry import entry_point
 from momafuse.config.tokenizers import TokenizerTraining
-from momafuse.config.validate import check_run_root
+from momafuse.config.validate_tokenizer import check_tokenizer_folders
 from momafuse.preemption import listen
 from momafuse.tokens.config import BPEConfig
 
@@ -22,7 +22,7 @@ HELP = """Train a tokenizer: of the pictures or the speech of any data=, or of t
 The same command goes on where it stopped."""
 
 
-@entry_point("train_tokenizer", help=HELP, schema=TokenizerTraining, check=check_run_root)
+@entry_point("train_tokenizer", help=HELP, schema=TokenizerTraining, check=check_tokenizer_folders)
 def main(job: Job[TokenizerTraining]) -> None:
     if isinstance(job.config.tokenizer, BPEConfig):
         from momafuse.data.starter_bpe import train_starter_bpe

@@ -29,7 +29,9 @@ from momafuse.config.nearest import did_you_mean
 from momafuse.config.overrides import Override, for_hydra, parse, quote, refuse_two_files, sweep, verbatim
 from momafuse.config.results import run_name
 from momafuse.config.schema import Config, RunnableConfig
-from momafuse.config.validate import validate, validate_run
+from momafuse.config.tokenizers import TokenizerTraining
+from momafuse.config.validate import validate
+from momafuse.config.validate_tokenizer import validate_tokenizer
 from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import TEXT
 
@@ -117,6 +119,9 @@ def load_config(path: Path | str, schema: type[C] = Config) -> C:  # type: ignor
     if not isinstance(raw, Mapping):
         raise UserError(f"{path}: holds no config; use a run folder's config.yaml")
     values = {str(k): v for k, v in raw.items()}
+    if ("out" in values) is issubclass(schema, Config):  # a tokenizer's run has one, a model's none
+        kinds = ("train_tokenizer", "train") if "out" in values else ("train", "train_tokenizer")
+        raise UserError(f"{path}: is of a run of momafuse.{kinds[0]}, not of momafuse.{kinds[1]}; name another run")
     try:
         return convert(schema, with_later_keys(values) if issubclass(schema, Config) else values)
     except UserError as error:
@@ -160,8 +165,8 @@ def _compose_one(
     config = convert(schema, raw)
     if isinstance(config, Config):
         validate(config)
-    elif isinstance(config, RunnableConfig):
-        validate_run(config)
+    elif isinstance(config, TokenizerTraining):
+        validate_tokenizer(config)
     if check is not None:
         check(config)
     values, said = asdict(cast(Any, config)), verbatim(overrides)
@@ -247,7 +252,8 @@ def _refuse_shared_names(jobs: Sequence[Job[C]]) -> None:
     names = [(c.run.root, c.run.name) for c in (j.config for j in jobs) if isinstance(c, RunnableConfig) and c.writes_run]
     for number, name in enumerate(names):
         if name in names[:number]:
-            raise UserError(
-                f"-m: jobs {names.index(name) + 1} and {number + 1} share the run name {name[1]}, since what is swept "
-                "does not change results; name them, e.g. run.name='run-${trainer.max_steps}'"
-            )
+            shared = f"-m: jobs {names.index(name) + 1} and {number + 1} share the run name {name[1]}"
+            if isinstance(jobs[0].config, TokenizerTraining):
+                raise UserError(f"{shared}, that of the tokenizer; name them, e.g. tokenizer.name='mine-${{run.seed}}'")
+            remedy = "name them, e.g. run.name='run-${trainer.max_steps}'"
+            raise UserError(f"{shared}, since what is swept does not change results; {remedy}")

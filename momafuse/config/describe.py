@@ -38,6 +38,8 @@ class DescribeConfig(Config):
 
 @dataclass(frozen=True)
 class DescribeTokenizer(TokenizerTraining):
+    writes_run: ClassVar[bool] = False
+
     format: Literal["table", "json"]
 
 

@@ -27,10 +27,12 @@ from momafuse.errors import UserError
 from momafuse.routing.names import ALL, SHARED
 from momafuse.tokens.vocabulary import TEXT
 
+NAME = r"[^\s/\\.-][^/\\\n]{0,199}"
+
 
 def validate(config: Config) -> None:
     """Raises UserError for the first rule that `config` breaks."""
-    _signs_of_run(config)
+    signs_of_run(config)
     _signs(config)
     _tokenizer(config.tokenizer)
     _heads(config.model)
@@ -50,14 +52,13 @@ def validate(config: Config) -> None:
 
 def validate_run(config: RunnableConfig) -> None:
     """The same of what the loop reads, whatever is trained."""
-    _signs_of_run(config)
     _run(config)
     _schedule(config.optim)
     _loop(config.trainer)
     _checkpoint(config.checkpoint)
 
 
-def _signs_of_run(config: RunnableConfig) -> None:
+def signs_of_run(config: RunnableConfig) -> None:
     t, o = config.trainer, config.optim
     above_zero: dict[str, float] = {
         "trainer.max_steps": t.max_steps,
@@ -79,23 +80,28 @@ def _signs_of_run(config: RunnableConfig) -> None:
     }
     for key, value in above_zero.items():
         if value <= 0:
-            _fail(key, value, "must be greater than 0")
+            fail(key, value, "must be greater than 0")
     for key, value in zero_or_above.items():
         if value < 0:
-            _fail(key, value, "must not be negative")
+            fail(key, value, "must not be negative")
 
 
 def check_run_root(config: RunnableConfig) -> None:
     """Raises UserError where no run folder can be made in `run.root`, before hours of preparing; makes nothing."""
-    root = Path(config.run.root)
+    folder("run.root", config.run.root)
+
+
+def folder(key: str, name: str) -> None:
+    root = Path(name)
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     if not existing.is_dir():
-        _fail("run.root", config.run.root, f"{existing} is a file; name a folder")
+        fail(key, name, f"{existing} is a file; name a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        _fail("run.root", config.run.root, f"{existing} may not be written; name another folder")
+        fail(key, name, f"{existing} may not be written; name another folder")
 
 
-def _fail(key: str, value: object, problem: str) -> None:
+def fail(key: str, value: object, problem: str) -> None:
+    """Raises the UserError of a broken rule."""
     raise UserError(f"{key}={value}: {problem}")
 
 
@@ -127,20 +133,20 @@ def _signs(config: Config) -> None:
     }
     for key, value in above_zero.items():
         if value <= 0:
-            _fail(key, value, "must be greater than 0")
+            fail(key, value, "must be greater than 0")
     for key, value in zero_or_above.items():
         if value < 0:
-            _fail(key, value, "must not be negative")
+            fail(key, value, "must not be negative")
 
 
 def _run(config: RunnableConfig) -> None:
     name = config.run.name
-    if name is not None and not re.fullmatch(r"[^\s/\\.-][^/\\\n]{0,199}", name):
-        _fail("run.name", name, "must be fit for a folder: 1 to 200 characters, no slash, not starting with . or -")
+    if name is not None and not re.fullmatch(NAME, name):
+        fail("run.name", name, "must be fit for a folder: 1 to 200 characters, no slash, not starting with . or -")
     if not config.run.root:
-        _fail("run.root", "''", "must name a folder, e.g. runs")
+        fail("run.root", "''", "must name a folder, e.g. runs")
     if not config.resume:
-        _fail("resume", "''", "write auto, none or the path of a run or a checkpoint")
+        fail("resume", "''", "write auto, none or the path of a run or a checkpoint")
 
 
 def _tokenizer(tokenizer: Mapping[str, str]) -> None:
@@ -152,33 +158,33 @@ def _heads(model: ModelConfig) -> None:
     kv = model.attention.n_kv_heads
     if kv is not None and (kv < 1 or model.n_heads % kv):
         nearest = ", ".join(str(h) for h in range(1, model.n_heads + 1) if model.n_heads % h == 0)
-        _fail("model.attention.n_kv_heads", kv, f"must divide model.n_heads={model.n_heads}: {nearest}, or null for all")
+        fail("model.attention.n_kv_heads", kv, f"must divide model.n_heads={model.n_heads}: {nearest}, or null for all")
     fits = [h for h in range(1, model.dim + 1) if model.dim % h == 0 and model.dim // h % 2 == 0]
     if model.n_heads in fits:
         return
     if not fits:
-        _fail("model.dim", model.dim, "must be even, since rotary positions turn pairs of channels")
+        fail("model.dim", model.dim, "must be even, since rotary positions turn pairs of channels")
     below = [h for h in fits if h < model.n_heads][-1:]
     above = [h for h in fits if h > model.n_heads][:1]
     nearest = " or ".join(str(h) for h in below + above)
     problem = f"must divide model.dim={model.dim} into heads of an even width; the nearest that do: {nearest}"
-    _fail("model.n_heads", model.n_heads, problem)
+    fail("model.n_heads", model.n_heads, problem)
 
 
 def _layers(model: ModelConfig, modalities: Sequence[str]) -> None:
     """Rules about what layers are made of, beside heads and experts."""
     if not 0 <= model.dropout < 1:
-        _fail("model.dropout", model.dropout, "must be at least 0 and below 1")
+        fail("model.dropout", model.dropout, "must be at least 0 and below 1")
     if model.dropout and model.placement == "swin":
-        _fail("model.dropout", model.dropout, "does not combine with norms after the sub-layers; add model.placement=pre")
+        fail("model.dropout", model.dropout, "does not combine with norms after the sub-layers; add model.placement=pre")
     if len(set(model.untie)) < len(model.untie):
-        _fail("model.untie", f"[{', '.join(model.untie)}]", "names a part twice")
+        fail("model.untie", f"[{', '.join(model.untie)}]", "names a part twice")
     for name, share in model.width_share.items():
         groups = model.groups(modalities)
         if name not in groups:
-            _fail(f"model.width_share.{name}", share, f"no such group{did_you_mean(name, groups)} ({', '.join(groups)})")
+            fail(f"model.width_share.{name}", share, f"no such group{did_you_mean(name, groups)} ({', '.join(groups)})")
         if share <= 0:
-            _fail(f"model.width_share.{name}", share, "must be greater than 0, e.g. 0.3333")
+            fail(f"model.width_share.{name}", share, "must be greater than 0, e.g. 0.3333")
 
 
 def _experts(model: ModelConfig, modalities: Sequence[str]) -> None:
@@ -192,19 +198,19 @@ def _experts(model: ModelConfig, modalities: Sequence[str]) -> None:
         for member in name.split("+"):
             known = names if member == name else modalities
             if member not in known:
-                _fail("model.experts", written, f"no modality {member}{did_you_mean(member, known)} ({', '.join(known)})")
+                fail("model.experts", written, f"no modality {member}{did_you_mean(member, known)} ({', '.join(known)})")
             if other := serving.get(member):
-                _fail("model.experts", written, f"{other} and {name} both serve {member}; drop one")
+                fail("model.experts", written, f"{other} and {name} both serve {member}; drop one")
             serving[member] = name
         if count < 1:
-            _fail(f"model.experts.{name}", count, "a group needs at least one expert; write null to drop the group")
+            fail(f"model.experts.{name}", count, "a group needs at least one expert; write null to drop the group")
     if ALL in experts and (others := [name for name in serving if name in modalities]):
         other = others[0]
         problem = f"all and {other} both serve {other}; drop one, e.g. model.experts.all=null"
-        _fail("model.experts", written, problem)
+        fail("model.experts", written, problem)
     for name in modalities:
         if ALL not in experts and name not in serving:
-            _fail("model.experts", written, f"no expert serves {name}; add model.experts.{name}=1")
+            fail("model.experts", written, f"no expert serves {name}; add model.experts.{name}=1")
 
 
 def _towers(model: ModelConfig, modalities: Sequence[str]) -> None:
@@ -212,18 +218,18 @@ def _towers(model: ModelConfig, modalities: Sequence[str]) -> None:
     named = [name for tower in model.towers for name in tower]
     for name in named:
         if name not in modalities:
-            _fail("model.towers", written, f"no modality {name}{did_you_mean(name, modalities)} ({', '.join(modalities)})")
+            fail("model.towers", written, f"no modality {name}{did_you_mean(name, modalities)} ({', '.join(modalities)})")
         if named.count(name) > 1:
-            _fail("model.towers", written, f"names {name} twice; a modality has one tower")
+            fail("model.towers", written, f"names {name} twice; a modality has one tower")
     if model.towers and not model.untie:
-        _fail("model.towers", written, "nothing is untied, so all share everything; add model.untie=[qkv, out, norms, ffn]")
+        fail("model.towers", written, "nothing is untied, so all share everything; add model.untie=[qkv, out, norms, ffn]")
 
 
 def _pattern(key: str, every: int, start: int, layers: int) -> None:
     if every < 1:
-        _fail(f"{key}.every", every, "must be at least 1")
+        fail(f"{key}.every", every, "must be at least 1")
     if not 0 <= start < layers:
-        _fail(f"{key}.start", start, f"must name one of the {layers} layers, 0 to {layers - 1}")
+        fail(f"{key}.start", start, f"must name one of the {layers} layers, 0 to {layers - 1}")
 
 
 def _depth(config: Config) -> None:
@@ -232,7 +238,7 @@ def _depth(config: Config) -> None:
         return
     _pattern("model.depth", depth.every, depth.start, config.model.n_layers)
     if not 0 < depth.capacity <= 1:
-        _fail("model.depth.capacity", depth.capacity, "must be above 0 and at most 1, e.g. 0.25")
+        fail("model.depth.capacity", depth.capacity, "must be above 0 and at most 1, e.g. 0.25")
     ragged = (
         len(config.model.groups(config.modalities)) > 1
         or any(n > 1 for n in config.model.experts.values())
@@ -240,7 +246,7 @@ def _depth(config: Config) -> None:
     )
     if not depth.per_modality and ragged and config.trainer.backend in ("bmm", "grouped_mm"):
         problem = "only the device knows the counts of model.depth.per_modality=false; write trainer.backend=auto"
-        _fail("trainer.backend", config.trainer.backend, problem)
+        fail("trainer.backend", config.trainer.backend, problem)
 
 
 def _router(config: Config) -> None:
@@ -250,78 +256,78 @@ def _router(config: Config) -> None:
     for name, count in routed.items():
         if factor > count:
             problem = f"an expert of `{name}` would take more tokens than there are; at most {count} (its experts)"
-            _fail("router.capacity_factor", factor, problem)
+            fail("router.capacity_factor", factor, problem)
         if not config.model.norm_eps and factor < count:
             problem = f"a row that no expert takes would be divided by 0; write 1e-5, or router.capacity_factor={count}"
-            _fail("model.norm_eps", config.model.norm_eps, problem)
+            fail("model.norm_eps", config.model.norm_eps, problem)
     if (routed or (depth is not None and not depth.per_modality)) and batch % pool:
         below, above = batch // pool * pool, (batch // pool + 1) * pool
         nearest = " or ".join(str(n) for n in (below, above) if n)
         problem = f"must be a multiple of router.pool={pool}, e.g. {nearest}"
-        _fail("trainer.micro_batch", batch, problem)
+        fail("trainer.micro_batch", batch, problem)
 
 
 def _auxiliary(config: Config) -> None:
     source, depth = config.model_from, config.model.depth
     if not config.router.auxiliary:
         if source is not None:
-            _fail("model_from", source, "goes with +experiment=aux_routers; to go on training write resume=...")
+            fail("model_from", source, "goes with +experiment=aux_routers; to go on training write resume=...")
         return
     if source is None:
-        _fail("router.auxiliary", "true", "these learn from a trained model: +experiment=aux_routers model_from=RUN")
+        fail("router.auxiliary", "true", "these learn from a trained model: +experiment=aux_routers model_from=RUN")
     if depth is None and all(n == 1 for name, n in config.model.groups(config.modalities).items() if name != SHARED):
         problem = f"{config.model.name} has no router that chooses rows; it is causal as it is"
-        _fail("model_from", source, problem)
+        fail("model_from", source, problem)
     if config.trainer.compile is True:
-        _fail("trainer.compile", "true", "is not for the stage of auxiliary routers; write false")
+        fail("trainer.compile", "true", "is not for the stage of auxiliary routers; write false")
 
 
 def _data(config: Config) -> None:
     data = config.data
     if not data.sources:
-        _fail("data.sources", "{}", "name at least one source, e.g. data=starter")
+        fail("data.sources", "{}", "name at least one source, e.g. data=starter")
     if data.sequence_length < 2:
-        _fail("data.sequence_length", data.sequence_length, "must be at least 2")
+        fail("data.sequence_length", data.sequence_length, "must be at least 2")
     for name, share in data.shares(config.modalities).items():
         if name == TEXT or name not in config.modalities:
             hint = did_you_mean(name, config.modalities) or f"; give it a codec by tokenizer.{name}"
             problem = f"{TEXT} takes what is left" if name == TEXT else f"no such modality{hint}"
-            _fail(f"data.share.{name}", share, problem)
+            fail(f"data.share.{name}", share, problem)
         if not isinstance(share, str) and not 0 < share < 1:
-            _fail(share_key(name), share, "must lie between 0 and 1, e.g. 0.5, or be `experts`")
+            fail(share_key(name), share, "must lie between 0 and 1, e.g. 0.5, or be `experts`")
         if share == "experts" and ALL in config.model.groups(config.modalities):
             problem = "needs experts of each modality; give a number, e.g. 0.5, or choose model=moma"
-            _fail(share_key(name), share, problem)
+            fail(share_key(name), share, problem)
 
 
 def _objective(config: Config) -> None:
     weight = config.objective.weight
     for name, value in weight.items():
         if name not in config.modalities:
-            _fail(f"objective.weight.{name}", value, f"no such modality{did_you_mean(name, config.modalities)}")
+            fail(f"objective.weight.{name}", value, f"no such modality{did_you_mean(name, config.modalities)}")
         if value < 0:
-            _fail(f"objective.weight.{name}", value, "must not be negative")
+            fail(f"objective.weight.{name}", value, "must not be negative")
     for name in config.modalities:
         if name not in weight:
             raise UserError(f"objective.weight.{name}: no value; write objective.weight.{name}=1.0")
     if not any(weight.values()):
-        _fail("objective.weight", weight, "at least one modality must weigh more than 0")
+        fail("objective.weight", weight, "at least one modality must weigh more than 0")
 
 
 def _optim(optim: OptimConfig) -> None:
     for key, beta in (("optim.beta1", optim.beta1), ("optim.beta2", optim.beta2)):
         if not 0 <= beta < 1:
-            _fail(key, beta, "must be at least 0 and below 1")
+            fail(key, beta, "must be at least 0 and below 1")
     if not optim.train:
-        _fail("optim.train", "[]", "no parameter would learn; write ['*'] for all")
+        fail("optim.train", "[]", "no parameter would learn; write ['*'] for all")
 
 
 def _schedule(optim: ScheduleConfig) -> None:
     if optim.lr_end > optim.lr:
-        _fail("optim.lr_end", optim.lr_end, f"must be at most optim.lr={optim.lr}")
+        fail("optim.lr_end", optim.lr_end, f"must be at most optim.lr={optim.lr}")
     steps = optim.schedule_steps
     if steps is not None and steps <= optim.warmup_steps:
-        _fail("optim.schedule_steps", steps, f"must be more than optim.warmup_steps={optim.warmup_steps}")
+        fail("optim.schedule_steps", steps, f"must be more than optim.warmup_steps={optim.warmup_steps}")
 
 
 def _loop(trainer: LoopConfig) -> None:
@@ -329,44 +335,44 @@ def _loop(trainer: LoopConfig) -> None:
     if batch % micro:
         below, above = batch // micro * micro, (batch // micro + 1) * micro
         nearest = " or ".join(str(n) for n in (below, above) if n)
-        _fail("trainer.global_batch", batch, f"must be a multiple of trainer.micro_batch={micro}, e.g. {nearest}")
+        fail("trainer.global_batch", batch, f"must be a multiple of trainer.micro_batch={micro}, e.g. {nearest}")
     try:
         trainer.profiled()
     except ValueError:
-        _fail("trainer.profile", trainer.profile, "must be FIRST:LAST, e.g. 10:13, or null")
+        fail("trainer.profile", trainer.profile, "must be FIRST:LAST, e.g. 10:13, or null")
     if trainer.skip_spikes is not None and trainer.skip_spikes <= 1:
-        _fail("trainer.skip_spikes", trainer.skip_spikes, "must be above 1, e.g. 10, or null")
+        fail("trainer.skip_spikes", trainer.skip_spikes, "must be above 1, e.g. 10, or null")
 
 
 def _trainer(trainer: TrainerConfig, config: Config) -> None:
     dim, multiple = config.model.dim, config.model.ffn_multiple_of
     if trainer.backend == "grouped_mm" and (dim % 8 or multiple % 8):
         problem = f"wants model.dim={dim} and model.ffn_multiple_of={multiple} to be multiples of 8; write trainer.backend=auto"
-        _fail("trainer.backend", "grouped_mm", problem)
+        fail("trainer.backend", "grouped_mm", problem)
     tokens = trainer.global_batch * config.data.sequence_length
     if trainer.max_tokens is not None and trainer.max_tokens < tokens:
-        _fail("trainer.max_tokens", trainer.max_tokens, f"is less than one step; at least {tokens}")
+        fail("trainer.max_tokens", trainer.max_tokens, f"is less than one step; at least {tokens}")
 
 
 def _checkpoint(checkpoint: CheckpointConfig) -> None:
     every, keep = checkpoint.every, checkpoint.keep_every
     if checkpoint.keep_last < 1:
-        _fail("checkpoint.keep_last", checkpoint.keep_last, "must be at least 1: the newest checkpoint stays")
+        fail("checkpoint.keep_last", checkpoint.keep_last, "must be at least 1: the newest checkpoint stays")
     if keep is None:
         return
     if keep < 1:
-        _fail("checkpoint.keep_every", keep, "must be at least 1, or null")
+        fail("checkpoint.keep_every", keep, "must be at least 1, or null")
     if not every or keep % every:
         problem = "must be a multiple of checkpoint.every={}, the steps that are saved".format(every or "0 (only the end)")
-        _fail("checkpoint.keep_every", keep, problem + (f", e.g. {max(1, round(keep / every)) * every}" if every else ""))
+        fail("checkpoint.keep_every", keep, problem + (f", e.g. {max(1, round(keep / every)) * every}" if every else ""))
 
 
 def _upcycling(config: Config) -> None:
     u = config.upcycling
     if config.upcycle == "":
-        _fail("upcycle", "''", "write the path of a run or a checkpoint, or null")
+        fail("upcycle", "''", "write the path of a run or a checkpoint, or null")
     if not 0 <= u.redraw < 1:
-        _fail("upcycling.redraw", u.redraw, "must be at least 0 and below 1, e.g. 0.5")
+        fail("upcycling.redraw", u.redraw, "must be at least 0 and below 1, e.g. 0.5")
     if config.upcycle is not None and u.capacity_steps and config.trainer.compile is True:
         problem = "every block would be compiled again on each of these steps; write trainer.compile=false"
-        _fail("upcycling.capacity_steps", u.capacity_steps, problem)
+        fail("upcycling.capacity_steps", u.capacity_steps, problem)

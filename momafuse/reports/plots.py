@@ -68,7 +68,7 @@ def plot_series(metrics: Path, out: Path) -> None:
         if trained:
             panel.plot(steps, values, color=COLOURS[0], alpha=0.25, linewidth=0.8)
             panel.plot(steps, _smooth(values), color=COLOURS[0], linewidth=1.6)
-            panel.set_yscale("log")
+            panel.set_yscale("log" if (values > 0).any() else "linear")
         else:
             panel.plot(steps, values, color=COLOURS[1], marker="o", markersize=3, linewidth=1)
         name = key.rpartition("/")[2].removeprefix("loss_").replace("_", " ")

@@ -35,7 +35,7 @@ from momafuse.vq.config import DiscriminatorConfig
 
 SHEET = 48  # held-out pictures on the sheet, spread over all kinds
 JUDGED = 256  # held-out pictures that are judged on the way
-MEASURED = 20_000  # training pictures that the finished tokenizer is measured on, at most
+PIXELS = 20_000 * 64 * 64  # of the training pictures, and of the others, that the finished tokenizer is measured on, at most
 
 
 class PictureTask(Task[VQAutoencoder]):
@@ -44,13 +44,13 @@ class PictureTask(Task[VQAutoencoder]):
     config: VQConfig
     architecture: AnyArchitecture
 
-    def __init__(self, config: VQConfig, job: TokenizerTraining, *, main: bool) -> None:
-        """Reads all pictures; those that cannot be used are listed by the `main` process. Raises UserError for too few."""
+    def __init__(self, config: VQConfig, job: TokenizerTraining) -> None:
+        """Reads all pictures. Raises UserError for too few."""
         self.config, self.architecture = config, config.architecture
         build(config.architecture)  # what cannot be is said before anything is read
         losses_of(config)
         found = read_pictures(job.data.sources, config.architecture.image_size, larger=config.crop_share > 0)
-        self._found, self.data = found, found.fingerprint
+        self._found, self.data, self.rejects = found, found.fingerprint, found.rejects
         self._train = [number for number, heldout in enumerate(found.heldout) if not heldout]
         self._heldout = [number for number, heldout in enumerate(found.heldout) if heldout]
         if not self._train or not self._heldout:
@@ -59,17 +59,10 @@ class PictureTask(Task[VQAutoencoder]):
             raise UserError(f"data.sources={{{sources}}}: none of {len(found.pictures)} pictures is {missing}; give more")
         self.reads = f"data.sources={{{', '.join(job.data.sources)}}}"
         self._pictures = TrainingPictures(config, job.run.seed, _Chosen(found.pictures, self._train), self._larger())
-        rejects = self._rejects(Path(job.out)) if main and found.rejects else ""
-        self.summary = f"{len(self._train)} pictures to train on, {len(self._heldout)} held out{rejects}"
+        self.summary = f"{len(self._train)} pictures to train on, {len(self._heldout)} held out"
 
     def _larger(self) -> _Chosen | None:
         return None if self._found.larger is None else _Chosen(self._found.larger, self._train)
-
-    def _rejects(self, out: Path) -> str:
-        out.mkdir(parents=True, exist_ok=True)
-        listed = out / f"{self.config.name}_rejects.txt"
-        listed.write_text("".join(f"{key}\t{reason}\n" for key, reason in self._found.rejects), "utf-8", "replace")
-        return f"; {len(self._found.rejects)} cannot be used: {listed}"
 
     def model(self) -> VQAutoencoder:
         return build(self.architecture)
@@ -87,36 +80,38 @@ class PictureTask(Task[VQAutoencoder]):
     def save(self, path: Path, model: VQAutoencoder, codes: CodeTable) -> None:
         save_tokenizer(path, self.architecture, model, codes)
 
-    def judged(self, weights: Path) -> dict[str, float]:
-        tokenizer, pictures = ImageTokenizer.load(str(weights)), self._found.pictures.of(_spread(self._heldout, JUDGED))
+    def judged(self, weights: Path, device: torch.device) -> dict[str, float]:
+        tokenizer, pictures = _loaded(weights, device), self._found.pictures.of(_spread(self._heldout, JUDGED))
         codes = tokenizer.encode(pictures)
         error = squared_error(tokenizer.decode(codes), pictures)
         used = int((torch.bincount(codes.flatten()) > 0).sum()) / min(tokenizer.codes, codes.numel())
         return {"eval/psnr_mean": float(psnr(error).mean()), "eval/psnr_pooled": float(psnr(error.mean())), "eval/used": used}
 
-    def sheet(self, weights: Path, picture: Path) -> None:
-        tokenizer, numbers = ImageTokenizer.load(str(weights)), _spread(self._heldout, SHEET)
+    def sheet(self, weights: Path, picture: Path, device: torch.device) -> None:
+        tokenizer, numbers = _loaded(weights, device), _spread(self._heldout, SHEET)
         originals = self._found.pictures.of(numbers)
         decoded = tokenizer.decode(tokenizer.encode(originals))
         titles = [self._found.titles[number] for number in numbers]
         plot_reconstructions(list(originals.numpy()), list(decoded.numpy()), titles, picture)
 
-    def finish(self, weights: Path, more: Mapping[str, object], say: Say) -> dict[str, object]:
-        tokenizer, path = ImageTokenizer.load(str(weights)), weights.with_suffix("")
+    def finish(self, weights: Path, more: Mapping[str, object], device: torch.device, say: Say) -> dict[str, object]:
+        tokenizer = _loaded(weights, device)
         report = measure(tokenizer, self._measured())
         figures = dataclasses.asdict(report) | {"sha256": tokenizer.fingerprint} | dict(more)
         beside = weights.with_name(f"{self.config.name}.json")
         beside.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        self.sheet(weights, weights.with_name(f"{self.config.name}.png"))
+        sheet = weights.with_name(f"{self.config.name}.png")
+        self.sheet(weights, sheet, device)
         for line in _summary(report):
             say(line)
         say(f"{weights}  sha256 {tokenizer.fingerprint}")
-        say(f"figures {beside}, reconstructions {path.with_name(self.config.name + '.png')}")
+        say(f"figures {beside}, reconstructions {sheet}")
         return figures
 
     def _measured(self) -> PictureSet:
-        numbers = sorted([*_spread(self._train, MEASURED), *self._heldout])
         f = self._found
+        most = max(1, PIXELS // f.pictures.size**2)
+        numbers = sorted([*_spread(self._train, most), *_spread(self._heldout, most)])
         return PictureSet(
             pictures=f.pictures.of(numbers),
             titles=[f.titles[n] for n in numbers],
@@ -136,6 +131,10 @@ class _Chosen:
 
     def __getitem__(self, place: int) -> Tensor:
         return self._pictures[self._numbers[place]]
+
+
+def _loaded(weights: Path, device: torch.device) -> ImageTokenizer:
+    return ImageTokenizer.load(str(weights), str(device))
 
 
 def _spread(numbers: Sequence[int], most: int) -> list[int]:

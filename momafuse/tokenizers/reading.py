@@ -31,7 +31,7 @@ class Pictures:
         self.size, self._raws, self._pixels = size, raws, pixels
 
     def __len__(self) -> int:
-        return len(self._raws)
+        return len(self._raws if self._pixels is None else self._pixels)
 
     def __getitem__(self, number: int) -> Tensor:
         return decode_picture(self._raws[number].read(), self.size) if self._pixels is None else self._pixels[number]
@@ -72,11 +72,12 @@ def read_pictures(sources: Mapping[str, SourceConfig], size: int, *, larger: boo
                 for (item, raw), found in zip(together, decoded, strict=True):
                     if isinstance(found, str):
                         rejects.append((f"{name}/{item.key}", found))
+                        digest.update(f"without {name}/{item.key}\n".encode())
                         continue
                     if kept is not None:
                         for pixels, picture in zip(kept, found, strict=True):
                             pixels.append(picture)
-                        kept = kept if len(raws) * sum(3 * s * s for s in sizes) < IN_MEMORY else None
+                        kept = kept if len(titles) * sum(3 * s * s for s in sizes) < IN_MEMORY else None
                     raws.append(raw)
                     titles.append(" ".join(s for s in item.segments if isinstance(s, str)) or item.key)
                     kinds.append(name)
@@ -84,7 +85,8 @@ def read_pictures(sources: Mapping[str, SourceConfig], size: int, *, larger: boo
     if not raws:
         first = next((f"; the first of {len(rejects)}: {key} ({why})" for key, why in rejects), "")
         raise UserError(f"data.sources={{{', '.join(sources)}}}: no picture that can be used{first}")
-    pictures = [Pictures(raws, s, torch.stack(kept[n]) if kept is not None else None) for n, s in enumerate(sizes)]
+    held = [] if kept is not None else raws  # files' bytes, where nothing else is kept
+    pictures = [Pictures(held, s, torch.stack(kept[n]) if kept is not None else None) for n, s in enumerate(sizes)]
     return Found(pictures[0], pictures[1] if larger else None, titles, kinds, heldout, rejects, digest.hexdigest())
 
 

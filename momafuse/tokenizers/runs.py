@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from momafuse.config.compose import Job
 from momafuse.config.tokenizers import TokenizerTraining
+from momafuse.errors import UserError
 from momafuse.speech.config import SpeechVQConfig
 from momafuse.tokenizers.pictures import PictureTask
 from momafuse.tokenizers.speech import SpeechTask
@@ -23,13 +25,27 @@ def train(job: Job[TokenizerTraining], say: Callable[[str], None] = print) -> No
 
 
 def made(world: World, config: TokenizerTraining) -> TokenizerStage:
-    return TokenizerStage(config, task_of(config, main=world.main), world)
+    """Every rank reads all items. Raises UserError where they find different ones."""
+    task = task_of(config)
+    if len(set(world.on_all(lambda: task.data))) > 1:
+        raise UserError(f"{task.reads}: ranks find different items there; give all of them the same files")
+    if task.rejects:
+        task.summary += world.on_main(lambda: f"; {len(task.rejects)} cannot be used: {listed(task, config)}")
+    return TokenizerStage(config, task, world)
 
 
-def task_of(config: TokenizerTraining, *, main: bool = True) -> Task[Any]:
-    """Reads all items; `main`: of the process that writes lists of what cannot be used."""
+def listed(task: Task[Any], config: TokenizerTraining) -> Path:
+    """OUT/NAME_rejects.txt: what cannot be used, each with the reason."""
+    path = Path(config.out) / f"{task.config.name}_rejects.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{key}\t{reason}\n" for key, reason in task.rejects), "utf-8", "replace")
+    return path
+
+
+def task_of(config: TokenizerTraining) -> Task[Any]:
+    """Reads all items."""
     tokenizer = config.tokenizer
     if isinstance(tokenizer, SpeechVQConfig):
         return SpeechTask(tokenizer, config)
     assert isinstance(tokenizer, VQConfig)
-    return PictureTask(tokenizer, config, main=main)
+    return PictureTask(tokenizer, config)

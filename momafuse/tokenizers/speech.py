@@ -46,7 +46,8 @@ class SpeechTask(Task[SpeechAutoencoder]):
     def __init__(self, config: SpeechVQConfig, job: TokenizerTraining) -> None:
         """Reads all sounds. Raises UserError where there is nothing to train on or to hold out."""
         self.config, self.architecture = config, config.architecture
-        sounds, self._shown, rejected, self.data = _read(job)
+        sounds, self._shown, self.rejects, self.data = _read(job)
+        rejected = len(self.rejects)
         self._train, self._heldout = ([sound for sound in sounds if sound.heldout is wanted] for wanted in (False, True))
         self.reads = f"data.sources={{{', '.join(job.data.sources)}}}"
         for kind, found in (("to train on", self._train), ("to hold out", self._heldout)):
@@ -55,7 +56,7 @@ class SpeechTask(Task[SpeechAutoencoder]):
         self._excerpts = Excerpts(config.excerpt, job.run.seed, [sound.frames for sound in self._train])
         hours = sum(sound.frames.shape[1] for sound in sounds) / 360_000
         counts = f"{len(self._train)} sounds to train on, {len(self._heldout)} held out"
-        self.summary = f"{counts}, {rejected} cannot be used; {hours:.2f} h"
+        self.summary = f"{counts}; {hours:.2f} h"
 
     def model(self) -> SpeechAutoencoder:
         return SpeechAutoencoder(self.architecture)
@@ -69,22 +70,22 @@ class SpeechTask(Task[SpeechAutoencoder]):
     def save(self, path: Path, model: SpeechAutoencoder, codes: CodeTable) -> None:
         save_tokenizer(path, self.architecture, model, codes)
 
-    def judged(self, weights: Path) -> dict[str, float]:
-        found = measure(SpeechTokenizer.load(str(weights)), self._heldout[:JUDGED])
+    def judged(self, weights: Path, device: torch.device) -> dict[str, float]:
+        found = measure(SpeechTokenizer.load(str(weights), str(device)), self._heldout[:: -(-len(self._heldout) // JUDGED)])
         return {"eval/error_db": found.error, "eval/perplexity": found.perplexity}
 
-    def sheet(self, weights: Path, picture: Path) -> None:
-        tokenizer, sounds = SpeechTokenizer.load(str(weights)), list(self._shown.values())
+    def sheet(self, weights: Path, picture: Path, device: torch.device) -> None:
+        tokenizer, sounds = SpeechTokenizer.load(str(weights), str(device)), list(self._shown.values())
         decoded = [tokenizer.decode(codes) for codes in tokenizer.encode(sounds)]
         plot_reconstructions(tokenizer.drawn(sounds), tokenizer.drawn(decoded), list(self._shown), picture)
 
-    def finish(self, weights: Path, more: Mapping[str, object], say: Say) -> dict[str, object]:
-        tokenizer, path = SpeechTokenizer.load(str(weights)), weights.with_suffix("")
+    def finish(self, weights: Path, more: Mapping[str, object], device: torch.device, say: Say) -> dict[str, object]:
+        tokenizer, path = SpeechTokenizer.load(str(weights), str(device)), weights.with_suffix("")
         quality = {"heldout": measure(tokenizer, self._heldout), "train": measure(tokenizer, self._train[:MEASURED])}
         figures: dict[str, object] = {name: dataclasses.asdict(part) for name, part in quality.items()}
         figures |= {"sha256": tokenizer.fingerprint, **more}
         weights.with_name(f"{self.config.name}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        self.sheet(weights, weights.with_name(f"{self.config.name}.png"))
+        self.sheet(weights, weights.with_name(f"{self.config.name}.png"), device)
         sounds = list(self._shown.values())
         decoded = [tokenizer.decode(codes) for codes in tokenizer.encode(sounds)]
         for kind, items in (("original", sounds), ("decoded", decoded)):
@@ -97,12 +98,12 @@ class SpeechTask(Task[SpeechAutoencoder]):
         return figures
 
 
-def _read(job: TokenizerTraining) -> tuple[list[Sound], dict[str, Samples], int, str]:
-    """Every sound that can be used, as frames; some held-out ones by what is said in them (or by key); how many cannot be
-    used; the fingerprint of all."""
+def _read(job: TokenizerTraining) -> tuple[list[Sound], dict[str, Samples], list[tuple[str, str]], str]:
+    """Every sound that can be used, as frames; some held-out ones by what is said in them (or by key); what cannot be used,
+    and why; the fingerprint of all that can."""
     sounds: list[Sound] = []
     shown: dict[str, Samples] = {}
-    rejected, digest = 0, hashlib.sha256()
+    rejects, digest = list[tuple[str, str]](), hashlib.sha256()
     with Progress() as progress:
         for name, config in job.data.sources.items():
             source = open_source(name, config)
@@ -114,13 +115,14 @@ def _read(job: TokenizerTraining) -> tuple[list[Sound], dict[str, Samples], int,
                 for raw in (s for s in item.segments if isinstance(s, Raw) and s.modality == "speech"):
                     try:
                         samples = levelled(read_audio(raw.read(), RATE))
-                    except (OSError, ValueError):
-                        rejected += 1
+                    except (OSError, ValueError) as error:
+                        rejects.append((f"{name}/{item.key}", " ".join(str(error).split())))
+                        digest.update(f"without {name}/{item.key}\n".encode())
                         continue
                     sounds.append(Sound(frames_of(samples).half(), item.split == "validation"))
                     if item.split == "validation" and len(shown) < room:
                         shown[_said(item)] = samples
-    return sounds, shown, rejected, digest.hexdigest()
+    return sounds, shown, rejects, digest.hexdigest()
 
 
 def _said(item: Item) -> str:

@@ -3,9 +3,11 @@
 The first `tokenizer.plain_steps` train encoder and decoder without codes; then the quantizer (vq/quantizer.py) begins, with
 k-means on the encoder's outputs where it asks for them; from step `discriminator.start` on, where there is one, a
 discriminator (adversary.py) learns and pulls. What is judged and stored is the moving average of the weights. What a step
-draws follows from (seed, step), what an item is from (seed, number): a run goes on exactly, dealt to any number of ranks.
+draws follows from (seed, step), what an item is from (seed, number): a run goes on exactly on a CPU, and is the same but for
+rounding at any number of ranks.
 
-State beside the loop's: items seen, FLOPs are not counted (`describe` has them). What an item is: task.py.
+The weights as they stand lie in the run folder, NAME.safetensors; at the end they are copied to OUT. State beside the loop's:
+items seen; FLOPs are not counted (`describe` has them). What an item is: task.py.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -25,7 +28,6 @@ from torch import Tensor, nn
 from momafuse.config.compose import Job
 from momafuse.config.tokenizers import TokenizerTraining
 from momafuse.data.loader import ahead, check_shares
-from momafuse.errors import UserError
 from momafuse.files import write_aside
 from momafuse.parallel.precision import resolve_precision
 from momafuse.parallel.sharding import gathered, shard_parts
@@ -35,13 +37,14 @@ from momafuse.reports.tokenizer import describe_tokenizer
 from momafuse.tokenizers.adversary import Adversary
 from momafuse.tokenizers.codes import Codes
 from momafuse.tokenizers.task import Task
+from momafuse.training.folder import run_path
 from momafuse.training.optimizer import set_learning_rate
 from momafuse.training.schedule import more, rate_of
 from momafuse.training.seed import Seed
 from momafuse.training.stage import Stage
 from momafuse.vq.optimizer import Muon, adam, split_parameters
 from momafuse.vq.quantizer import build_quantizer
-from momafuse.vq.step import passed
+from momafuse.vq.step import autocast, passed
 from momafuse.world import World
 
 Figures = dict[str, float]
@@ -56,8 +59,6 @@ class TokenizerStage(Stage[Tensor, Figures]):
 
     def __init__(self, config: TokenizerTraining, task: Task[Any], world: World) -> None:
         t, how = config.trainer, task.config
-        if t.max_steps <= how.plain_steps:
-            raise UserError(f"trainer.max_steps={t.max_steps}: must be more than tokenizer.plain_steps={how.plain_steps}")
         check_shares(t.global_batch, t.micro_batch, world.size)
         self.config, self.task, self.world, self.working = config, task, world, nullcontext
         self.name, self.reads, self.data = how.name, task.reads, task.data
@@ -146,14 +147,14 @@ class TokenizerStage(Stage[Tensor, Figures]):
 
         Every rank encodes all of them, so that none needs another.
         """
-        t = self.config.trainer
-        first, wanted = (step - 1) * t.global_batch, self._codes.quantizer.wants
+        t, wanted = self.config.trainer, self._codes.quantizer.wants
         found: list[Tensor] = []
-        while len(found) * t.micro_batch < t.global_batch or sum(map(len, found)) < wanted:
-            at = first + len(found) * t.micro_batch
+        at = first = (step - 1) * t.global_batch
+        while at == first or (at - first) % t.global_batch or sum(map(len, found)) < wanted:  # whole steps, however dealt
             items = self.task.batch(range(at, at + t.micro_batch)).to(self.world.device)
-            with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            with autocast(items.device, self.dtype):
                 found.append(self._net.encode(items).flatten(0, 1))
+            at += t.micro_batch
         self._codes.begin(t.global_batch * len(found[0]) // t.micro_batch, torch.cat(found))
 
     @cached_property
@@ -165,7 +166,8 @@ class TokenizerStage(Stage[Tensor, Figures]):
         judged = self._adversary is not None and self._adversary.begins(step)
         found = self._backward(batch, weight, plain=step <= self.task.config.plain_steps, judged=judged)
         self._names = list(found)
-        return torch.stack([torch.tensor(float(len(batch)), device=self.world.device), *found.values()]).double()
+        items = torch.full((), len(batch), dtype=torch.float32, device=self.world.device)  # filled there: a copy would wait
+        return torch.stack([items, *found.values()]).double()
 
     def _backward(self, batch: Tensor, weight: int, *, plain: bool, judged: bool) -> dict[str, Tensor]:
         batch = batch.to(self.world.device)
@@ -176,7 +178,7 @@ class TokenizerStage(Stage[Tensor, Figures]):
         found = {name: loss.detach().sum() for name, loss in losses.items()}
         if judged and self._adversary is not None:
             (pulled,) = torch.autograd.grad(total, output)
-            with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            with autocast(self.world.device, self.dtype):
                 pulled = self._adversary.pull(output, pulled)
                 found["discriminator"] = self._adversary.learn(batch, output, weight).sum()
             roots, gradients = ([output, added], [pulled, None]) if added.requires_grad else ([output], [pulled])
@@ -223,8 +225,8 @@ class TokenizerStage(Stage[Tensor, Figures]):
 
     @cached_property
     def _flops(self) -> float:
-        t = self.config.trainer
-        return t.global_batch / t.micro_batch * float(describe_tokenizer(self.config)["flops"]["step"]["total"])
+        t, step = self.config.trainer, describe_tokenizer(self.config)["flops"]["step"]
+        return float(t.global_batch / t.micro_batch * (step["forward"] + step["backward"]) + step["optimizer"])
 
     def flops(self, step: int) -> float:
         """Of a step with codes, without the discriminator's."""
@@ -232,21 +234,20 @@ class TokenizerStage(Stage[Tensor, Figures]):
 
     # -- reports
 
-    def weights(self) -> Path:
-        """The file of the tokenizer as it stands."""
-        return Path(self.config.out) / f"{self.task.config.name}.safetensors"
+    @property
+    def _file(self) -> str:
+        return f"{self.task.config.name}.safetensors"
 
     def evaluate(self) -> Figures:
-        """Writes the weights file as it stands, and judges that."""
+        """Writes the weights as they stand into the run folder, and judges that file."""
         tensors = gathered(self._average)
         return self.world.on_main(lambda: self._judged(tensors))
 
     def _judged(self, tensors: dict[str, Tensor]) -> Figures:
-        model, path = self.task.model(), self.weights()
+        model, path = self.task.model(), run_path(self.config) / self._file
         model.load_state_dict(tensors)
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.task.save(path, model, self._codes.table())
-        return self.task.judged(path)
+        return self.task.judged(path, self.world.device)
 
     def report(self, found: Figures, state: Mapping[str, Any], logger: Logger) -> None:
         logger.evaluation({"step": state["step"], "items": state["items"], **found})
@@ -257,12 +258,14 @@ class TokenizerStage(Stage[Tensor, Figures]):
         for folder in ("plots", "samples"):
             (path / folder).mkdir(exist_ok=True)
         plot_series(path / "metrics.jsonl", path / "plots" / "loss.png")
-        self.task.sheet(self.weights(), path / "samples" / "reconstruction.png")
+        self.task.sheet(path / self._file, path / "samples" / "reconstruction.png", self.world.device)
 
     def finish(self, job: Job[Any], path: Path, state: dict[str, Any], found: Figures, logger: Logger) -> None:
         self.renew(job, path, state, found, logger)
         facts: dict[str, Any] = {"steps": state["step"], "items": state["items"], "seconds": round(state["seconds"], 3)}
         facts |= {"threads": torch.get_num_threads(), "config": dataclasses.asdict(self.config)}
-        report = self.task.finish(self.weights(), facts, logger.message)
+        out = Path(self.config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        report = self.task.finish(Path(shutil.copy(path / self._file, out)), facts, self.world.device, logger.message)
         write_aside(path / "report.json", json.dumps({**found, **facts, **report}, indent=1) + "\n")
         logger.message(f"run folder: {path}; for more steps: {more(self.config, state['step'])}")

@@ -23,7 +23,8 @@ class Task(ABC, Generic[M]):
     config: VQTraining
     architecture: Coded
     reads: str  # for people
-    data: str  # fingerprint of all items
+    data: str  # fingerprint of all items that can be used: their order hangs on it
+    rejects: list[tuple[str, str]]  # what cannot be used, and why
     summary: str  # a line: how many items there are
 
     @abstractmethod
@@ -47,13 +48,13 @@ class Task(ABC, Generic[M]):
         """The weights file."""
 
     @abstractmethod
-    def judged(self, weights: Path) -> dict[str, float]:
+    def judged(self, weights: Path, device: torch.device) -> dict[str, float]:
         """Figures of some held-out items, by the weights in that file: names and values as metrics have them."""
 
     @abstractmethod
-    def sheet(self, weights: Path, picture: Path) -> None:
+    def sheet(self, weights: Path, picture: Path, device: torch.device) -> None:
         """Held-out items and what is left of them."""
 
     @abstractmethod
-    def finish(self, weights: Path, more: Mapping[str, object], say: Say) -> dict[str, object]:
+    def finish(self, weights: Path, more: Mapping[str, object], device: torch.device, say: Say) -> dict[str, object]:
         """Measure the finished tokenizer, write what belongs beside its weights, say it. -> what the report holds"""

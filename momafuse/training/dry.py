@@ -60,7 +60,8 @@ def out_of_memory(stage: Stage[Any, Any], said: str) -> str:
     """One line: what did not fit, and what would make it smaller."""
     rows, remedies = stage.smaller()
     world = stage.world
-    remedies = remedies or ["more ranks (torchrun)" if world.device.type == "cuda" else "a smaller size=..."]
+    smaller = "a smaller size=..." if isinstance(stage.config, Config) else "smaller networks (tokenizer.architecture)"
+    remedies = remedies or ["more ranks (torchrun)" if world.device.type == "cuda" else smaller]
     sizes = f"{stage.size() / 1e6:.1f}M parameters on {world.size} ranks, {rows}"
     first = said.strip().partition("\n")[0].partition("] ")
     detail = (first[2] or first[0])[:200].rstrip(". ")

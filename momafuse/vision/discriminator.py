@@ -13,9 +13,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from momafuse.vq.config import DiscriminatorConfig
+from momafuse.vq.config import GROUPS, DiscriminatorConfig
 
-GROUPS = 8
 MOST = 8  # times the channels of the first layer
 
 

@@ -22,6 +22,7 @@ from momafuse.vision.pictures import PictureSet
 from momafuse.vision.tokenizer import ImageTokenizer
 
 PIXELS = 1 << 18  # that are judged at a time
+TRAINED = 2000  # training pictures that are judged, at most
 
 
 @dataclass(frozen=True)
@@ -67,31 +68,42 @@ class _Judged:
 
 
 def measure(tokenizer: ImageTokenizer, data: PictureSet) -> Report:
-    """Encodes and decodes every picture once."""
+    """Encodes every picture once; decodes and judges those held out and at most `TRAINED` of the others."""
     codes = tokenizer.encode(data.pictures)
-    decoded = tokenizer.decode(codes)
     uses = torch.bincount(codes.flatten(), minlength=tokenizer.codes)
     uses_train = torch.bincount(codes[~data.heldout].flatten(), minlength=tokenizer.codes)
     share = uses[uses > 0] / uses.sum()
     entropy = -math.fsum((share * share.log()).tolist())
     network = network_if_there() if tokenizer.image_size >= LEAST_SIDE else None
+    rows = judged_rows(data.heldout)
+    originals, heldout, decoded = data.pictures[rows], data.heldout[rows], tokenizer.decode(codes[rows])
     judged = _Judged(
-        by_parts(squared_error, decoded, data.pictures),
-        by_parts(ssim, decoded, data.pictures) if tokenizer.image_size >= WINDOW else None,
-        None if network is None else by_parts(perceptual(network), decoded, data.pictures),
+        by_parts(squared_error, decoded, originals),
+        by_parts(ssim, decoded, originals) if tokenizer.image_size >= WINDOW else None,
+        None if network is None else by_parts(perceptual(network), decoded, originals),
     )
-    kinds = {kind: data.heldout & torch.tensor([k == kind for k in data.kinds]) for kind in sorted(set(data.kinds))}
+    found = [data.kinds[row] for row in rows.tolist()]
+    kinds = {kind: heldout & torch.tensor([k == kind for k in found]) for kind in sorted(set(found))}
     return Report(
         codes=tokenizer.codes,
         codes_used=int((uses > 0).sum()),
         codes_used_train=int((uses_train > 0).sum()),
         entropy=entropy,
         perplexity=math.exp(entropy),
-        heldout=judged.of(data.heldout),
+        heldout=judged.of(heldout),
         heldout_by_kind={kind: judged.of(chosen) for kind, chosen in kinds.items() if chosen.any()},
-        kernel_distance=None if network is None else between(network, decoded[data.heldout], data.pictures[data.heldout]),
-        train=judged.of(~data.heldout),
+        kernel_distance=None if network is None else between(network, decoded[heldout], originals[heldout]),
+        train=judged.of(~heldout),
     )
+
+
+def judged_rows(heldout: Tensor) -> Tensor:
+    """(N,) bool -> the numbers of all that are held out, and of some of the others, spread over them."""
+    others = (~heldout).nonzero().flatten()
+    chosen = heldout.clone()
+    if len(others):
+        chosen[others[torch.linspace(0, len(others) - 1, min(TRAINED, len(others))).round().long()]] = True
+    return chosen.nonzero().flatten()
 
 
 def network_if_there() -> Lite0 | None:

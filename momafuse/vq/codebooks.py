@@ -34,7 +34,8 @@ class Uses(NamedTuple):
 
 def uses(vectors: Tensor, index: Tensor, count: int) -> Uses:
     """Of vectors (T, D) that chose codes 0..count-1 by `index` (T,)."""
-    sums = vectors.new_zeros(count, vectors.shape[1]).index_add_(0, index, vectors)
+    sums = vectors.new_zeros(count, vectors.shape[1])
+    sums.index_put_((index,), vectors, accumulate=True)  # not index_add_, which adds in another order each time on a GPU
     return Uses(torch.bincount(index, minlength=count).to(sums), sums)
 
 

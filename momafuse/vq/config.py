@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+GROUPS = 8  # of the discriminator's norms
 Space = Literal["sphere", "plane", "cube"]  # where codes live (codes.py)
 
 

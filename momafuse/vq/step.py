@@ -22,6 +22,11 @@ class Passed(NamedTuple):
     output: Tensor  # the shape of the items
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Products in the precision of the run."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
 def passed(
     model: VQAutoencoder,
     quantizer: Quantizer,
@@ -32,7 +37,7 @@ def passed(
     begins: Callable[[str], None] = lambda part: None,
 ) -> Passed:
     """Of items (N, ..); `begins` is told of each part: encoder, quantizer, decoder, loss."""
-    with torch.autocast(items.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with autocast(items.device, dtype):
         begins("encoder")
         vectors = model.encode(items)
         begins("quantizer")

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from corpora import packages, photographs, pictures
 from corpora.metadata import side_of
-from momafuse.tokenizers.picture_folders import load_folders
 from PIL import Image
 
+from momafuse.config.schema import SourceConfig
+from momafuse.tokenizers.reading import read_pictures
 from tests.scripts.debian import debian_package
 
 
@@ -103,9 +104,10 @@ def test_pictures_of_packages_of_three_kinds(
     said = capsys.readouterr().out
     assert f"{len(HELD_OUT)} twemoji/validation" in said
     assert "1 too near a held-out one" in said
-    found, rejects = load_folders([str(out / "twemoji")], 64)
-    assert not rejects
-    assert int(found.heldout.sum()) == len(HELD_OUT)
+    source = SourceConfig(reader="picture_folder", path=str(out / "twemoji"), weight=1.0, variants=1)
+    found = read_pictures({"twemoji": source}, 64, larger=False)
+    assert not found.rejects
+    assert sum(found.heldout) == len(HELD_OUT)
 
 
 def test_variants_of_an_emoji_share_a_series() -> None:

@@ -16,7 +16,8 @@ from momafuse.tokenizers.runs import train
 SMALL = """tokenizer=starter_vq tokenizer.name=tiny tokenizer.architecture.image_size=16 tokenizer.architecture.codes=32
 tokenizer.architecture.code_dim=4 tokenizer.architecture.encoder_channels=[8,32] tokenizer.architecture.encoder_blocks=[1,1]
 tokenizer.architecture.decoder_channels=[32,8,8] tokenizer.architecture.decoder_blocks=[1,1,1] tokenizer.max_shift=2
-tokenizer.plain_steps=4 tokenizer.weight_ema=0.9 tokenizer.quantizer.code_decay=0.9 optim.warmup_steps=2 trainer.max_steps=12
+tokenizer.plain_steps=4 tokenizer.weight_ema=0.9 tokenizer.quantizer.code_decay=0.5 tokenizer.quantizer.restart_below=0.5
+optim.warmup_steps=2 trainer.max_steps=12
 trainer.global_batch=8 trainer.eval_every=0 trainer.precision=fp32 trainer.dry_step=false logger.wandb=disabled
 data=picture_folder""".split()
 JUDGED = "tokenizer.discriminator={start: 7, weight: 0.5, lr: 1.0e-3, channels: 8, layers: 1}"

@@ -75,14 +75,24 @@ def test_one_seed_gives_one_tokenizer_and_another_seed_another(run) -> None:
 
 @pytest.mark.parametrize("quantizer", ["kind=ema", "kind=learned", "kind=sim space=plane first=random"])
 def test_a_run_in_parts_is_the_whole_one(run, quantizer: str) -> None:
-    """It stops before the codes begin, before the discriminator does, and after both."""
+    """It stops when the codes begin, before the discriminator does, and after both."""
     more = [JUDGED, *(f"tokenizer.quantizer.{word}" for word in quantizer.split()), "optim.schedule_steps=12"]
     whole = run("whole", *more, "trainer.eval_every=4")
-    for steps in (3, 6, 9, 12):
-        parts = run("parts", *more, "trainer.eval_every=4", f"trainer.max_steps={steps}") if steps > 4 else None
-    assert parts is not None
+    more += ["tokenizer.plain_steps=4"]
+    for steps in (5, 6, 9, 12):
+        parts = run("parts", *more, "trainer.eval_every=4", f"trainer.max_steps={steps}")
+    assert sum(row.get("codes/restarted", 0) for row in rows(whole)) > 2 or "sim" in quantizer
     assert [row for row in rows(parts) if "train/loss" in row] == [row for row in rows(whole) if "train/loss" in row]
     assert weights(parts) == weights(whole)
+
+
+def test_a_dry_step_and_bf16_change_nothing_and_something(run) -> None:
+    wet, dry = run("wet", JUDGED), run("dry", JUDGED, "trainer.dry_step=true")
+    assert rows(dry) == rows(wet)
+    rounded = rows(run("rounded", JUDGED, "trainer.precision=bf16"))
+    assert rounded != rows(wet)
+    for one, other in zip(rows(wet)[:12], rounded, strict=False):
+        assert other["train/loss"] == pytest.approx(one["train/loss"], rel=0.1)
 
 
 @pytest.mark.slow
@@ -104,17 +114,27 @@ def test_killed_at_random_it_goes_on_to_the_same_tokenizer(run, squares: Path, t
     assert rows(tmp_path / "killed") == rows(whole)
 
 
-def test_micro_batches_are_the_batch(run) -> None:
-    whole, parts = run("a", JUDGED), run("b", JUDGED, "trainer.micro_batch=2")
+@pytest.mark.parametrize("micro", [4, 8])
+def test_micro_batches_are_the_batch(run, micro: int) -> None:
+    """First codes are drawn from whole steps, 288 vectors where 256 are wanted, and dead ones are restarted."""
+    words = (JUDGED, "trainer.global_batch=24", "trainer.eval_every=6")
+    whole, parts = run("a", *words), run("b", *words, f"trainer.micro_batch={micro}")
+    assert sum(row.get("codes/restarted", 0) for row in rows(whole)) > 2
     for one, other in zip(rows(whole), rows(parts), strict=True):
         for key in one:
             assert other[key] == pytest.approx(one[key], rel=2e-4), (one["step"], key)
 
 
 def test_two_ranks_are_one(run, squares: Path, tmp_path: Path) -> None:
-    alone = run("alone", JUDGED)
+    words_of = (JUDGED, "trainer.global_batch=24", "optim.grad_clip=1.0", "trainer.dry_step=true")
+    alone = run("alone", *words_of)
+    assert sum(row.get("codes/restarted", 0) for row in rows(alone)) > 2
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "momafuse.train_tokenizer", *words(squares, tmp_path, JUDGED, "trainer.micro_batch=4", "run.name=both")]
+    command += [
+        "-m",
+        "momafuse.train_tokenizer",
+        *words(squares, tmp_path, *words_of, "trainer.micro_batch=4", "run.name=both"),
+    ]
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     for one, other in zip(rows(alone), rows(tmp_path / "both"), strict=True):
