@@ -8,7 +8,7 @@
 nothing is learned and nothing can collapse (FSQ: Mentzer et al., arXiv 2309.15505; ours bounds by tanh alone, without the
 half-step shift that the paper has for even numbers of levels, and its levels include both ends).
 
-Shapes: N items, L codes each, D their width. Knows nothing of what is encoded, nor when to update (training.py).
+Shapes: N items, L codes each, D their width. Knows nothing of what is encoded, nor when to update (tokenizers/stage.py).
 """
 
 from __future__ import annotations
