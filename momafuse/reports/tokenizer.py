@@ -4,8 +4,9 @@ The model that train_tokenizer builds makes one step on fake tensors, which have
 torch's counter (a multiply-add is two), forward and backward, and bytes are followed by memory.py. A step is one with codes:
 encoder, the nearest code of every vector, decoder, the loss with the network that judges, and Muon's products.
 
-Not counted: a discriminator, elementwise work, norms and look-ups; k-means before the first code and the moving averages of codes, which happen
-outside of the gradient; the weights of the network that judges (19 MB); what an allocator wastes and a convolution borrows.
+Not counted: a discriminator; elementwise work, norms and look-ups; k-means before the first code and the moving averages of
+codes, which happen outside of the gradient; the weights of the network that judges (19 MB); what an allocator wastes and a
+convolution borrows.
 
 Items are pictures, or excerpts of speech. Trains nothing (tokenizers/stage.py), draws nothing (tokenizer_table.py).
 """
