@@ -78,12 +78,7 @@ def signs_of_run(config: RunnableConfig) -> None:
         "trainer.max_skipped": t.max_skipped,
         "checkpoint.every": config.checkpoint.every,
     }
-    for key, value in above_zero.items():
-        if value <= 0:
-            fail(key, value, "must be greater than 0")
-    for key, value in zero_or_above.items():
-        if value < 0:
-            fail(key, value, "must not be negative")
+    signs(above_zero, zero_or_above)
 
 
 def check_run_root(config: RunnableConfig) -> None:
@@ -98,6 +93,16 @@ def folder(key: str, name: str) -> None:
         fail(key, name, f"{existing} is a file; name a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         fail(key, name, f"{existing} may not be written; name another folder")
+
+
+def signs(above_zero: Mapping[str, float], zero_or_above: Mapping[str, float]) -> None:
+    """Raises UserError for the first key whose value is of the other sign."""
+    for key, value in above_zero.items():
+        if value <= 0:
+            fail(key, value, "must be greater than 0")
+    for key, value in zero_or_above.items():
+        if value < 0:
+            fail(key, value, "must not be negative")
 
 
 def fail(key: str, value: object, problem: str) -> None:
@@ -131,12 +136,7 @@ def _signs(config: Config) -> None:
         "upcycling.weight_noise": config.upcycling.weight_noise,
         "upcycling.capacity_steps": config.upcycling.capacity_steps,
     }
-    for key, value in above_zero.items():
-        if value <= 0:
-            fail(key, value, "must be greater than 0")
-    for key, value in zero_or_above.items():
-        if value < 0:
-            fail(key, value, "must not be negative")
+    signs(above_zero, zero_or_above)
 
 
 def _run(config: RunnableConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from momafuse.config.tokenizers import TokenizerTraining
-from momafuse.config.validate import NAME, check_run_root, fail, folder, signs_of_run, validate_run
+from momafuse.config.validate import NAME, check_run_root, fail, folder, signs, signs_of_run, validate_run
 from momafuse.tokens.config import BPEConfig
 from momafuse.vision.config import VQConfig
 from momafuse.vq.config import GROUPS
@@ -18,9 +18,7 @@ def validate_tokenizer(config: TokenizerTraining) -> None:
     if not re.fullmatch(NAME, how.name):
         fail("tokenizer.name", how.name, "must be fit for a file: 1 to 200 characters, no slash, not starting with . or -")
     validate_run(config)
-    for key, value in {"optim.muon_lr": config.optim.muon_lr, "optim.weight_decay": config.optim.weight_decay}.items():
-        if value < 0:
-            fail(key, value, "must not be negative")
+    signs({}, {"optim.muon_lr": config.optim.muon_lr, "optim.weight_decay": config.optim.weight_decay})
     if isinstance(how, BPEConfig):
         return
     if not 0 <= how.plain_steps < t.max_steps:
@@ -41,9 +39,8 @@ def _pictures(how: VQConfig) -> None:
         fail("tokenizer.max_shift", how.max_shift, f"must be at least 0 and below the {side} pixels of a picture")
     if d is None:
         return
-    for key, value in {"start": d.start, "lr": d.lr, "layers": d.layers, "weight": d.weight, "channels": d.channels}.items():
-        if value <= 0:
-            fail(f"tokenizer.discriminator.{key}", value, "must be greater than 0")
+    numbers = {"start": d.start, "lr": d.lr, "layers": d.layers, "weight": d.weight, "channels": d.channels}
+    signs({f"tokenizer.discriminator.{key}": value for key, value in numbers.items()}, {})
     if d.channels % GROUPS:
         fail("tokenizer.discriminator.channels", d.channels, f"must be a multiple of {GROUPS}, the groups of its norms")
     if side >> d.layers < 3:

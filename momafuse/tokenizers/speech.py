@@ -80,7 +80,7 @@ class SpeechTask(Task[SpeechAutoencoder]):
         plot_reconstructions(tokenizer.drawn(sounds), tokenizer.drawn(decoded), list(self._shown), picture)
 
     def finish(self, weights: Path, more: Mapping[str, object], device: torch.device, say: Say) -> dict[str, object]:
-        tokenizer, path = SpeechTokenizer.load(str(weights), str(device)), weights.with_suffix("")
+        tokenizer, path = SpeechTokenizer.load(str(weights), str(device)), weights.parent / self.config.name
         quality = {"heldout": measure(tokenizer, self._heldout), "train": measure(tokenizer, self._train[:MEASURED])}
         figures: dict[str, object] = {name: dataclasses.asdict(part) for name, part in quality.items()}
         figures |= {"sha256": tokenizer.fingerprint, **more}
