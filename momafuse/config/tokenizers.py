@@ -21,8 +21,8 @@ class TokenizerOptim(ScheduleConfig):
 
 @dataclass(frozen=True)
 class Sources:
-    """Of a file of the group `data`, the sources alone: a tokenizer is trained on items, not on sequences. Their weights and
-    versions play no part: every item of every source is taken once a pass."""
+    """Of a file of the group `data`, the sources alone: a tokenizer is trained on items, not on sequences. A source's `weight`
+    is how often its items are taken, beside those of the others; `variants` play no part."""
 
     unused: ClassVar[tuple[str, ...]] = ("path", "sequence_length", "image_share", "share", "window")
 

@@ -21,6 +21,7 @@ def validate_tokenizer(config: TokenizerTraining) -> None:
     signs({}, {"optim.muon_lr": config.optim.muon_lr, "optim.weight_decay": config.optim.weight_decay})
     if isinstance(how, BPEConfig):
         return
+    signs({f"data.sources.{name}.weight": source.weight for name, source in config.data.sources.items()}, {})
     if not 0 <= how.plain_steps < t.max_steps:
         fail("trainer.max_steps", t.max_steps, f"must be more than tokenizer.plain_steps={how.plain_steps}, which is 0 or more")
     q = how.quantizer

@@ -23,15 +23,16 @@ class Sound:
 
     frames: Tensor
     heldout: bool
+    weight: float = 1.0  # how often it is trained on, beside others of its length
 
 
 class Excerpts:
-    """Of sounds by their lengths, `codes` codes long. Short sounds are whole, silence around them."""
+    """Of sounds by their lengths and weights, `codes` codes long. Short sounds are whole, silence around them."""
 
-    def __init__(self, codes: int, seed: int, sounds: Sequence[Tensor]) -> None:
-        """`sounds`: frames (80, n) of each."""
-        self._length, self._seed, self._sounds = FOLD * codes, seed, sounds
-        self._ends = torch.tensor([sound.shape[1] for sound in sounds], dtype=torch.float64).cumsum(0)
+    def __init__(self, codes: int, seed: int, sounds: Sequence[Sound]) -> None:
+        self._length, self._seed, self._sounds = FOLD * codes, seed, [sound.frames for sound in sounds]
+        chances = [sound.weight * sound.frames.shape[1] for sound in sounds]
+        self._ends = torch.tensor(chances, dtype=torch.float64).cumsum(0)
 
     def batch(self, numbers: Sequence[int]) -> Tensor:
         """float32 (n, 80, length)."""

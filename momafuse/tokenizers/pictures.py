@@ -32,6 +32,7 @@ from momafuse.vision.training import TrainingPictures, losses_of
 from momafuse.vq.autoencoder import VQAutoencoder
 from momafuse.vq.codes import CodeTable
 from momafuse.vq.config import DiscriminatorConfig
+from momafuse.vq.order import Order
 
 SHEET = 48  # held-out pictures on the sheet, spread over all kinds
 JUDGED = 256  # held-out pictures that are judged on the way
@@ -58,7 +59,11 @@ class PictureTask(Task[VQAutoencoder]):
             missing = "to train on" if not self._train else "held out"
             raise UserError(f"data.sources={{{sources}}}: none of {len(found.pictures)} pictures is {missing}; give more")
         self.reads = f"data.sources={{{', '.join(job.data.sources)}}}"
-        self._pictures = TrainingPictures(config, job.run.seed, _Chosen(found.pictures, self._train), self._larger())
+        counts = [sum(found.kinds[n] == name for n in self._train) for name in job.data.sources]
+        weights = [source.weight for source in job.data.sources.values()]
+        given = [(count, weight) for count, weight in zip(counts, weights, strict=True) if count]
+        order = Order(job.run.seed, *zip(*given, strict=True))
+        self._pictures = TrainingPictures(config, job.run.seed, order, _Chosen(found.pictures, self._train), self._larger())
         self.summary = f"{len(self._train)} pictures to train on, {len(self._heldout)} held out"
 
     def _larger(self) -> _Chosen | None:

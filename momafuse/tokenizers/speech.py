@@ -53,7 +53,7 @@ class SpeechTask(Task[SpeechAutoencoder]):
         for kind, found in (("to train on", self._train), ("to hold out", self._heldout)):
             if not found:
                 raise UserError(f"{self.reads}: no sound {kind} ({rejected} cannot be used); give more")
-        self._excerpts = Excerpts(config.excerpt, job.run.seed, [sound.frames for sound in self._train])
+        self._excerpts = Excerpts(config.excerpt, job.run.seed, self._train)
         hours = sum(sound.frames.shape[1] for sound in sounds) / 360_000
         counts = f"{len(self._train)} sounds to train on, {len(self._heldout)} held out"
         self.summary = f"{counts}; {hours:.2f} h"
@@ -119,7 +119,7 @@ def _read(job: TokenizerTraining) -> tuple[list[Sound], dict[str, Samples], list
                         rejects.append((f"{name}/{item.key}", " ".join(str(error).split())))
                         digest.update(f"without {name}/{item.key}\n".encode())
                         continue
-                    sounds.append(Sound(frames_of(samples).half(), item.split == "validation"))
+                    sounds.append(Sound(frames_of(samples).half(), item.split == "validation", config.weight))
                     if item.split == "validation" and len(shown) < room:
                         shown[_said(item)] = samples
     return sounds, shown, rejects, digest.hexdigest()

@@ -17,7 +17,7 @@ from momafuse.vision.augment import augment, to_unit
 from momafuse.vision.config import VQConfig
 from momafuse.vision.losses import pixel_error
 from momafuse.vision.perceptual import LEAST_SIDE, Lite0
-from momafuse.vq.order import generator_of, place_of
+from momafuse.vq.order import Order, generator_of
 
 Losses = Callable[[Tensor, Tensor], dict[str, Tensor]]  # of the output and the items, (N,) each, by name; their sum is learnt
 
@@ -34,15 +34,15 @@ class PictureList(Protocol):
 class TrainingPictures:
     """`larger`: the same pictures twice as large, where some training pictures are cut from those."""
 
-    def __init__(self, config: VQConfig, seed: int, pictures: PictureList, larger: PictureList | None) -> None:
-        self._config, self._seed, self._pictures, self._larger = config, seed, pictures, larger
+    def __init__(self, config: VQConfig, seed: int, order: Order, pictures: PictureList, larger: PictureList | None) -> None:
+        self._config, self._seed, self._order, self._pictures, self._larger = config, seed, order, pictures, larger
 
     def batch(self, numbers: Sequence[int]) -> Tensor:
-        """float32 (n, 3, S, S) in [-1, 1]: whole passes over all pictures, each in an order of its own."""
+        """float32 (n, 3, S, S) in [-1, 1]."""
         c, size = self._config, self._pictures.size
         found = []
         for number in numbers:
-            generator, row = generator_of(self._seed, number), place_of(self._seed, number, len(self._pictures))
+            generator, row = generator_of(self._seed, number), self._order.place(number)
             if self._larger is not None and float(torch.rand((), generator=generator)) < c.crop_share:
                 top, left = torch.randint(self._larger.size - size + 1, (2,), generator=generator).tolist()
                 picture = self._larger[row][:, top : top + size, left : left + size]

@@ -19,16 +19,17 @@ from momafuse.vision.perceptual import Lite0
 from momafuse.vision.pictures import PictureSet
 from momafuse.vision.tokenizer import ImageTokenizer, save_tokenizer
 from momafuse.vision.training import TrainingPictures, losses_of
+from momafuse.vq.order import Order
 from momafuse.vq.quantizer import build_quantizer
 from tests.vq.quantizers import FSQ, PLAIN, SIM, config
 
 
 def test_the_same_number_is_the_same_picture_in_the_same_variant(tiny: VQConfig, squares: PictureSet) -> None:
-    pictures = TrainingPictures(tiny, 3, Held(squares.pictures), None)
+    pictures = TrainingPictures(tiny, 3, Order(3, [80], [1]), Held(squares.pictures), None)
     batch = pictures.batch(range(70, 130))
     assert batch.shape == (60, 3, 16, 16)
     assert torch.equal(torch.cat([pictures.batch([n]) for n in range(70, 130)]), batch)
-    other = TrainingPictures(tiny, 4, Held(squares.pictures), None).batch(range(70, 130))
+    other = TrainingPictures(tiny, 4, Order(4, [80], [1]), Held(squares.pictures), None).batch(range(70, 130))
     assert float((other != batch).any(dim=(1, 2, 3)).float().mean()) > 0.9
 
 
@@ -38,7 +39,7 @@ def test_the_asked_share_is_cut_from_pictures_twice_as_large(tiny: VQConfig) -> 
     place = torch.arange(32, dtype=torch.uint8)
     large = torch.stack([place[:, None].expand(32, 32) + 1, place[None, :].expand(32, 32) + 1, torch.full((32, 32), 9).byte()])
     how = dataclasses.replace(tiny, crop_share=0.4, max_shift=0, colour_share=0.0)
-    pictures = TrainingPictures(how, 0, Held(whole), Held(large.expand(10, 3, 32, 32)))
+    pictures = TrainingPictures(how, 0, Order(0, [10], [1]), Held(whole), Held(large.expand(10, 3, 32, 32)))
     found = to_bytes(pictures.batch(range(600)))
     cut = found[:, 2, 8, 8] == 9
     assert 0.33 < float(cut.float().mean()) < 0.47
