@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from momafuse.errors import UserError
-from momafuse.vision.autoencoder import Autoencoder
+from momafuse.vision.autoencoder import HEAD, Autoencoder
 from momafuse.vision.config import Architecture, VQGANArchitecture
 from momafuse.vision.vqgan import GROUPS, VQGAN
 from momafuse.vq.autoencoder import VQAutoencoder
@@ -30,6 +30,14 @@ def build(arch: AnyArchitecture) -> VQAutoencoder:
         raise UserError(
             f"{key}.image_size={arch.image_size}: must be a multiple of {arch.reduction} pixels, the side of a code"
         )
+    if isinstance(arch, Architecture) and arch.decoder_window:
+        if arch.decoder_channels[0] % HEAD:
+            raise UserError(f"{key}.decoder_channels={list(arch.decoder_channels)}: the first must be a multiple of {HEAD}")
+        if arch.image_size % (pixels := arch.decoder_window * arch.reduction):
+            raise UserError(
+                f"{key}.image_size={arch.image_size}: must be a multiple of {pixels} pixels, the side of a window in which the "
+                f"decoder attends (decoder_window={arch.decoder_window})"
+            )
     if isinstance(arch, VQGANArchitecture) and arch.base % GROUPS:
         raise UserError(f"{key}.base={arch.base}: must be a multiple of {GROUPS}, the groups of its norms")
     model = VQGAN(arch) if isinstance(arch, VQGANArchitecture) else Autoencoder(arch)

@@ -1,8 +1,9 @@
 """The convolutional encoder and decoder around the quantizer: a 64-pixel RGB picture <-> an 8 x 8 grid of vectors.
 
 Most work happens at a quarter and an eighth of the picture's side, where a convolution is cheap on a CPU: space to depth by 4,
-residual blocks, space to depth by 2, residual blocks, and back by depth to space. There are no norms, so nothing in a picture
-reaches farther than the kernels do: blank background stays one code wherever it stands. Every residual branch starts at zero.
+residual blocks, space to depth by 2, residual blocks, and back by depth to space. The encoder has no norms and does not attend,
+so nothing in a picture reaches farther than the kernels do: blank background stays one code wherever it stands. The decoder may
+attend at an eighth, within windows of codes, after every second block. Every residual branch starts at zero.
 
 Shapes: N pictures, H = W the picture's side, L = H / 8 the grid's side, `code_dim` the width of a code vector.
 State-dict names: `encoder.*`, `decoder.*`. Knows nothing of codes (vq/) nor of training (training.py).
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 
 from momafuse.vision.config import Architecture
 from momafuse.vq.autoencoder import VQAutoencoder
+
+HEAD = 64  # channels of a head
+SHARPNESS = 10.0  # of attention: the largest score of two vectors
 
 
 class ResidualBlock(nn.Module):
@@ -33,8 +37,41 @@ class ResidualBlock(nn.Module):
         return out
 
 
-def _blocks(channels: int, count: int) -> list[nn.Module]:
-    return [ResidualBlock(channels) for _ in range(count)]
+class WindowAttention(nn.Module):
+    """`x + W_1x1 attention(norm(x))` among the places of each window of a grid whose sides are whole numbers of windows.
+
+    Queries and keys are unit vectors, times SHARPNESS, with a learned bias for each pair of places of a window.
+    """
+
+    def __init__(self, channels: int, window: int) -> None:
+        super().__init__()
+        self.window, self.heads = window, channels // HEAD
+        self.norm = nn.GroupNorm(1, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        self.places = nn.Parameter(torch.zeros(self.heads, window**2, window**2))
+        self.mix = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        side, rows, columns = self.window, h // self.window, w // self.window
+        qkv = self.qkv(self.norm(x)).view(n, 3, self.heads, HEAD, rows, side, columns, side)
+        q, k, v = qkv.permute(1, 0, 4, 6, 2, 5, 7, 3).reshape(3, n * rows * columns, self.heads, side**2, HEAD).unbind()
+        q, k = SHARPNESS**0.5 * F.normalize(q, dim=-1), SHARPNESS**0.5 * F.normalize(k, dim=-1)
+        found = F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), self.places.to(q.dtype)[None], scale=1.0)
+        grid = found.view(n, rows, columns, self.heads, side, side, HEAD).permute(0, 3, 6, 1, 4, 2, 5).reshape(n, c, h, w)
+        out: Tensor = x + self.mix(grid.to(x.dtype).contiguous(memory_format=torch.channels_last))
+        return out
+
+
+def _blocks(channels: int, count: int, window: int = 0) -> list[nn.Module]:
+    found: list[nn.Module] = []
+    for number in range(count):
+        found.append(ResidualBlock(channels))
+        if window and number % 2 == 1:
+            found.append(WindowAttention(channels, window))
+    return found
 
 
 class Encoder(nn.Sequential):
@@ -61,7 +98,7 @@ class Decoder(nn.Sequential):
         narrow, middle, wide = arch.decoder_channels
         super().__init__(
             nn.Conv2d(arch.code_dim, narrow, 3, padding=1),
-            *_blocks(narrow, arch.decoder_blocks[0]),
+            *_blocks(narrow, arch.decoder_blocks[0], arch.decoder_window),
             nn.Conv2d(narrow, 4 * middle, 1),
             nn.PixelShuffle(2),
             *_blocks(middle, arch.decoder_blocks[1]),

@@ -25,6 +25,7 @@ class Architecture:
     encoder_blocks: tuple[int, int]
     decoder_channels: tuple[int, int, int]
     decoder_blocks: tuple[int, int, int]
+    decoder_window: int = 0  # side, in codes, of the windows in which the decoder attends; 0: it does not (as starter_vq_v1)
 
     @property
     def reduction(self) -> int:
