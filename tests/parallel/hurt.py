@@ -44,6 +44,6 @@ def at_step(real: Callable[..., None]) -> Callable[..., None]:
 
 
 if os.environ.get("RANK") == RANK:
-    from momafuse.training import steps
+    from momafuse.training import stage
 
-    steps.set_learning_rate = at_step(steps.set_learning_rate)
+    stage.set_learning_rate = at_step(stage.set_learning_rate)
