@@ -36,6 +36,8 @@ def validate_tokenizer(config: TokenizerTraining) -> None:
 
 def _pictures(how: VQConfig) -> None:
     side, d = how.architecture.image_size, how.discriminator
+    if side < 1:
+        fail("tokenizer.architecture.image_size", side, "must be at least 1")
     if not 0 <= how.max_shift < side:
         fail("tokenizer.max_shift", how.max_shift, f"must be at least 0 and below the {side} pixels of a picture")
     if d is None:
