@@ -131,9 +131,6 @@ class _Chosen:
     def __init__(self, pictures: Pictures, numbers: Sequence[int]) -> None:
         self.size, self._pictures, self._numbers = pictures.size, pictures, numbers
 
-    def __len__(self) -> int:
-        return len(self._numbers)
-
     def __getitem__(self, place: int) -> Tensor:
         return self._pictures[self._numbers[place]]
 

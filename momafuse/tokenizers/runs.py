@@ -14,8 +14,10 @@ from momafuse.tokenizers.pictures import PictureTask
 from momafuse.tokenizers.speech import SpeechTask
 from momafuse.tokenizers.stage import TokenizerStage
 from momafuse.tokenizers.task import Task
+from momafuse.tokens.config import BPEConfig
 from momafuse.training.loop import run
 from momafuse.vision.config import VQConfig
+from momafuse.vq.quantizer import build_quantizer
 from momafuse.world import World
 
 
@@ -26,6 +28,8 @@ def train(job: Job[TokenizerTraining], say: Callable[[str], None] = print) -> No
 
 def made(world: World, config: TokenizerTraining) -> TokenizerStage:
     """Every rank reads all items. Raises UserError where they find different ones."""
+    assert not isinstance(config.tokenizer, BPEConfig)
+    build_quantizer(config.tokenizer.architecture, config.tokenizer.quantizer)  # what cannot be is said before all is read
     task = task_of(config)
     if len(set(world.on_all(lambda: task.data))) > 1:
         raise UserError(f"{task.reads}: ranks find different items there; give all of them the same files")

@@ -252,7 +252,8 @@ class TokenizerStage(Stage[Tensor, Figures]):
     def report(self, found: Figures, state: Mapping[str, Any], logger: Logger) -> None:
         logger.evaluation({"step": state["step"], "items": state["items"], **found})
         figures = ", ".join(f"{name.removeprefix('eval/').replace('_', ' ')} {value:.3f}" for name, value in found.items())
-        logger.message(f"held out: {figures}")
+        early = state["step"] <= self.task.config.plain_steps
+        logger.message(f"held out: {figures}" + (" (codes begin later: these are none yet)" if early else ""))
 
     def renew(self, job: Job[Any], path: Path, state: dict[str, Any], found: Figures, logger: Logger) -> None:
         for folder in ("plots", "samples"):

@@ -30,6 +30,7 @@ class LanguageStage(Stage[Batch, HeldOut]):
     counted: ClassVar[tuple[str, ...]] = ("tokens", "flops")
 
     config: Config
+    observe: Observe | None = None  # what the forwards of this step call for every layer
 
     def __init__(self, config: Config, setup: Setup, corpus: Corpus) -> None:
         self.config, self.setup, self.corpus = config, setup, corpus
@@ -37,9 +38,7 @@ class LanguageStage(Stage[Batch, HeldOut]):
         self.reads = f"the corpus {corpus.path}"
         self.world, self.dtype, self.model, self.working = setup.world, setup.dtype, setup.model, setup.working
         self.optimizers = [setup.optimizer]
-        self._probe, self.observe = Probe(config.trainer.probe, setup, config.trainer.replicas), None
-
-    observe: Observe | None  # what the forwards of this step call for every layer
+        self._probe = Probe(config.trainer.probe, setup, config.trainer.replicas)
 
     def first_state(self, seed: Seed | None) -> dict[str, Any]:
         counts = {"sequences": 0, "tokens": 0, "tokens_of": dict.fromkeys(self.corpus.vocabulary.names, 0), "flops": 0.0}

@@ -27,7 +27,6 @@ class PictureList(Protocol):
 
     size: int
 
-    def __len__(self) -> int: ...
     def __getitem__(self, number: int) -> Tensor: ...
 
 

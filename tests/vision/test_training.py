@@ -56,9 +56,6 @@ class Held(NamedTuple):
     def size(self) -> int:
         return int(self.pixels.shape[-1])
 
-    def __len__(self) -> int:
-        return len(self.pixels)
-
     def __getitem__(self, number: int) -> torch.Tensor:  # type: ignore[override]
         return self.pixels[number]
 

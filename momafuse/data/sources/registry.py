@@ -152,7 +152,9 @@ def user_folder(config: SourceConfig) -> Path:
         raise UserError(f"path=null: the reader {config.reader} needs a path; set it to your folder")
     path = Path(config.path).expanduser()
     if not path.exists():
-        raise UserError(f"path={config.path}: no such file or folder; set it to your data")
+        raise UserError(
+            f"path={config.path}: no such file or folder; set it to your data, or fetch some (scripts/fetch_corpus.py)"
+        )
     return path.resolve()
 
 
