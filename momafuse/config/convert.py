@@ -4,7 +4,7 @@ Walks the fields and their type hints: nested dataclasses, `Literal`, unions, `d
 `tuple[X, ...]`, `str`, `bool`, `int`, `float`. No value is guessed: a number where text is asked is an error, since
 YAML has already lost how it was written (2024_11 reads as 202411). Whole floats pass for `int`, numbers in text (YAML
 1.1 reads `1e-4` so) for `float`. A `null` in a dict of non-optional values drops the entry, so that one file can undo
-what another one set.
+what another one set. A field that has a default may be left out.
 
 Knows nothing of Hydra (compose.py) nor of what fields mean to one another (validate.py).
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -187,7 +188,8 @@ def _dataclass(kind: Any, raw: Any, key: str, root: type) -> Any:
         if name not in types and name not in getattr(kind, UNUSED, ()):
             raise unknown_key(root, f"{prefix}{name}", [prefix + n for n in types])
     values = {name: _value(child, raw[name], prefix + name, root) for name, child in types.items() if name in raw}
+    optional = {f.name for f in fields(kind) if f.default is not NO_DEFAULT or f.default_factory is not NO_DEFAULT}
     for name in types:
-        if name not in values:
+        if name not in values and name not in optional:
             raise UserError(f"{prefix}{name}: no value; write {prefix}{name}=... or give it in a config file")
     return kind(**values)

@@ -3,7 +3,8 @@
 Hydra composes YAML from `configs/`; `config.convert` turns the result into these classes, with an error for every
 unknown key; `config.validate` checks what one field cannot know of another. Nothing below the entry points ever sees a
 DictConfig. Defaults live in `configs/`, not here: a field without a value in YAML is an error, so that the printed
-config is whole.
+config is whole. Only what stands in a mapping of the user's own names (a source) has its defaults here, for there is no file
+that could give them.
 
 Lengths are in tokens, batches in sequences, steps in optimizer steps, learning rates per step.
 """
@@ -11,7 +12,7 @@ Lengths are in tokens, batches in sequences, steps in optimizer steps, learning 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from momafuse.routing.names import ALL, SHARED
@@ -103,12 +104,35 @@ class RouterConfig:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One source of documents; `reader` names an entry of the registry in momafuse.data.sources."""
+    """One source of documents; `reader` names an entry of the registry in momafuse.data.sources.
+
+    What a reader has no use for (columns of plain text files) it passes over; docs/data.md says which reads what.
+    """
 
     reader: str
-    path: str | None
-    weight: float  # share of the budget of the modality that the source fills (data/lines.py), or of the text that is left
-    variants: int  # versions of each training picture (flip, small shifts), or whatever has any; 1: as it is
+    path: str | None = None
+    weight: float = (
+        1.0  # share of the budget of the modality that the source fills (data/lines.py), or of the text that is left
+    )
+    variants: int = 1  # versions of each training picture (flip, small shifts), or whatever has any; 1: as it is
+    held_out: float = 0.02  # share of the documents (of a long text: of its characters) that are held out
+    text: str | None = None  # column of texts; None: text
+    caption: str | None = None  # column of a picture's text; None: text or caption
+    image: str | None = None  # column of pictures, or of their file names; None: what the format calls them
+    group: str | None = None  # column: rows of one value are held out together, or not at all
+    least_side: int = 0  # pixels: documents with a picture whose shorter side is below it are left out
+    most_aspect: float | None = None  # or with one that is more than so many times as long as wide
+    least_text: int = 0  # or with less text than so many characters
+    limit: int | None = None  # documents that are read at most; None: all
+    options: dict[str, str | int | float | bool | list[str]] = field(
+        default_factory=dict
+    )  # of the reader `dataset`: datasets.load_dataset's
+
+    @property
+    def filters(self) -> dict[str, int | float]:
+        """What leaves documents out, by name."""
+        named = {"least_side": self.least_side, "most_aspect": self.most_aspect, "least_text": self.least_text}
+        return {name: value for name, value in named.items() if value}
 
 
 @dataclass(frozen=True)
@@ -120,6 +144,8 @@ class DataConfig:
     image_share: float | Literal["experts"]  # share of image tokens in every sequence; the same as share.image
     share: dict[str, float | Literal["experts"]]  # of any modality by name; text takes the rest
     window: int  # documents of one independent window of the pack plan
+    max_rejects: float  # share of a source's documents that may be unusable
+    duplicates: Literal["keep", "exact", "near"]  # near: also pictures that look alike
 
     def shares(self, modalities: Sequence[str]) -> dict[str, float | Literal["experts"]]:
         """Those asked for, by modality; `image_share` counts where `image` is one of them and `share.image` is not given."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from momafuse.data.codecs import Codec, Codes, load_codecs, vocabulary_of
 from momafuse.data.sources import Item, Raw
 from momafuse.data.writer import Group, Part
 from momafuse.tokens.document import EncodedDocument, encode_document
-from momafuse.tokens.text import TextTokenizer
+from momafuse.tokens.text import TextTokenizer, read_utf8
 from momafuse.tokens.vocabulary import TEXT
 
 BATCH = 64  # items
@@ -59,13 +59,14 @@ class Encoder:
     def encode(self, items: Sequence[Item], variants: int) -> Part:
         """The part of these items: `variants` training groups and the validation group."""
         encoded = _Encoded()
+        items = [_with_text(n, item, encoded.rejects) for n, item in enumerate(items)]
         for modality, codec in self.codecs.items():
             self._run(modality, codec, items, variants, encoded)
         texts = iter(self._texts(items))
         groups: list[list[EncodedDocument]] = [[] for _ in range(variants + 1)]
         for n, item in enumerate(items):
             pieces = {place: next(texts) for place, s in enumerate(item.segments) if isinstance(s, str)}
-            if reason := self._unknown(item):
+            if n not in encoded.rejects and (reason := self._unknown(item)):
                 encoded.rejects[n] = reason
             if n in encoded.rejects:
                 continue
@@ -108,6 +109,18 @@ class Encoder:
                 collect(leave=2 * workers)
             collect(leave=0)
         encoded.codes.update({place: encoded.codes[first] for place, first in same.items()})
+
+
+def _with_text(n: int, item: Item, rejects: dict[int, str]) -> Item:
+    """The item with the texts that it has in files; one that cannot be read goes to `rejects`."""
+    if not any(isinstance(s, Raw) and s.modality == TEXT for s in item.segments):
+        return item
+    try:
+        read = (read_utf8(s.read()) if isinstance(s, Raw) and s.modality == TEXT else s for s in item.segments)
+        return replace(item, segments=tuple(read))
+    except (OSError, ValueError) as error:
+        rejects[n] = " ".join(str(error).split())
+        return item
 
 
 def _decoded(

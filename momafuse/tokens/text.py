@@ -104,6 +104,20 @@ class TextTokenizer:
         return spelt
 
 
+def read_utf8(data: bytes) -> str:
+    """The text of a file. Raises ValueError with the remedy where it is no UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(not_utf8(error)) from error
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """What is wrong, and the remedy."""
+    byte = error.object[error.start]
+    return f"no UTF-8 (byte 0x{byte:02x} at {error.start}); convert it, e.g. iconv -f latin1 -t utf-8"
+
+
 def train_bpe(texts: Iterable[str], config: BPEConfig) -> bytes:
     """The model file of a BPE trained on `texts`: the same bytes for the same texts, config and sentencepiece version.
 

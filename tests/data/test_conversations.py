@@ -160,14 +160,18 @@ def test_a_missing_picture_is_rejected(tmp_path: Path) -> None:
 def test_what_is_no_conversation_gets_one_line(tmp_path: Path, row: Any, message: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"messages": [ASK, ANSWER]}) + "\n\n" + json.dumps(row) + "\n")
-    with pytest.raises(UserError, match=rf"path=.*: cannot read a column messages from the files: row 3: {message}") as caught:
+    with pytest.raises(
+        UserError, match=rf"path=.*: cannot read a column messages from the files: a\.jsonl, row 3: {message}"
+    ) as caught:
         open_source("mine", corpora.source("conversations", path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_conversations_is_named(tmp_path: Path) -> None:
     corpora.write_pictures(tmp_path, 2)
-    with pytest.raises(UserError, match=r"path=.*: no messages here; give a folder of \.jsonl or of \.parquet files$"):
+    with pytest.raises(
+        UserError, match=r"path=.*: no messages here; give a folder of \.jsonl, of \.jsonl\.gz or of \.parquet files$"
+    ):
         open_source("mine", corpora.source("conversations", tmp_path))
 
 

@@ -236,5 +236,5 @@ def test_files_that_are_missing_or_no_json(tmp_path: Path, pictures: list[bytes]
 )
 def test_what_is_no_interleaved_document(tmp_path: Path, images: list[Any], texts: list[Any], message: str) -> None:
     Dataset.from_dict({"images": [images], "texts": [texts]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=rf"cannot read a column images or texts from the files: row 1: {message}"):
+    with pytest.raises(UserError, match=rf"cannot read a column images or texts from the files: a\.parquet, row 1: {message}"):
         open_source("mine", corpora.source("obelics", tmp_path))

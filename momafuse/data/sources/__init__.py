@@ -19,21 +19,22 @@ from momafuse.data.sources.registry import (
     Item,
     Raw,
     Source,
+    Stream,
     features,
     folder_fingerprint,
-    held_out,
     in_memory,
     open_source,
     register,
-    split_of,
     user_folder,
 )
+from momafuse.data.sources.splitting import held_out, split_of
 
 __all__ = [
     "FEATURE_NAMES",
     "Item",
     "Raw",
     "Source",
+    "Stream",
     "annotated_pictures",
     "captioned_folder",
     "conversations",

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from momafuse.config.schema import SourceConfig
-from momafuse.data.sources.registry import Source, SplitName, folder_fingerprint, in_memory, register, user_folder
+from momafuse.data.sources.registry import Source, folder_fingerprint, in_memory, register, user_folder
+from momafuse.data.sources.splitting import SplitName
 from momafuse.data.sources.streams import Segments, all_files, unicode_text
 from momafuse.errors import UserError
 

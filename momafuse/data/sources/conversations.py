@@ -17,26 +17,26 @@ single file, are not part of the fingerprint.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from momafuse.config.schema import SourceConfig
 from momafuse.data.sources.registry import Source, folder_fingerprint, register, user_folder
-from momafuse.data.sources.streams import Segments, all_files, open_rows, row_files, unicode_text
+from momafuse.data.sources.streams import LINES, PARQUET, Segments, all_files, read_rows, row_files, unicode_text
 
-_KINDS = (".jsonl", ".parquet")
 _ANSWERS = {"system": False, "user": False, "assistant": True}
 Part = tuple[str, str]  # "text" and the text, or "image" and its path
 
 
 @register("conversations")
 def conversations(config: SourceConfig) -> Source:
-    """Conversations in the order of the paths. Raises UserError where `path` holds none or several kinds of files."""
-    path, paths = user_folder(config), row_files(config, "messages", _KINDS)
+    """Conversations in the order of the paths. Raises UserError where `path` holds none."""
+    path, paths = user_folder(config), row_files(config, "messages", (*LINES, *PARQUET))
     folder = path.parent if path.is_file() else path
-    dataset = open_rows(config, paths, ["messages"], partial(_document, folder))
-    return Source(dataset, folder_fingerprint(all_files(path), folder))
+    opened = read_rows(config, paths, ["messages"], partial(_document, folder))
+    return replace(opened, fingerprint=folder_fingerprint(all_files(path), folder))
 
 
 def _document(folder: Path, messages: Any) -> tuple[str, Segments]:

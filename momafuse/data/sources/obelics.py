@@ -12,22 +12,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from momafuse.config.schema import SourceConfig
 from momafuse.data.sources.registry import Source, folder_fingerprint, register, user_folder
-from momafuse.data.sources.streams import Segments, all_files, open_rows, row_files, unicode_text
+from momafuse.data.sources.streams import PARQUET, Segments, all_files, read_rows, row_files, unicode_text
 
 
 @register("obelics")
 def obelics(config: SourceConfig) -> Source:
     """Documents in the order of the files. Raises UserError where `path` holds none or other ones."""
-    path, paths = user_folder(config), row_files(config, "images and texts", [".parquet"])
+    path, paths = user_folder(config), row_files(config, "images and texts", PARQUET)
     folder = path.parent if path.is_file() else path
-    dataset = open_rows(config, paths, ["images", "texts"], partial(_document, folder))
-    return Source(dataset, folder_fingerprint(all_files(path), folder))
+    opened = read_rows(config, paths, ["images", "texts"], partial(_document, folder))
+    return replace(opened, fingerprint=folder_fingerprint(all_files(path), folder))
 
 
 def _document(folder: Path, images: Any, texts: Any) -> tuple[str, Segments] | None:

@@ -12,7 +12,8 @@ from typing import Any
 from PIL import Image
 
 from momafuse.config.schema import SourceConfig
-from momafuse.data.sources.registry import Source, folder_fingerprint, in_memory, register, split_of, user_folder
+from momafuse.data.sources.registry import Source, folder_fingerprint, in_memory, register, user_folder
+from momafuse.data.sources.splitting import split_of
 from momafuse.errors import UserError
 
 HELD_OUT = "validation"  # the subfolder
@@ -30,7 +31,7 @@ def picture_folder(config: SourceConfig) -> Source:
     rows: list[tuple[str, str, list[dict[str, Any]]]] = []
     for number, path in enumerate(paths):
         key = path.relative_to(folder).as_posix().encode("utf-8", "replace").decode()  # names need not be UTF-8
-        heldout = key.startswith(f"{HELD_OUT}/") if divided else split_of(key, number) == "validation"
+        heldout = key.startswith(f"{HELD_OUT}/") if divided else split_of(key, number, config.held_out) == "validation"
         picture = {"bytes": None, "path": str(path)}
         rows.append((key, "validation" if heldout else "train", [{"text": None, "image": picture}]))
     if divided and not any(split == "validation" for _, split, _ in rows):

@@ -5,8 +5,8 @@ A reader is a function of its SourceConfig that returns a `Source`: a `datasets`
     key       string, unique within the source; decides the split, the order of a pair and the variants
     split     "train" or "validation"
     segments  list of {"text": string or null, "image": undecoded picture or null}, one of the two set; for other modalities
-              {"modality": its name, "raw": {"bytes", "path"}, one of the two set}; "given" may be true for what is context
-              and no target of objective.answers_only=true (a prompt)
+              {"modality": its name, "raw": {"bytes", "path"}, one of the two set}, also `text` for one in a file of UTF-8;
+              "given" may be true for what is context and no target of objective.answers_only=true (a prompt)
 
 `@register("name")` adds one; a user's module named in `plugins` does the same. Decodes and encodes nothing.
 """
@@ -16,16 +16,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from momafuse.config.schema import SourceConfig
+from momafuse.data.sources.splitting import SplitName
 from momafuse.errors import UserError
 
-SplitName = Literal["train", "validation"]
 FEATURE_NAMES = ("key", "split", "segments")
-VALIDATION_SHARE = 0.02
-_ROWS = 512  # rows asked of `datasets` at a time
+_ROWS = 512  # rows asked of a dataset at a time
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,39 @@ class Item:
     given: tuple[int, ...] = ()  # places in `segments` of those that are given
 
 
+Row = tuple[str, SplitName, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rows (key, split, segments) that a function gives, as often as it is called: what is used of a streamed dataset."""
+
+    rows: Callable[[], Iterable[Row]]
+    skipped: int = 0
+
+    def skip(self, count: int) -> Stream:
+        return Stream(self.rows, self.skipped + count)
+
+    def iter(self, batch_size: int) -> Iterator[dict[str, list[Any]]]:
+        rows = islice(self.rows(), self.skipped, None)
+        while batch := list(islice(rows, batch_size)):
+            yield dict(zip(FEATURE_NAMES, map(list, zip(*batch, strict=True)), strict=True))
+
+
 @dataclass(frozen=True)
 class Source:
-    """`dataset`: datasets.Dataset or IterableDataset with `features()`; `fingerprint` changes when its content does.
+    """`dataset`: datasets.Dataset or IterableDataset with `features()`, or a Stream; `fingerprint` changes when its content
+    does.
 
     `held_out_only`: it has no training documents, on purpose, so that a corpus of such sources is for evaluation alone.
+    `may_be_empty`: it is what a folder holds beside other things. `notes`: lines that the user should read.
     """
 
     dataset: Any
     fingerprint: str
     held_out_only: bool = field(default=False, kw_only=True)
+    may_be_empty: bool = field(default=False, kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def documents(self) -> int | None:
@@ -127,16 +150,6 @@ def in_memory(rows: Iterable[tuple[str, str, list[dict[str, Any]]]]) -> Any:
     return Dataset(table, DatasetInfo(features=features()))
 
 
-def held_out(key: str) -> bool:
-    """True for about 2 % of all keys, whatever else the source holds."""
-    return int.from_bytes(hashlib.sha256(f"split:{key}".encode()).digest()[:8]) / 2**64 < VALIDATION_SHARE
-
-
-def split_of(key: str, number: int) -> SplitName:
-    """The split of a user's document: by its key, and the source's first one (`number` 0) is always held out."""
-    return "validation" if number == 0 or held_out(key) else "train"
-
-
 def folder_fingerprint(paths: Iterable[Path], root: Path) -> str:
     """A hash of names, sizes and times of change: cheap, and different when a file is added, removed or written."""
     digest = hashlib.sha256()
@@ -159,7 +172,7 @@ def user_folder(config: SourceConfig) -> Path:
 
 
 def _segment(row: dict[str, Any]) -> str | Raw:
-    if row["image"] is not None:
+    if row.get("image") is not None:
         return Raw(row["image"]["bytes"], row["image"]["path"])
     if row.get("modality") is not None:
         return Raw(row["raw"]["bytes"], row["raw"]["path"], row["modality"])

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from momafuse.config.schema import SourceConfig
-from momafuse.data.sources.registry import Source, folder_fingerprint, in_memory, register, split_of, user_folder
+from momafuse.data.sources.registry import Source, folder_fingerprint, in_memory, register, user_folder
+from momafuse.data.sources.splitting import split_of
 from momafuse.data.sources.streams import Segments, all_files, unicode_text
 from momafuse.errors import UserError
 
@@ -36,7 +37,7 @@ def spoken_folder(config: SourceConfig) -> Source:
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
             raise UserError(f"path={config.path}: {files[0].name}: row {number + 1} has no file_name; give it one")
-        split = row.get("split") or split_of(name, number)
+        split = row.get("split") or split_of(name, number, config.held_out)
         if split not in ("train", "validation"):
             raise UserError(f"path={config.path}: {files[0].name}: row {number + 1}: split={split}; write train or validation")
         rows.append((name, split, _segments(folder, name, row)))

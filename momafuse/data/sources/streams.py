@@ -1,47 +1,52 @@
-"""A user's files as one stream of documents through `datasets`: what text_files, conversations and obelics have in common.
+"""A user's files as one stream of documents: what text_files, conversations and obelics have in common.
 
-`.jsonl` and `.parquet` hold a document a row in named columns, `.txt` a document a file; one folder holds one kind of file,
-sub-folders too. A document's key is the hash of its content: repeats fall on one side of the split, and adding a file
-moves no other document. Decodes no pictures.
+`.jsonl` (also `.jsonl.gz`) and `.parquet` hold a document a row in named columns, `.txt` and `.md` a document a file, of
+several million characters at most: a longer one is as many. A document's key is the hash of its content: repeats fall on one
+side of the split, and adding a file moves no other document. Files are read in the order of their paths, never whole where
+they have rows. A text file that is no UTF-8 is handed over as a file, which the encoder rejects with the reason. Decodes no
+pictures.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from momafuse.config.schema import SourceConfig
-from momafuse.data.sources.registry import FEATURE_NAMES, features, split_of, user_folder
+from momafuse.data.sources.registry import Row, Source, Stream, folder_fingerprint, user_folder
+from momafuse.data.sources.splitting import split_of, split_text
 from momafuse.errors import UserError
+from momafuse.tokens.text import not_utf8
 
 Segments = list[dict[str, Any]]
 # A row's values -> the content that its key is a hash of, and its segments; None: left out. ValueError where it is wrong.
 Document = Callable[..., tuple[str, Segments] | None]
 
-# The `json` loader of datasets wants the same columns in every line of every file, so lines are parsed here.
-_LOADERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".txt": ("text", {"sample_by": "document"}),
-    ".jsonl": ("text", {"sample_by": "line"}),
-    ".parquet": ("parquet", {}),
-}
+PLAIN = (".txt", ".md")
+LINES = (".jsonl", ".jsonl.gz")
+PARQUET = (".parquet",)
+BLOCK = 1 << 23  # characters of a text file that are one document at most
+_BATCH = 512  # rows read at once
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def row_files(config: SourceConfig, column: str, suffixes: Sequence[str]) -> list[Path]:
-    """The files to read, sorted, all of one of the kinds `suffixes`. Raises UserError where there are none, or of several."""
-    paths = [p for p in all_files(user_folder(config)) if p.suffix in suffixes]
-    kinds = sorted({p.suffix for p in paths})
-    if len(kinds) != 1:
-        held = f"files of several kinds ({', '.join(kinds)})" if kinds else f"no {column}"
+    """The files with one of `suffixes`, sorted. Raises UserError where there are none."""
+    paths = with_suffix(all_files(user_folder(config)), suffixes)
+    if not paths:
         known = " or of ".join(filter(None, [", of ".join(suffixes[:-1]), suffixes[-1]]))
-        raise UserError(f"path={config.path}: {held} here; give a folder of {known} files")
+        raise UserError(f"path={config.path}: no {column} here; give a folder of {known} files")
     return paths
+
+
+def with_suffix(paths: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
+    return [path for path in paths if path.name.lower().endswith(tuple(suffixes))]
 
 
 def all_files(path: Path) -> list[Path]:
@@ -49,56 +54,103 @@ def all_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
 
 
-def open_rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str], document: Document) -> Any:
-    """A streamed dataset with `features()`, in the order of `paths`; `document` takes a row's values of `columns`.
+def read_rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str], document: Document) -> Source:
+    """Documents in the order of `paths`; `document` takes a row's values of `columns` (of a text file, its text).
 
-    Raises UserError where the first row cannot be read.
+    Raises UserError where the first row cannot be read; a later one ends the stream with a ValueError that names its place.
     """
-    import datasets
-
-    lines = paths[0].suffix == ".jsonl"
-    loader, options = _LOADERS[paths[0].suffix]
-    loaded_as = list(columns) if loader == "parquet" else ["text"]
-    options = options or {"columns": loaded_as}
-    rows = partial(_rows, values=loaded_as, read=partial(_read_line, columns, document) if lines else document)
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # local files are nobody else's business
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            names = [str(p) for p in paths]
-            loaded = datasets.load_dataset(loader, data_files=names, split="train", streaming=True, cache_dir=cache, **options)
-            dataset = loaded.map(rows, batched=True, with_indices=True, remove_columns=loaded_as, features=features())
-            next(iter(dataset), None)  # what is wrong with all of the data shows here
-        except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-            wanted, reason = " or ".join(columns), " ".join(str(error).split())
-            raise UserError(f"path={config.path}: cannot read a column {wanted} from the files: {reason}") from error
-    return dataset
+    root = user_folder(config)
+    stream = Stream(partial(_rows, config, paths, columns, document))
+    try:
+        next(stream.iter(_BATCH), None)  # what is wrong with all of the data shows here
+    except (ValueError, OSError) as error:
+        wanted, reason = " or ".join(columns), " ".join(str(error).split())
+        raise UserError(f"path={config.path}: cannot read a column {wanted} from the files: {reason}") from error
+    return Source(stream, folder_fingerprint(paths, root.parent if root.is_file() else root))
 
 
 def unicode_text(text: str) -> str:
-    """With U+FFFD for lone surrogates, which no column can hold."""
+    """With U+FFFD for lone surrogates, which no file of UTF-8 can hold."""
     return _SURROGATE.sub("\ufffd", text)
 
 
-def _rows(batch: dict[str, list[Any]], numbers: list[int], values: list[str], read: Document) -> dict[str, list[Any]]:
-    made: dict[str, list[Any]] = {name: [] for name in FEATURE_NAMES}
-    for number, *row in zip(numbers, *(batch[name] for name in values), strict=True):
-        try:
-            document = read(*row)
-        except ValueError as error:
-            raise ValueError(f"row {number + 1}: {error}") from error
-        if document is not None:
-            content, segments = document
-            key = hashlib.sha256(content.encode()).hexdigest()[:24]
-            for name, entry in zip(FEATURE_NAMES, (key, split_of(key, number), segments), strict=True):
-                made[name].append(entry)
-    return made
+def _rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str], document: Document) -> Iterator[Row]:
+    number, total = 0, sum(path.stat().st_size for path in paths)
+    for path in paths:
+        for at, row in enumerate(_read(path, columns), 1):
+            if isinstance(row, str) and not row.strip():
+                continue
+            try:
+                found = None if row is None else document(*(_values(row, columns) if isinstance(row, str) else row))
+            except ValueError as error:
+                raise ValueError(f"{path.name}, row {at}: {error}") from error
+            if found is not None:
+                yield from _divided(config, number, total, *found)
+            elif row is None:  # read again by the encoder, which rejects it
+                unread = {"modality": "text", "raw": {"bytes": None, "path": str(path)}}
+                yield str(path), split_of(str(path), number, config.held_out), [unread]
+            number += 1
 
 
-def _read_line(columns: Sequence[str], document: Document, line: str) -> tuple[str, Segments] | None:
-    if not line.strip():
-        return None
+def _divided(config: SourceConfig, number: int, total: int, content: str, segments: Segments) -> Iterator[Row]:
+    """The document, or the stretches of one that is a long text alone."""
+    key = hashlib.sha256(content.encode()).hexdigest()[:24]
+    if len(segments) == 1 and segments[0].get("text") and not segments[0].get("given"):
+        for part, split, text in split_text(segments[0]["text"], key, number, config.held_out, total):
+            yield part, split, [{"text": text}]
+    else:
+        yield key, split_of(key, number, config.held_out), segments
+
+
+def _read(path: Path, columns: Sequence[str]) -> Iterator[str | tuple[Any, ...] | None]:
+    """What a file holds: lines of JSON, values of `columns`, or texts; None for a text that is no UTF-8."""
+    if path.name.lower().endswith(PLAIN):
+        return _texts(path)
+    return _parquet(path, columns) if path.name.lower().endswith(PARQUET) else _lines(path)
+
+
+def _texts(path: Path) -> Iterator[tuple[str] | None]:
+    """The text of a file, in blocks that end with a line where it has any."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            rest = ""
+            while block := file.read(BLOCK):
+                text = rest + block
+                end = (text.rfind("\n") + 1 or len(text)) if len(text) >= BLOCK else len(text)
+                yield (text[:end],)
+                rest = text[end:]
+            if rest:
+                yield (rest,)
+    except UnicodeDecodeError:
+        yield None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+            yield from file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: {not_utf8(error)}") from error
+
+
+def _values(line: str, columns: Sequence[str]) -> tuple[Any, ...]:
     row = json.loads(line)
     for column in columns:
         if not isinstance(row, dict) or column not in row:
             raise ValueError(f'a line without "{column}": {line[:60]}')
-    return document(*(row[column] for column in columns))
+    return tuple(row[column] for column in columns)
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        file = ParquetFile(path)
+        if missing := set(columns) - set(file.schema_arrow.names):
+            raise ValueError(f"{path.name}: no column {min(missing)}; there are {', '.join(file.schema_arrow.names)}")
+        for batch in file.iter_batches(_BATCH, columns=list(columns)):
+            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path.name}: {error}") from error
