@@ -22,6 +22,25 @@ def write_aside(path: Path, text: str) -> None:
 
 
 @contextmanager
+def locked(lock: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock file, which is there only as long; whether it could be had. The system frees it with the process."""
+    while True:
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            if not (lock.exists() and os.fstat(file.fileno()).st_ino == lock.stat().st_ino):
+                continue  # whoever held it before took it away
+            try:
+                yield True
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+@contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold `folder/.lock`; the system frees it with the process. Raises UserError if another process holds it."""
     with (folder / ".lock").open("w") as lock:

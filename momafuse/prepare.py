@@ -6,14 +6,17 @@ import sys
 
 from momafuse.config.compose import Job
 from momafuse.config.entry import entry_point
+from momafuse.config.prepare import PrepareConfig, check_preparation
 
 
 @entry_point(
     "prepare",
     help="Tokenise pictures and text into a corpus that train reads (train does it by itself on first use). "
     "Killed, the same command goes on where it stopped.",
+    schema=PrepareConfig,
+    check=check_preparation,
 )
-def main(job: Job) -> None:
+def main(job: Job[PrepareConfig]) -> None:
     from rich.console import Console
 
     from momafuse.data.fit import fits  # after composing: a misspelt key should not wait
@@ -23,7 +26,7 @@ def main(job: Job) -> None:
 
     path = corpus_path(job.config)
     complete = path.exists()
-    corpus = prepare_corpus(job.config, path)
+    corpus = prepare_corpus(job.config, path, how=job.config.prepare)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(f"{path} {'is complete' if complete else 'is made'}", soft_wrap=True)
     console.print(corpus_tree(corpus.manifest))

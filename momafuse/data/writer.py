@@ -11,20 +11,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from momafuse.data.corpus import GIVEN, KINDS, NO_SPANS, SPLITS, file_sha256, token_dtype
+from momafuse.data.duplicates import Flags, Marks, kept
 from momafuse.data.layout import FILES, SourceInfo, layout_of, source_entry, split_entry
 from momafuse.files import write_aside
 from momafuse.tokens.document import EncodedDocument
 from momafuse.tokens.vocabulary import Vocabulary
 
 Array = npt.NDArray[Any]
+Kept = dict[tuple[int, int], Flags]  # by source and part: which of its documents stay
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,19 @@ class Group:
         held = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: array for name, array in held.items() if name != GIVEN or len(array)}
 
+    def select(self, keep: Array) -> Group:
+        """The documents of which `keep` (docs,) is true."""
+        tokens, before = np.repeat(keep, self.lengths), np.append(0, np.cumsum(np.repeat(keep, self.lengths)))
+        given = self.given[tokens[self.given[:, 0]]] if len(self.given) else self.given
+        return Group(
+            tokens=self.tokens[tokens],
+            lengths=self.lengths[keep],
+            items=self.items[np.repeat(keep, self.held)],
+            held=self.held[keep],
+            kinds=self.kinds[keep],
+            given=before[given],
+        )
+
     @classmethod
     def load(cls, held: Mapping[str, Array], number: int) -> Group:
         """Of the part whose file is `held`."""
@@ -69,62 +84,99 @@ class Group:
 
 @dataclass(frozen=True)
 class Part:
-    """A finished chunk. `items` counts what was read of the source for it, rejected ones included."""
+    """A finished chunk. `items` counts what was read of the source for it, with what was rejected or left out."""
 
     items: int
     groups: tuple[Group, ...]  # the training variants in order, then validation
     rejects: tuple[tuple[str, str], ...]  # key and reason
+    left_out: dict[str, int] = field(default_factory=dict)  # documents, by the filter
+    marks: Marks | None = None  # of those that are in the groups, where duplicates are looked for
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(self.items, sum(len(group.tokens) for group in self.groups), self.rejects, self.left_out)
 
     def save(self, path: Path) -> None:
         """In one file, which appears whole or not at all."""
         arrays = {f"{name}_{n}": array for n, group in enumerate(self.groups) for name, array in group.arrays().items()}
-        facts = json.dumps({"items": self.items, "rejects": self.rejects})
-        aside = path.with_suffix(".tmp")
+        arrays |= {"facts": np.array(json.dumps(asdict(self.facts)))} | (self.marks.arrays() if self.marks else {})
+        aside = path.with_suffix(f".{os.getpid()}.tmp")
         with aside.open("wb") as file:
-            np.savez(file, facts=np.array(facts), **arrays)
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
         aside.replace(path)
 
+
+@dataclass(frozen=True)
+class Facts:
+    """What is told of a part."""
+
+    items: int
+    tokens: int
+    rejects: tuple[tuple[str, str], ...]
+    left_out: dict[str, int]
+
     @classmethod
-    def facts(cls, path: Path) -> Part:
-        """The part without its groups."""
+    def load(cls, path: Path) -> Facts:
+        """Raises ValueError or OSError where the file is not whole."""
         with np.load(path) as held:
             facts = json.loads(str(held["facts"]))
-        return cls(facts["items"], (), tuple((key, reason) for key, reason in facts["rejects"]))
+        return cls(**facts | {"rejects": tuple((key, reason) for key, reason in facts["rejects"])})
 
 
-def part_paths(folder: Path, source: int) -> list[Path]:
-    """The finished parts of a source in order."""
-    return sorted(folder.glob(f"part_{source:03d}_*.npz"))
+def parts(folder: Path, source: int) -> dict[int, Path]:
+    """The finished parts of a source by number, in order."""
+    return {int(path.stem.rpartition("_")[2]): path for path in sorted(folder.glob(f"part_{source:03d}_*.npz"))}
 
 
 def part_path(folder: Path, source: int, number: int) -> Path:
     return folder / f"part_{source:03d}_{number:06d}.npz"
 
 
-def assemble(folder: Path, sources: Sequence[str], vocabulary: Vocabulary) -> dict[str, Any]:
-    """Writes train/ and validation/ from the parts in `folder`; returns the manifest's entry of each split."""
-    return {split: _assemble_split(folder, split, sources, vocabulary) for split in SPLITS}
+def assemble(
+    folder: Path, sources: Mapping[str, int], vocabulary: Vocabulary, duplicates: Literal["keep", "exact", "near"] = "keep"
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Writes train/ and validation/ from the parts in `folder` of the sources with these numbers; returns the manifest's entry
+    of each split, and how many documents of each source are left out as duplicates."""
+    keep = _kept(folder, sources.values(), duplicates) if duplicates != "keep" else {}
+    splits = {split: _assemble_split(folder, split, sources, vocabulary, keep) for split in SPLITS}
+    return splits, {name: sum(int((~keep[m, p]).sum()) for m, p in keep if m == n) for name, n in sources.items()}
 
 
-def _groups(folder: Path, split: str, source: int) -> Iterator[Group]:
+def _kept(folder: Path, sources: Iterable[int], how: Literal["exact", "near"]) -> Kept:
+    marks: dict[tuple[int, int], Marks] = {}
+    for source in sources:
+        for number, path in parts(folder, source).items():
+            with np.load(path) as held:
+                marks[source, number] = Marks.load(held)
+    ends = np.cumsum([len(m.held_out) for m in marks.values()])
+    stays = np.split(kept(Marks.join(list(marks.values())), how), ends[:-1])
+    return dict(zip(marks, stays, strict=True))
+
+
+def _groups(folder: Path, split: str, source: int, keep: Kept) -> Iterator[Group]:
     """A source's groups of one split in the corpus's order."""
-    paths = part_paths(folder, source)
-    with np.load(paths[0]) as held:
+    numbered = parts(folder, source)
+    with np.load(next(iter(numbered.values()))) as held:
         variants = sum(name.startswith("tokens_") for name in held.files) - 1
     for n in range(variants) if split == "train" else [variants]:
-        for path in paths:
+        for number, path in numbered.items():
             with np.load(path) as held:
-                yield Group.load(held, n)
+                group = Group.load(held, n)
+                if (source, number) in keep:
+                    group = group.select(Marks.load(held).of_group(keep[source, number], n, variants))
+                yield group
 
 
-def _assemble_split(folder: Path, split: str, sources: Sequence[str], vocabulary: Vocabulary) -> dict[str, Any]:
+def _assemble_split(folder: Path, split: str, sources: Mapping[str, int], vocabulary: Vocabulary, keep: Kept) -> dict[str, Any]:
     out = folder / split
     out.mkdir(exist_ok=True)
     infos: list[SourceInfo] = []
     with _Streams(out, vocabulary) as streams:
-        for number, name in enumerate(sources):
+        for name, number in sources.items():
             documents, before = streams.documents, streams.totals.copy()
-            for group in _groups(folder, split, number):
+            for group in _groups(folder, split, number, keep):
                 streams.append(group)
             items, tokens = (streams.totals - before).tolist()
             infos.append(SourceInfo(name, documents, streams.documents - documents, tuple(tokens), tuple(items)))

@@ -23,6 +23,7 @@ from momafuse.tokens.modality import Modality
 from momafuse.tokens.vocabulary import TEXT, Vocabulary
 
 Kind = Literal["pair", "interleaved", "text"]
+_NO_ITEMS, _NO_SPANS = np.zeros((0, 3), np.int64), np.zeros((0, 2), np.int64)
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,14 @@ def encode_document(
 
     `given`: places in `segments` of the given ones. ValueError where codes are no item of their modality.
     """
+    s = vocabulary.specials
+    if not given and all(name == TEXT for name, _ in segments):  # most documents of most corpora
+        ids = np.concatenate([[s.bos], *(values for _, values in segments), [s.eos]])
+        return EncodedDocument(key, "text", ids.astype(np.int64, copy=False), _NO_ITEMS, _NO_SPANS)
     names = vocabulary.names
     pair = len({name for name, _ in segments}) == len(segments) == 2
     if pair and not given:
         segments = sorted(segments, key=lambda segment: names.index(segment[0]), reverse=turned(key))
-    s = vocabulary.specials
     parts: list[npt.NDArray[np.int64]] = [np.array([s.bos])]
     items: list[tuple[int, int, int]] = []
     ends = [1]  # of the parts

@@ -71,6 +71,12 @@ class ImageCodec:
         found: npt.NDArray[np.float64] = psnr(squared_error(torch.stack(list(decoded)), torch.stack(list(items)))).numpy()
         return found
 
+    def look(self, item: Tensor) -> bytes:
+        """256 bits: whether each of 16 x 17 grey cells is darker than its right neighbour."""
+        grey = Image.fromarray(item.permute(1, 2, 0).numpy()).convert("L").resize((17, 16), Image.Resampling.LANCZOS)
+        cells = np.asarray(grey, dtype=np.int16)
+        return np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes()
+
     def file(self, item: Tensor) -> tuple[str, bytes]:
         out = io.BytesIO()
         Image.fromarray(item.permute(1, 2, 0).numpy()).save(out, "PNG")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from momafuse.config.compose import SPOKEN, STAGES, compose, compose_jobs, config_dir, group_options, load_config, members
 from momafuse.config.convert import convert
 from momafuse.config.launch import LaunchConfig
+from momafuse.config.prepare import PrepareConfig
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
 
@@ -79,7 +81,8 @@ def test_every_other_file_composes(group: str, option: str) -> None:
     word = f"{'+' if group == 'debug' else ''}{group}={option}"
     loaded = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{option}.yaml"))
     sources = loaded.get("sources", {}) if group == "data" else {}
-    paths = [f"data.sources.{name}.path=a" for name, source in sources.items() if source["path"] == "???"]
+    paths = [f"data.sources.{name}.path=a" for name, source in sources.items() if source.get("path") == "???"]
+    paths += ["data.path=a"] * (group == "data" and loaded["path"] == "???")
     speech = ["model=mot", "tokenizer=starter_codec2"] if group == "data" and loaded.get("share") else []
     assert compose([word, *speech, *paths]).choices[group] == option
 
@@ -197,7 +200,9 @@ def test_a_config_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_prepare_reads_what_train_reads() -> None:
     words = ["+experiment=moma_2t2i", "data=starter", "data.image_share=0.25"]
-    assert compose(words, "prepare").config == compose(words, "train").config
+    (job,) = compose_jobs(words, "prepare", PrepareConfig)
+    own = {f.name for f in fields(PrepareConfig)} - {f.name for f in fields(Config)}
+    assert {k: v for k, v in vars(job.config).items() if k not in own} == vars(compose(words, "train").config)
 
 
 def test_plugins_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,9 +50,11 @@ def source(reader: str, path: Path | None, variants: int = 1) -> SourceConfig:
     return SourceConfig(reader=reader, path=None if path is None else str(path), weight=1.0, variants=variants)
 
 
-def config(sources: dict[str, SourceConfig], path: Path | None = None) -> Config:
+def config(
+    sources: dict[str, SourceConfig], path: Path | None = None, rejects: float = 0.01, duplicates: str = "keep"
+) -> Config:
     """Only what the data room reads of a Config."""
-    data = DataConfig("test", None if path is None else str(path), sources, 64, 0.5, {}, 16, 0.01, "keep")
+    data = DataConfig("test", None if path is None else str(path), sources, 64, 0.5, {}, 16, rejects, duplicates)  # type: ignore[arg-type]
     return cast(Config, SimpleNamespace(data=data, tokenizer={"text": TEXT, "image": "starter_vq_v1"}))
 
 

@@ -83,7 +83,7 @@ def test_corpus(tmp_path: Path):
         for number in range(3):
             groups = tuple(Group.build([document(int(n)) for n in rng.integers(0, 999, 7)], v) for _ in range(3))
             Part(7, groups, ()).save(part_path(tmp_path, source, number))
-    facts = assemble(tmp_path, ["a", "b"], v)
+    facts, _ = assemble(tmp_path, {"a": 0, "b": 1}, v)
     assert digest(facts) == "f9b8eaad5091e08f"
     assert [split_fingerprint(facts[name])[:16] for name in SPLITS] == ["0fc8045b41c24855", "df9f7ca0247ecf0e"]
     assert digest(v.to_dict()) == "8b491c5eedeca0e1"

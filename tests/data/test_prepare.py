@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from momafuse.config.schema import Config, SourceConfig
-from momafuse.data import prepare
+from momafuse.data import chunks, prepare
 from momafuse.data.corpus import Corpus, unfinished
 from momafuse.data.encoding import Encoder
 from momafuse.data.prepare import corpus_path, open_or_prepare, prepare_corpus
@@ -44,8 +44,8 @@ def sources(tmp_path: Path) -> dict[str, SourceConfig]:
     }
 
 
-def make(sources: dict[str, SourceConfig], path: Path) -> Corpus:
-    return prepare_corpus(corpora.config(sources, path), path, corpora.encoder())
+def make(sources: dict[str, SourceConfig], path: Path, **changes: Any) -> Corpus:
+    return prepare_corpus(corpora.config(sources, path, **changes), path, corpora.encoder())
 
 
 # Killed and going on
@@ -54,11 +54,11 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from momafuse.config.schema import SourceConfig
-from momafuse.data import prepare, writer
+from momafuse.data import chunks, making, prepare, writer
 from tests.data import corpora
 
 path, sources, where, count = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-prepare.CHUNK_DOCUMENTS = 7
+chunks.DOCUMENTS = 7
 left = [count]
 
 def die(name, function):
@@ -74,7 +74,7 @@ def die(name, function):
 
 writer.Part.save = die("save", writer.Part.save)
 writer._Streams.append = die("append", writer._Streams.append)
-prepare.write_json = die("write_json", prepare.write_json)
+making.write_json = die("write_json", making.write_json)
 sources = {name: SourceConfig(**source) for name, source in sources.items()}
 prepare.prepare_corpus(corpora.config(sources, path), path, corpora.encoder())
 """
@@ -90,7 +90,7 @@ def killed(path: Path, sources: dict[str, SourceConfig], where: str, count: int)
 def test_killed_anywhere_it_ends_with_the_same_bytes(
     sources: dict[str, SourceConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "CHUNK_DOCUMENTS", 7)
+    monkeypatch.setattr(chunks, "DOCUMENTS", 7)
     sources["chats"] = corpora.source("conversations", corpora.write_conversations(tmp_path / "chats", 20))
     expected = corpora.contents(make(sources, tmp_path / "undisturbed").path)
     assert {"train/given.npy", "validation/given.npy"} < expected.keys()
@@ -106,16 +106,16 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
 def test_finished_parts_are_not_made_again(
     sources: dict[str, SourceConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "CHUNK_DOCUMENTS", 7)
+    monkeypatch.setattr(chunks, "DOCUMENTS", 7)
     path = tmp_path / "corpus"
     encoded: list[int] = []
     encode = Encoder.encode
 
-    def counting(self: Encoder, items: Any, variants: int) -> Any:
+    def counting(self: Encoder, items: Any, *more: Any, **named: Any) -> Any:
         encoded.append(len(items))
         if len(encoded) == 4:
             raise RuntimeError("power cut")
-        return encode(self, items, variants)
+        return encode(self, items, *more, **named)
 
     monkeypatch.setattr(Encoder, "encode", counting)
     with pytest.raises(RuntimeError):
@@ -127,7 +127,7 @@ def test_finished_parts_are_not_made_again(
 def test_parts_of_other_data_are_thrown_away(
     sources: dict[str, SourceConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "CHUNK_DOCUMENTS", 7)
+    monkeypatch.setattr(chunks, "DOCUMENTS", 7)
     path = tmp_path / "corpus"
     assert killed(path, sources, "save", 3) == -signal.SIGKILL
     corpora.write_pictures(tmp_path / "pictures", 30)
@@ -138,9 +138,9 @@ def test_parts_of_other_data_are_thrown_away(
 
 def test_chunk_sizes_do_not_matter(sources: dict[str, SourceConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = corpora.contents(make(sources, tmp_path / "whole").path)
-    for name, value in {"CHUNK_DOCUMENTS": 9, "CHUNK_ITEMS": 5, "CHUNK_CHARACTERS": 40}.items():
+    for name, value in {"DOCUMENTS": 9, "ITEMS": 5, "CHARACTERS": 40}.items():
         with monkeypatch.context() as patch:
-            patch.setattr(prepare, name, value)
+            patch.setattr(chunks, name, value)
             assert corpora.contents(make(sources, tmp_path / name).path) == whole
 
 
@@ -158,10 +158,9 @@ def test_two_at_once_make_one_corpus(sources: dict[str, SourceConfig], tmp_path:
 # Rejects
 
 
-def test_a_few_undecodable_pictures_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare, "MAX_REJECT_SHARE", 0.05)
+def test_a_few_undecodable_pictures_are_listed(tmp_path: Path) -> None:
     captions = corpora.write_pictures(tmp_path / "pictures", 40, broken=(7, 20))
-    corpus = make({"p": corpora.source("captioned_folder", tmp_path / "pictures")}, tmp_path / "corpus")
+    corpus = make({"p": corpora.source("captioned_folder", tmp_path / "pictures")}, tmp_path / "corpus", rejects=0.05)
     lines = [json.loads(line) for line in (corpus.path / "rejects.jsonl").read_text().splitlines()]
     assert [(line["source"], line["key"]) for line in lines] == [("p", "007.png"), ("p", "020.png")]
     assert all(line["reason"] for line in lines)
@@ -173,9 +172,12 @@ def test_too_many_stop_the_run_and_repaired_ones_are_read_again(tmp_path: Path) 
     corpora.write_pictures(tmp_path / "pictures", 40, broken=(7, 20))
     sources = {"p": corpora.source("captioned_folder", tmp_path / "pictures")}
     path = tmp_path / "corpus"
-    with pytest.raises(UserError, match=r"data\.sources\.p: 2 of 40 documents cannot be used, more than 1%") as caught:
+    with pytest.raises(
+        UserError, match=r"data\.sources\.p: 2 of 40 documents cannot be used, more than data\.max_rejects=0\.01"
+    ) as caught:
         make(sources, path)
     assert "007.png (" in str(caught.value)
+    assert "data.max_rejects=0.05" in str(caught.value)
     assert not path.exists()
     listed = unfinished(path) / "rejects.jsonl"
     assert str(listed) in str(caught.value)
@@ -295,7 +297,7 @@ def test_threads_and_batches_do_not_change_the_codes(
 ) -> None:
     made = {}
     for threads, batch in ((1, 64), (2, 3)):
-        monkeypatch.setattr("momafuse.data.encoding.BATCH", batch)
+        monkeypatch.setattr("momafuse.data.items.BATCH", batch)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         path = tmp_path / f"corpus_{threads}"
         made[threads] = corpora.contents(prepare_corpus(with_tokenizer(corpora.config(sources), tiny_image(0)), path).path)
@@ -368,7 +370,7 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch)
             progress.advance(5)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
-    assert lines == ["preparing mine: 30 documents, going on after 10", "preparing mine: 20 of 30"]
+    assert lines == ["preparing mine: 30 documents, going on after 10", "preparing mine: 20 of 30, 11 s left"]
 
 
 # The shipped text tokenizer

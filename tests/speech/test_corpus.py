@@ -46,17 +46,14 @@ def write_sounds(folder: Path, count: int, more: dict[str, bytes], form: str = "
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_the_corpus_holds_what_can_be_used_and_lists_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
+def test_the_corpus_holds_what_can_be_used_and_lists_the_rest(tmp_path: Path, form: str) -> None:
     write_sounds(tmp_path / "sounds", 60, BAD, form)
     corpora.write_texts(tmp_path / "texts.jsonl", 50)
-    monkeypatch.setattr("momafuse.data.prepare.MAX_REJECT_SHARE", 0.1)
     sources = {
         "spoken": corpora.source("spoken_folder", tmp_path / "sounds", variants=2),
         "texts": corpora.source("text_files", tmp_path / "texts.jsonl"),
     }
-    config = corpora.config(sources)
+    config = corpora.config(sources, rejects=0.1)
     config.__dict__["tokenizer"] = {"text": corpora.TEXT, "speech": "codec2_700c"}
     codec = Codec2()
     encoder = Encoder(TextTokenizer.load(corpora.TEXT), {"speech": codec})

@@ -76,13 +76,15 @@ class Source:
     does.
 
     `held_out_only`: it has no training documents, on purpose, so that a corpus of such sources is for evaluation alone.
-    `may_be_empty`: it is what a folder holds beside other things. `notes`: lines that the user should read.
+    `may_be_empty`: it is what a folder holds beside other things. `held_out`: the share that the reader was asked to hold
+    out, where it divides by it. `notes`: lines that the user should read.
     """
 
     dataset: Any
     fingerprint: str
     held_out_only: bool = field(default=False, kw_only=True)
     may_be_empty: bool = field(default=False, kw_only=True)
+    held_out: float | None = field(default=None, kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property

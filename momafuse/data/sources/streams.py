@@ -66,7 +66,8 @@ def read_rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str
     except (ValueError, OSError) as error:
         wanted, reason = " or ".join(columns), " ".join(str(error).split())
         raise UserError(f"path={config.path}: cannot read a column {wanted} from the files: {reason}") from error
-    return Source(stream, folder_fingerprint(paths, root.parent if root.is_file() else root))
+    fingerprint = folder_fingerprint(paths, root.parent if root.is_file() else root)
+    return Source(stream, fingerprint, held_out=config.held_out)
 
 
 def unicode_text(text: str) -> str:
