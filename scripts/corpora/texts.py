@@ -1,4 +1,4 @@
-"""Texts out of packages, in documents of a sensible length: an article, a page of a manual, a scene, some entries of a dictionary.
+"""Texts out of packages, in documents of a sensible length: an article, a page of a manual, some entries of a dictionary.
 
 Each function takes the unpacked package's folder and gives its documents in order. Raises FileNotFoundError where the package
 holds something else.
@@ -90,8 +90,7 @@ def _pod_code(match: re.Match[str]) -> str:
     if code == "E":
         return {"lt": "\x01", "gt": "\x02", "verbar": "|", "sol": "/"}.get(inner, html.unescape(f"&{inner};"))
     if code == "L":
-        shown = inner.partition("|")[0] if "|" in inner else inner.replace("/", " ").strip().strip('"')
-        return shown
+        return inner.partition("|")[0] if "|" in inner else inner.replace("/", " ").strip().strip('"')
     return "" if code in "XZ" else inner
 
 
