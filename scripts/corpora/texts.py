@@ -19,6 +19,7 @@ from starter_pack.rules import BLOCKED_GLOSSES
 
 ENTRIES = 4_096  # characters from which on entries of a dictionary are a document
 SCENES = 8_192  # or the scenes of a play
+_MEANT = str.maketrans("<>", "\x01\x02")
 _ORIGIN = re.compile(r"\n?[ \t]*\[(?:1913 Webster|Webster 1913 Suppl|WordNet|PJC)[^\]]*\]")
 _DIGITS = {letter: value for value, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
 
@@ -79,14 +80,18 @@ def pod_text(text: str) -> str:
 
 
 def _pod_words(text: str) -> str:
-    """Undoes codes from the inside out: X<..> is an entry of the index, L<text|place> a link, the others are their text."""
-    while (plain := re.sub(r"([A-Z])(?:<<+ ([^<>]*) >>+|<([^<>]*)>)", _pod_code, text)) != text:
+    """Undoes codes from the inside out: X<..> is an entry of the index, L<text|place> a link, the others are their text.
+
+    Brackets that are meant, within C<< .. >> and as E<lt>, are marks of their own until all codes are gone.
+    """
+    text = re.sub(r"([A-Z])<<+ (.+?) >>+", lambda m: f"{m[1]}<{m[2].translate(_MEANT)}>", text)
+    while (plain := re.sub(r"([A-Z])<([^<>]*)>", _pod_code, text)) != text:
         text = plain
     return text.replace("\x01", "<").replace("\x02", ">").strip()
 
 
 def _pod_code(match: re.Match[str]) -> str:
-    code, inner = match[1], match[2] if match[2] is not None else match[3]
+    code, inner = match[1], match[2]
     if code == "E":
         return {"lt": "\x01", "gt": "\x02", "verbar": "|", "sol": "/"}.get(inner, html.unescape(f"&{inner};"))
     if code == "L":
