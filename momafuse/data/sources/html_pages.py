@@ -3,10 +3,10 @@
 A page is a document, in reading order (html_text.py says what of it is read); its key is its path in the folder, and a share
 is held out by it, the first one always. Of a long page without pictures stretches are (splitting.py).
 
-Each <img> whose file lies in the folder is a picture there. Addresses are paths from the page on, or from the folder on where
-they begin with a slash; query and fragment are cut off. Left out are pictures whose file is missing, lies elsewhere or is no
-picture to Pillow, and those whose shorter side is below 64 pixels: icons, rules, formulas. None of these rejects the page; one
-whose file is cut short does, when it is encoded.
+Each <img> whose file lies in the folder is a picture there. Addresses are paths from the page on (<base> is passed over), or
+from the folder on where they begin with a slash; query and fragment are cut off. Left out are pictures whose file is missing,
+lies elsewhere or is no picture to Pillow, and those whose shorter side is below 64 pixels: icons, rules, formulas. None of
+these rejects the page; one whose file is cut short does, when it is encoded.
 
 A picture's alternative text is kept where it has two words or more (one is a file's name or `logo`), after the picture, as
 captions stand: what leads to a picture is in the prose before it. It is left out where the page has said it by then, which
