@@ -11,6 +11,7 @@ than it should, or holds something else costs its part alone.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from starter_pack.packages import Package, sha256_of
 
 from momafuse.data.progress import Progress
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # no fault of the packages
 Roots = Mapping[str, Path]  # the folder of each unpacked package, by its name
 # Writes into the folder, as it should lie in OUT; the rows that later steps need. FileNotFoundError: not what was thought.
 Write = Callable[[Roots, Path, Progress], list[dict[str, Any]]]
@@ -71,6 +73,8 @@ class Workshop:
             except ImportError as error:
                 yield f"{part.name}: needs {error.name}; pip install {error.name} and run the same again"
             except (*DAMAGE, subprocess.CalledProcessError, OSError, ValueError) as error:
+                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                    raise
                 wanted = ", ".join(package.name for package in part.packages)
                 yield f"{part.name}: {wanted} hold something else than was thought ({' '.join(str(error).split())})"
             self._forget(part, parts[number + 1 :])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
 import subprocess
 import sys
@@ -274,6 +275,16 @@ def test_what_cannot_be_drawn_is_named(files: list[Path], tmp_path: Path, monkey
     run(monkeypatch, tmp_path / "out", "--package", *files)
     manifest = json.loads((tmp_path / "out/manifest.json").read_text(encoding="utf-8"))
     assert manifest["missing"] == ["openmoji: needs pymupdf; pip install pymupdf and run the same again"]
+
+
+def test_a_full_disk_is_no_fault_of_a_package(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    first, *others = collection.PARTS
+    monkeypatch.setattr(collection, "PARTS", (dataclasses.replace(first, write=write), *others))
+    with pytest.raises(SystemExit, match=r"cannot be written \(.*No space left.*\); name a folder with room for it"):
+        run(monkeypatch, tmp_path / "out", "--package", *files)
 
 
 @pytest.fixture
