@@ -27,6 +27,7 @@ from starter_pack.groups import NEAR_DISTANCE, VALIDATION_SHARE, distances, join
 PAIRS, LANGUAGES = "pairs", "languages"
 COLUMNS = ("file_name", "text", "split")
 Row = dict[str, Any]  # of a source's record, as pairs.write describes it, with `source`
+OTHERS = f"{LANGUAGES}/captions.parquet"
 _ROWS = 1024
 
 
@@ -85,7 +86,7 @@ def _write_languages(out: Path, rows: Sequence[Row]) -> int:
     ]
     found = sorted(set(found), key=lambda pair: hashlib.sha256("\0".join(pair).encode()).digest())
     if found:
-        (out / LANGUAGES).mkdir(exist_ok=True)
+        (out / OTHERS).parent.mkdir(exist_ok=True)
         columns = {"images": [[path, None] for path, _ in found], "texts": [[None, text] for _, text in found]}
-        replace_changed(out / LANGUAGES / "captions.parquet", partial(parquet.write_table, pa.table(columns)))
+        replace_changed(out / OTHERS, partial(parquet.write_table, pa.table(columns)))
     return len(found)

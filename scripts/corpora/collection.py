@@ -119,7 +119,9 @@ def fetch(out: Path, given: Sequence[Path] | None) -> tuple[list[str], list[str]
     if not parts:
         shop.leave()
     else:
-        write_whole(out / MANIFEST, {"version": 1, "parts": parts, "pairs": counts, "missing": missing}, indent=1)
+        shared = {name: sha256_of(out / name) for name in [captioned.OTHERS] if (out / name).is_file()}
+        manifest = {"version": 1, "parts": parts, "pairs": counts, "of several parts": shared, "missing": missing}
+        write_whole(out / MANIFEST, manifest, indent=1)
     lines = [f"{name}: {facts['files']:,} files, {facts['bytes'] / 1e6:.1f} MB" for name, facts in parts.items()]
     return [*lines, ", ".join(f"{count:,} {name}" for name, count in counts.items())], missing
 
