@@ -59,15 +59,27 @@ class Stream:
     """Rows (key, split, segments) that a function gives, as often as it is called: what is used of a streamed dataset."""
 
     rows: Callable[[], Iterable[Row]]
+    count: int | None = None  # of all rows, where it is known
     skipped: int = 0
 
     def skip(self, count: int) -> Stream:
-        return Stream(self.rows, self.skipped + count)
+        return Stream(self.rows, self.count, self.skipped + count)
 
     def iter(self, batch_size: int) -> Iterator[dict[str, list[Any]]]:
-        rows = islice(self.rows(), self.skipped, None)
-        while batch := list(islice(rows, batch_size)):
-            yield dict(zip(FEATURE_NAMES, map(list, zip(*batch, strict=True)), strict=True))
+        """Of rows that fail, those before are given first."""
+        batch: list[Row] = []
+        try:
+            for row in islice(self.rows(), self.skipped, None):
+                batch.append(row)
+                if len(batch) == batch_size:
+                    yield _columns(batch)
+                    batch = []
+        except Exception:
+            if batch:
+                yield _columns(batch)
+            raise
+        if batch:
+            yield _columns(batch)
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ class Source:
     @property
     def documents(self) -> int | None:
         """None where it is known only at the end."""
-        return len(self.dataset) if hasattr(self.dataset, "__len__") else None
+        return self.dataset.count if isinstance(self.dataset, Stream) else getattr(self.dataset, "num_rows", None)
 
     def items(self, skip: int = 0) -> Iterator[Item]:
         """All documents in the dataset's order but the first `skip`."""
@@ -141,15 +153,10 @@ def features() -> Any:
     return Features({"key": Value("string"), "split": Value("string"), "segments": List(segment)})
 
 
-def in_memory(rows: Iterable[tuple[str, str, list[dict[str, Any]]]]) -> Any:
-    """A datasets.Dataset of rows (key, split, segments) in the order of a hash of their keys: neighbours sample everything."""
-    import pyarrow as pa
-    from datasets import Dataset, DatasetInfo
-
+def in_memory(rows: Iterable[Row]) -> Stream:
+    """The rows in the order of a hash of their keys: neighbours sample everything."""
     ordered = sorted(rows, key=lambda row: hashlib.sha256(row[0].encode()).digest())
-    columns = {name: [row[n] for row in ordered] for n, name in enumerate(FEATURE_NAMES)}
-    table = pa.table(columns, schema=features().arrow_schema)  # ten times faster than Dataset.from_dict
-    return Dataset(table, DatasetInfo(features=features()))
+    return Stream(lambda: ordered, len(ordered))
 
 
 def folder_fingerprint(paths: Iterable[Path], root: Path) -> str:
@@ -171,6 +178,10 @@ def user_folder(config: SourceConfig) -> Path:
             f"path={config.path}: no such file or folder; set it to your data, or fetch some (scripts/fetch_corpus.py)"
         )
     return path.resolve()
+
+
+def _columns(rows: list[Row]) -> dict[str, list[Any]]:
+    return dict(zip(FEATURE_NAMES, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def _segment(row: dict[str, Any]) -> str | Raw:

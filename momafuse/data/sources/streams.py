@@ -76,7 +76,8 @@ def unicode_text(text: str) -> str:
 
 
 def _rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str], document: Document) -> Iterator[Row]:
-    number, total = 0, sum(path.stat().st_size for path in paths)
+    number, total, given = 0, sum(path.stat().st_size for path in paths), user_folder(config)
+    root = given.parent if given.is_file() else given
     for path in paths:
         for at, row in enumerate(_read(path, columns), 1):
             if isinstance(row, str) and not row.strip():
@@ -89,7 +90,8 @@ def _rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str], d
                 yield from _divided(config, number, total, *found)
             elif row is None:  # read again by the encoder, which rejects it
                 unread = {"modality": "text", "raw": {"bytes": None, "path": str(path)}}
-                yield str(path), split_of(str(path), number, config.held_out), [unread]
+                name = path.relative_to(root).as_posix()
+                yield name, split_of(name, number, config.held_out), [unread]
             number += 1
 
 
