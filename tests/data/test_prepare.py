@@ -19,11 +19,11 @@ from rich.console import Console
 
 from momafuse.config.schema import Config, SourceConfig
 from momafuse.data import chunks, prepare
+from momafuse.data.bpe import train_text_tokenizer
 from momafuse.data.corpus import Corpus, unfinished
 from momafuse.data.encoding import Encoder
 from momafuse.data.prepare import corpus_path, open_or_prepare, prepare_corpus
 from momafuse.data.progress import Progress
-from momafuse.data.starter_bpe import train_starter_bpe
 from momafuse.errors import UserError
 from momafuse.prepare import main
 from momafuse.reports.corpus import corpus_tree
@@ -377,6 +377,7 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_shipped_bpe_is_what_training_gives(tmp_path: Path) -> None:
-    again = train_starter_bpe(BPEConfig("bpe", "starter_bpe_v1", 4088, 0.9999), tmp_path)
+    sources = {name: SourceConfig(name) for name in ("starter_pictures", "starter_glosses")}
+    again = train_text_tokenizer(BPEConfig("bpe", "starter_bpe_v1", 4088, 0.9999), sources, tmp_path)
     assert again.fingerprint == TextTokenizer.load("starter_bpe_v1").fingerprint
     assert TextTokenizer.load(str(tmp_path / "starter_bpe_v1.model")).pieces == 4088
