@@ -29,11 +29,8 @@ class Pictures:
 
     def add(self, path: Path, side: str) -> None:
         """Keeps the file, or deletes it where it is blank, cannot be read, or is equal to an earlier one at 64 pixels."""
-        try:
-            picture = render(path)
-        except (OSError, Image.DecompressionBombError):
-            picture = None
-        if picture is None or is_near_blank(picture) or picture.tobytes() in self._seen:
+        picture = look(path)
+        if picture is None or picture.tobytes() in self._seen:
             path.unlink()
             return
         self._seen.add(picture.tobytes())
@@ -54,6 +51,15 @@ class Pictures:
             del train[path]
         counts = Counter(_place(path, out, side) for side, found in self._hashes.items() for path in found)
         return dict(sorted(counts.items())) | {"too near a held-out one": len(near)}
+
+
+def look(path: Path) -> Image.Image | None:
+    """The picture at 64 pixels, as pictures are compared; None where it is blank or cannot be read."""
+    try:
+        picture = render(path)
+    except (OSError, Image.DecompressionBombError):
+        return None
+    return None if picture is None or is_near_blank(picture) else picture
 
 
 def _place(path: Path, out: Path, side: str) -> str:

@@ -1,4 +1,4 @@
-"""What the corpora have in common: draws that follow from names, among them the split, and the table of a folder of sounds."""
+"""What the corpora have in common: draws that follow from names, among them the split, and the tables of their folders."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 TRAIN, VALIDATION = "train", "validation"
 HELD_OUT = 0.05
+SPOKEN = ("file_name", "text", "image", "split")
+CAPTIONED = ("file_name", "text", "split")
 
 
 def share_of(kind: str, stamp: str) -> float:
@@ -21,9 +23,9 @@ def side_of(stamp: str) -> str:
     return VALIDATION if share_of("split", stamp) < HELD_OUT else TRAIN
 
 
-def write_metadata(folder: Path, rows: Sequence[dict[str, str]]) -> None:
-    """metadata.csv as the reader spoken_folder wants it."""
+def write_metadata(folder: Path, rows: Sequence[dict[str, str]], columns: Sequence[str] = SPOKEN) -> None:
+    """metadata.csv, as the readers captioned_folder (without `image`) and spoken_folder want it."""
     with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["file_name", "text", "image", "split"])
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

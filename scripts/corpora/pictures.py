@@ -44,10 +44,13 @@ SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 
 def emoji(name: str) -> str | None:
     """Code points -> those that its variants share; None for a variant by skin tone."""
+    return None if SKIN_TONES.intersection(name.lower().split("-")[1:]) else emoji_series(name)
+
+
+def emoji_series(name: str) -> str:
+    """Code points -> those that its variants by gender, direction and skin tone share."""
     first, *others = [part for part in name.lower().split("-") if part not in JOINERS]
-    if SKIN_TONES.intersection(others):
-        return None
-    heard = [first, *(part for part in others if part not in UNHEARD)]
+    heard = [first, *(part for part in others if part not in UNHEARD | SKIN_TONES)]
     return "-".join(ALIKE.get(part, part) for part in heard)
 
 

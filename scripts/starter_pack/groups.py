@@ -7,7 +7,7 @@ Two pictures are joined by a shared series (source, folder and title stem) or by
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ CELLS = 16
 NEAR_DISTANCE = 16
 VALIDATION_SHARE = 0.05
 GLOSS_VALIDATION_SHARE = 0.02
+_ROWS = 1024
 
 
 def difference_hash(picture: Image.Image) -> NDArray[np.bool_]:
@@ -42,7 +43,16 @@ def fraction(name: str) -> float:
 
 def group_names(items: Sequence[Item], hashes: NDArray[np.bool_]) -> list[str]:
     """The name of each item's group, given its difference hash (N, 256)."""
-    parent = list(range(len(items)))
+    series = [[(item.source, item.folder, title_stem(item.source, item.title))] for item in items]
+    return join([item.key for item in items], series, hashes)
+
+
+def join(keys: Sequence[str], series: Sequence[Iterable[Hashable]], hashes: NDArray[np.bool_]) -> list[str]:
+    """The smallest key of each picture's group: of all that share one of its series, or look like it, and so on from these.
+
+    `hashes` (N, 256); compares `_ROWS` of them at a time with all, so that memory grows with N alone.
+    """
+    parent = list(range(len(keys)))
 
     def root(index: int) -> int:
         while parent[index] != index:
@@ -50,16 +60,17 @@ def group_names(items: Sequence[Item], hashes: NDArray[np.bool_]) -> list[str]:
             index = parent[index]
         return index
 
-    first_of_series: dict[tuple[str, str, str], int] = {}
-    for index, item in enumerate(items):
-        series = (item.source, item.folder, title_stem(item.source, item.title))
-        parent[root(index)] = root(first_of_series.setdefault(series, index))
-    for left, right in np.argwhere(np.triu(distances(hashes, hashes) <= NEAR_DISTANCE, k=1)):
-        parent[root(int(left))] = root(int(right))
+    first_of_series: dict[Hashable, int] = {}
+    for index, shared in enumerate(series):
+        for name in shared:
+            parent[root(index)] = root(first_of_series.setdefault(name, index))
+    for first in range(0, len(keys), _ROWS):
+        for left, right in np.argwhere(distances(hashes[first : first + _ROWS], hashes) <= NEAR_DISTANCE):
+            parent[root(first + int(left))] = root(int(right))
     names: dict[int, str] = {}
-    for index, item in enumerate(items):
-        names[root(index)] = min(item.key, names.get(root(index), item.key))
-    return [names[root(index)] for index in range(len(items))]
+    for index, key in enumerate(keys):
+        names[root(index)] = min(key, names.get(root(index), key))
+    return [names[root(index)] for index in range(len(keys))]
 
 
 def split_of(name: str, validation_share: float) -> str:

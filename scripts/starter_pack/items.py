@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from starter_pack import rules
 
@@ -115,14 +116,17 @@ def clip_art(png_root: Path, svg_root: Path, blocked: rules.BlockList, dropped: 
             yield Item(key, picture, path.partition("/")[0], None, title, tuple(keywords), description)
 
 
-def emoji(picture_folder: Path, data_file: Path, blocked: rules.BlockList, dropped: Counter[str]) -> Iterator[Item]:
-    """The base emoji (no skin tones), in sorted order of their code points."""
+def emoji_code(name: str) -> str:
+    """Code points as names are compared by: lower case, without the sign that asks for a coloured picture."""
+    return "-".join(part for part in name.lower().split("-") if part != "fe0f")
 
-    def code(name: str) -> str:
-        return "-".join(part for part in name.lower().split("-") if part != "fe0f")
 
-    entries = {code(entry["hexcode"]): entry for entry in json.loads(data_file.read_text(encoding="utf-8"))}
-    pictures = {code(path.stem): path for path in sorted(picture_folder.glob("*.webp"))}
+def emoji(
+    picture_folder: Path, data_file: Path, blocked: rules.BlockList, dropped: Counter[str], *, skin_tones: bool = False
+) -> Iterator[Item]:
+    """The base emoji, and all `skin_tones` of them where asked, in sorted order of their code points."""
+    entries = emoji_entries(data_file, skin_tones=skin_tones)
+    pictures = {emoji_code(path.stem): path for path in sorted(picture_folder.glob("*.webp"))}
     for name in sorted(pictures.keys() & entries.keys()):
         entry = entries[name]
         key = f"fluent3d/{name}"
@@ -136,3 +140,13 @@ def emoji(picture_folder: Path, data_file: Path, blocked: rules.BlockList, dropp
         keywords = tuple(tag for tag in entry.get("tags", ()) if tag != title)[:6]
         group = int(entry["group"])
         yield Item(key, pictures[name], EMOJI_GROUP_NAMES[group], group, title, keywords, "")
+
+
+def emoji_entries(data_file: Path, *, skin_tones: bool) -> dict[str, dict[str, Any]]:
+    """What emojibase knows, by `emoji_code`; a skin tone has the tags of its base."""
+    entries: dict[str, dict[str, Any]] = {}
+    for entry in json.loads(data_file.read_text(encoding="utf-8")):
+        entries[emoji_code(entry["hexcode"])] = entry
+        for skin in entry.get("skins", ()) if skin_tones else ():
+            entries[emoji_code(skin["hexcode"])] = {"tags": entry.get("tags", ())} | skin
+    return entries

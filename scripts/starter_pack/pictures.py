@@ -20,8 +20,8 @@ INK_LUMINANCE = 235
 MIN_INK_SHARE = 0.03
 
 
-def render(path: Path) -> Image.Image | None:
-    """The picture fitted into 64 x 64 and centred on white (RGB), or None above 40 megapixels.
+def render(path: Path, side: int = SIDE) -> Image.Image | None:
+    """The picture fitted into `side` x `side` and centred on white (RGB), or None above 40 megapixels.
 
     The size is checked before anything is decoded.
     """
@@ -30,9 +30,9 @@ def render(path: Path) -> Image.Image | None:
         with Image.open(path) as source:
             if source.width * source.height > MAX_PIXELS:
                 return None
-            fitted = ImageOps.contain(source.convert("RGBA"), (SIDE, SIDE), Image.Resampling.LANCZOS)
-    canvas = Image.new("RGBA", (SIDE, SIDE), (255, 255, 255, 255))
-    canvas.alpha_composite(fitted, ((SIDE - fitted.width) // 2, (SIDE - fitted.height) // 2))
+            fitted = ImageOps.contain(source.convert("RGBA"), (side, side), Image.Resampling.LANCZOS)
+    canvas = Image.new("RGBA", (side, side), (255, 255, 255, 255))
+    canvas.alpha_composite(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
     return canvas.convert("RGB")
 
 
