@@ -1,10 +1,12 @@
 """A user's folder of HTML pages with the pictures that they refer to, sub-folders too: interleaved documents.
 
-A page is a document, in reading order (html_text.py says what of it is read); its key is its path in the folder, and about 2 %
-are held out by it, the first one always. Each <img> whose file lies in the folder is a picture there. Addresses are paths from
-the page on, or from the folder on where they begin with a slash; query and fragment are cut off. Left out are pictures whose
-file is missing, lies elsewhere on the net or is no picture to Pillow, and those whose shorter side is below 64 pixels: icons,
-rules, formulas. None of these rejects the page; one whose file is cut short does, when it is encoded.
+A page is a document, in reading order (html_text.py says what of it is read); its key is its path in the folder, and a share
+is held out by it, the first one always. Of a long page without pictures stretches are (splitting.py).
+
+Each <img> whose file lies in the folder is a picture there. Addresses are paths from the page on, or from the folder on where
+they begin with a slash; query and fragment are cut off. Left out are pictures whose file is missing, lies elsewhere or is no
+picture to Pillow, and those whose shorter side is below 64 pixels: icons, rules, formulas. None of these rejects the page; one
+whose file is cut short does, when it is encoded.
 
 A picture's alternative text is kept where it has two words or more (one is a file's name or `logo`), after the picture, as
 captions stand: what leads to a picture is in the prose before it. It is left out where the page has said it by then, which
@@ -18,16 +20,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
 from momafuse.config.schema import SourceConfig
 from momafuse.data.sources import html_text
-from momafuse.data.sources.registry import Source, features, folder_fingerprint, register, split_of, user_folder
+from momafuse.data.sources.registry import Row, Source, Stream, folder_fingerprint, register, user_folder
+from momafuse.data.sources.splitting import split_of, split_text
 from momafuse.data.sources.streams import Segments, all_files, unicode_text
 from momafuse.errors import UserError
 
@@ -39,19 +41,15 @@ LEAST_WORDS = 2  # of an alternative text
 @register("html_pages")
 def html_pages(config: SourceConfig) -> Source:
     """Pages with their pictures. Raises UserError where `path` holds no page with text."""
-    from datasets import IterableDataset
-
     folder = user_folder(config)
     files = all_files(folder)
     pages = sorted((page_key(folder, path) for path in files if path.suffix.lower() in SUFFIXES), key=_place)
     if not folder.is_dir() or not pages:
         raise UserError(f"path={config.path}: no pages here; give a folder of .html files with their pictures")
-    if next(_rows(str(folder), pages), None) is None:
+    stream = Stream(partial(_rows, folder, pages, config.held_out))
+    if next(stream.iter(1), None) is None:
         raise UserError(f"path={config.path}: none of the pages says anything; give pages with text")
-    dataset = IterableDataset.from_generator(
-        _rows, features=features(), gen_kwargs={"folder": str(folder), "pages": tuple(pages)}
-    )
-    return Source(dataset, folder_fingerprint(files, folder))
+    return Source(stream, folder_fingerprint(files, folder), held_out=config.held_out)
 
 
 def page_key(folder: Path, page: Path) -> str:
@@ -117,10 +115,16 @@ def _place(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _rows(folder: str, pages: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _rows(folder: Path, pages: Sequence[str], share: float) -> Iterator[Row]:
     number = 0
     for name in pages:
-        if segments := segments_of(Path(folder), Path(folder) / name):
-            key = name.encode("utf-8", "replace").decode()  # names need not be UTF-8
-            yield {"key": key, "split": split_of(key, number), "segments": segments}
-            number += 1
+        segments = segments_of(folder, folder / name)
+        if not segments:
+            continue
+        key = name.encode("utf-8", "replace").decode()  # names need not be UTF-8
+        if any(segment["image"] is not None for segment in segments):
+            yield key, split_of(key, number, share), segments
+        else:
+            for part, split, text in split_text(segments[0]["text"], key, number, share):
+                yield part, split, [{"text": text, "image": None}]
+        number += 1
