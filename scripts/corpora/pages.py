@@ -21,9 +21,7 @@ SIDE = 128
 QUALITY = 90
 
 
-def write(
-    root: Path, pages: Path, progress: Progress, *, skip: str = "(?!)", pictures_skipped: str = "(?!)"
-) -> Iterator[str]:
+def write(root: Path, pages: Path, progress: Progress, *, skip: str = "(?!)", pictures_skipped: str = "(?!)") -> Iterator[str]:
     """Writes the pages of `root` that have pictures into `pages`; gives the texts of the others.
 
     `skip`: pages whose path this matches are lists of names, `pictures_skipped`: as file names match, drawn by a program.

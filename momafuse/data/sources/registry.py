@@ -30,7 +30,10 @@ _ROWS = 512  # rows asked of a dataset at a time
 
 @dataclass(frozen=True)
 class Raw:
-    """An undecoded picture, or an item of another modality: its file's bytes, or the path to read them from."""
+    """An undecoded picture, or an item of another modality: its file's bytes, or the path to read them from.
+
+    A path may lead into an archive or to the hub, as `datasets` writes it (zip://a.png::b.zip); an address of the web is none.
+    """
 
     data: bytes | None
     path: str | None
@@ -38,7 +41,21 @@ class Raw:
 
     def read(self) -> bytes:
         """Raises OSError where the file cannot be read."""
-        return self.data if self.data is not None else Path(self.path or "").read_bytes()
+        if self.data is not None:
+            return self.data
+        path = self.path or ""
+        if "://" not in path:
+            return Path(path).read_bytes()
+        if self.is_address:
+            raise OSError(f"{path} is an address, which is not fetched; give the file")
+        from datasets.utils.file_utils import xopen
+
+        with xopen(path, "rb") as file:
+            return bytes(file.read())
+
+    @property
+    def is_address(self) -> bool:
+        return self.data is None and (self.path or "").startswith(("http://", "https://"))
 
 
 @dataclass(frozen=True)
