@@ -63,7 +63,8 @@ def captioned_folder(config: SourceConfig) -> Source:
         notes.append(
             f"{len(silent)} of {len(pictures)} pictures are left out, without {lacking}; the first is {min(silent).key}"
         )
-    return Source(Stream(lambda: _rows(documents)), folder_fingerprint(files, folder), notes=tuple(notes))
+    stream = Stream(lambda: _rows(documents), len(documents))
+    return Source(stream, folder_fingerprint(files, folder), notes=tuple(notes))
 
 
 def _rows(documents: Iterable[Document]) -> Iterator[Row]:
