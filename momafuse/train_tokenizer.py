@@ -18,16 +18,18 @@ from momafuse.config.validate_tokenizer import check_tokenizer_folders
 from momafuse.preemption import listen
 from momafuse.tokens.config import BPEConfig
 
-HELP = """Train a tokenizer: of the pictures or the speech of any data=, or of text on the embedded starter pack.
+HELP = """Train a tokenizer: of the pictures or the speech of any data=, or of its texts.
 The same command goes on where it stopped."""
 
 
 @entry_point("train_tokenizer", help=HELP, schema=TokenizerTraining, check=check_tokenizer_folders)
 def main(job: Job[TokenizerTraining]) -> None:
     if isinstance(job.config.tokenizer, BPEConfig):
-        from momafuse.data.starter_bpe import train_starter_bpe
+        from momafuse.data.bpe import train_text_tokenizer
 
-        trained = train_starter_bpe(job.config.tokenizer, Path(job.config.out))
+        console = Console(stderr=True, highlight=False)
+        sources = job.config.data.sources
+        trained = train_text_tokenizer(job.config.tokenizer, sources, Path(job.config.out), console.print)
         Console().print(f"{trained.name}  {trained.pieces} pieces  sha256 {trained.fingerprint}", soft_wrap=True)
         return
     from momafuse.tokenizers.runs import train  # after composing: a misspelt key should not wait for torch

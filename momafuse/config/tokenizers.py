@@ -41,7 +41,7 @@ class Sources:
 @dataclass(frozen=True)
 class TokenizerTraining(RunnableConfig):
     """`tokenizer` is a file of the group of that name; which of the classes it is follows from its keys. Text (BPE) reads
-    `tokenizer` and `out` alone."""
+    `tokenizer`, `data` and `out` alone."""
 
     optim: TokenizerOptim
     data: Sources

@@ -286,6 +286,16 @@ def _data(config: Config) -> None:
     data = config.data
     if not data.sources:
         fail("data.sources", "{}", "name at least one source, e.g. data=starter")
+    if not 0 <= data.max_rejects <= 1:
+        fail("data.max_rejects", data.max_rejects, "must lie between 0 and 1: a share of the documents")
+    for name, source in data.sources.items():
+        for key, good, rule in (
+            ("held_out", 0 <= source.held_out <= 1, "must lie between 0 and 1: a share of the documents"),
+            ("limit", source.limit is None or source.limit >= 1, "must be at least 1, or null for all documents"),
+            ("most_aspect", source.most_aspect is None or source.most_aspect >= 1, "must be at least 1: length by width"),
+        ):
+            if not good:
+                fail(f"data.sources.{name}.{key}", getattr(source, key), rule)
     if data.sequence_length < 2:
         fail("data.sequence_length", data.sequence_length, "must be at least 2")
     for name, share in data.shares(config.modalities).items():

@@ -38,8 +38,6 @@ def chunks(items: Iterable[Item], variants: int) -> Iterator[list[Item]]:
 def read(name: str, source: Source, skip: int, limit: int | None, say: Callable[[str], None]) -> Iterator[Item]:
     """The source's items but the first `skip`, up to `limit` in all. One that fails is tried again after pauses, which are
     said; after the last, and for what is wrong with the data itself, a UserError."""
-    from datasets.exceptions import DatasetsError
-
     at, failed = skip, 0
     while True:
         try:
@@ -47,7 +45,9 @@ def read(name: str, source: Source, skip: int, limit: int | None, say: Callable[
                 yield item
                 at, failed = at + 1, 0
             return
-        except (OSError, ValueError, DatasetsError) as error:
+        except Exception as error:
+            if not isinstance(error, OSError | ValueError) and not type(error).__module__.startswith("datasets."):
+                raise
             reason = " ".join(str(error).split()) or type(error).__name__
             final = isinstance(error, _FINAL) or not isinstance(error, OSError)
             if final or failed == len(PAUSES):

@@ -81,7 +81,7 @@ class Encoder:
 
     def _marks(self, items: Sequence[Item], encoded: Encoded) -> Marks:
         used = [n for n in range(len(items)) if n not in encoded.rejects]
-        return Marks.build([items[n] for n in used], [encoded.looks.get(n) for n in used])
+        return Marks.build([items[n] for n in used], [encoded.look(n, items[n]) for n in used])
 
     def _unknown(self, item: Item) -> str | None:
         missing = {s.modality for s in item.segments if isinstance(s, Raw)} - self.codecs.keys()

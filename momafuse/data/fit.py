@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from momafuse.config.schema import Config
-from momafuse.data.codecs import load_codecs
+from momafuse.data.codecs import Codes, load_codecs
 from momafuse.data.sources import Item, Raw, Source, open_source
 
 SAMPLE = 64  # items, spread over the first documents of a source
@@ -29,6 +29,9 @@ class Judge(Protocol):
 
     unit: str
     poor: float
+
+    def restore(self, codes: Sequence[Codes]) -> list[Any]:
+        """What each item's codes stand for: `decode` of many."""
 
     def judge(self, items: Sequence[Any], decoded: Sequence[Any]) -> npt.NDArray[np.float64]: ...
 
@@ -51,7 +54,7 @@ def fits(config: Config) -> Iterator[Fit]:
             keys, items = _sample(open_source(name, source), modality, codec)
             if not items:
                 continue
-            decoded = [codec.decode(codes) for codes in codec.encode(items)]
+            decoded = codec.restore(codec.encode(items))
             values = codec.judge(items, decoded)
             order = [int(n) for n in np.argsort(values)[:WORST]]
             drawn = [codec.drawn([side[n] for n in order]) for side in (items, decoded)]

@@ -5,6 +5,7 @@ A document with an item that cannot be used is rejected with the reason. Results
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ AHEAD = 16  # items that each thread may have read before they are encoded
 
 T = TypeVar("T")
 Place = tuple[int, int, int]  # an item's number, its variant, and the place among its segments
+Spot = tuple[int, int]  # a document's number, and the place among its segments
 Job = tuple[int, int, Raw]  # a document's number, the place among its segments, and the item
 
 
@@ -39,7 +41,12 @@ class Encoded:
 
     codes: dict[Place, Codes] = field(default_factory=dict)
     rejects: dict[int, str] = field(default_factory=dict)
-    looks: dict[int, bytes] = field(default_factory=dict)  # of documents that have one item, where they were asked for
+    looks: dict[Spot, bytes] = field(default_factory=dict)  # where they were asked for
+
+    def look(self, n: int, item: Item) -> bytes | None:
+        """Of document n, how its item looks if it has but one."""
+        spots = [(n, place) for place, segment in enumerate(item.segments) if isinstance(segment, Raw)]
+        return self.looks.get(spots[0]) if len(spots) == 1 else None
 
 
 def encode_items(
@@ -53,7 +60,36 @@ def encode_items(
     *,
     looks: bool = False,
 ) -> None:
-    """Adds to `encoded` what a codec is for, of each (item, variant)."""
+    """Adds to `encoded` what a codec is for, of each (item, variant). An item that occurs in several documents, and as it is,
+    is encoded once."""
+    arguments = (codec, items, variants, encoded, threads, device)
+    jobs, again = _jobs(modality, items, variants)
+    _run(jobs, *arguments, looks=looks)
+    for (n, place), (first, there) in again.items():
+        if (first, 0, there) in encoded.codes:
+            encoded.codes[n, 0, place] = encoded.codes[first, 0, there]
+            encoded.looks |= {(n, place): encoded.looks[first, there]} if (first, there) in encoded.looks else {}
+    left = [(n, place) for n, place in again if (n, 0, place) not in encoded.codes]  # the first one's document was rejected
+    _run([(n, place, _raw(items[n], place)) for n, place in left], *arguments, looks=looks)
+
+
+def versions(item: Item, variants: int) -> range:
+    """Only training documents that are no text alone have more than one."""
+    many = item.split == "train" and any(isinstance(s, Raw) for s in item.segments)
+    return range(variants if many else 1)
+
+
+def _run(
+    jobs: Sequence[Job],
+    codec: Codec,
+    items: Sequence[Item],
+    variants: int,
+    encoded: Encoded,
+    threads: int,
+    device: str,
+    *,
+    looks: bool,
+) -> None:
     running: deque[tuple[list[Place], Future[list[Codes]]]] = deque()
     same: dict[Place, Place] = {}
 
@@ -64,10 +100,9 @@ def encode_items(
 
     workers = threads if device == "cpu" else 1
     with _single_threaded(), ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(threads) as readers:
-        jobs = _jobs(modality, items)
         read = _read_ahead(readers, codec, jobs, AHEAD * threads) if threads > 1 else _read(codec, jobs)
         if looks:
-            read = _looked(read, codec, items, encoded)
+            read = _looked(read, codec, encoded)
         for batch in _batched(_varied(read, codec, items, variants, encoded.rejects, same), BATCH):
             places, decoded = zip(*batch, strict=True)
             running.append((list(places), pool.submit(codec.encode, decoded)))
@@ -76,17 +111,27 @@ def encode_items(
     encoded.codes.update({place: encoded.codes[first] for place, first in same.items()})
 
 
-def versions(item: Item, variants: int) -> range:
-    """Only training documents that are no text alone have more than one."""
-    many = item.split == "train" and any(isinstance(s, Raw) for s in item.segments)
-    return range(variants if many else 1)
-
-
-def _jobs(modality: str, items: Sequence[Item]) -> Iterator[Job]:
+def _jobs(modality: str, items: Sequence[Item], variants: int) -> tuple[list[Job], dict[Spot, Spot]]:
+    """What is to be encoded; and of items that were there before, in documents that take them as they are, where."""
+    jobs: list[Job] = []
+    seen: dict[str | bytes, Spot] = {}
+    again: dict[Spot, Spot] = {}
     for n, item in enumerate(items):
         for place, segment in enumerate(item.segments):
             if isinstance(segment, Raw) and segment.modality == modality:
-                yield n, place, segment
+                content = segment.path or "" if segment.data is None else hashlib.blake2b(segment.data).digest()
+                if content in seen and len(versions(item, variants)) == 1:
+                    again[n, place] = seen[content]
+                else:
+                    seen.setdefault(content, (n, place))
+                    jobs.append((n, place, segment))
+    return jobs, again
+
+
+def _raw(item: Item, place: int) -> Raw:
+    segment = item.segments[place]
+    assert isinstance(segment, Raw)
+    return segment
 
 
 def _read(codec: Codec, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
@@ -114,14 +159,11 @@ def _read_one(codec: Codec, segment: Raw) -> Any:
         return error
 
 
-def _looked(
-    read: Iterator[tuple[Job, Any]], codec: Codec, items: Sequence[Item], encoded: Encoded
-) -> Iterator[tuple[Job, Any]]:
-    """The same; notes how the only item of a document looks."""
+def _looked(read: Iterator[tuple[Job, Any]], codec: Codec, encoded: Encoded) -> Iterator[tuple[Job, Any]]:
+    """The same; notes how each item looks."""
     for job, raw in read:
-        alone = sum(isinstance(s, Raw) for s in items[job[0]].segments) == 1
-        if alone and isinstance(codec, Looks) and not isinstance(raw, Exception):
-            encoded.looks[job[0]] = codec.look(raw)
+        if isinstance(codec, Looks) and not isinstance(raw, Exception):
+            encoded.looks[job[:2]] = codec.look(raw)
         yield job, raw
 
 

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from momafuse import __version__
 from momafuse.config.prepare import Preparation
@@ -161,7 +162,7 @@ class Making:
         for n, path in parts(self.aside, number).items():
             try:
                 there[n] = Facts.load(path)
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile):
                 path.unlink()
         return there
 

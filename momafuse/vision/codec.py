@@ -66,6 +66,9 @@ class ImageCodec:
     def decode(self, codes: npt.NDArray[np.int64]) -> Tensor:
         return self.tokenizer.decode(torch.from_numpy(codes)[None])[0]
 
+    def restore(self, codes: Sequence[npt.NDArray[np.int64]]) -> list[Tensor]:
+        return list(self.tokenizer.decode(torch.from_numpy(np.stack(list(codes)))))
+
     def judge(self, items: Sequence[Tensor], decoded: Sequence[Tensor]) -> npt.NDArray[np.float64]:
         """PSNR of each picture, dB."""
         found: npt.NDArray[np.float64] = psnr(squared_error(torch.stack(list(decoded)), torch.stack(list(items)))).numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,13 +18,14 @@ import pytest
 import torch
 from rich.console import Console
 
+from momafuse.config.compose import compose_jobs
 from momafuse.config.schema import Config, SourceConfig
 from momafuse.data import chunks, prepare
+from momafuse.data.bpe import train_text_tokenizer
 from momafuse.data.corpus import Corpus, unfinished
 from momafuse.data.encoding import Encoder
 from momafuse.data.prepare import corpus_path, open_or_prepare, prepare_corpus
 from momafuse.data.progress import Progress
-from momafuse.data.starter_bpe import train_starter_bpe
 from momafuse.errors import UserError
 from momafuse.prepare import main
 from momafuse.reports.corpus import corpus_tree
@@ -323,7 +325,7 @@ def test_the_command_makes_a_corpus_and_then_says_complete(
     main(words)
     first = capsys.readouterr()
     assert first.out.splitlines()[0] == f"{tmp_path / 'corpus'} is made"
-    assert "preparing pictures: documents" in first.err
+    assert "preparing pictures: 40 documents" in first.err
     tree, fit = first.out.splitlines()[1:-2], first.out.splitlines()[-2:]
     assert f"pictures: tokenizer.image={tiny_image(0)} keeps " in fit[0]
     assert "that is little" in fit[1], "of an untrained one"
@@ -377,6 +379,36 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_shipped_bpe_is_what_training_gives(tmp_path: Path) -> None:
-    again = train_starter_bpe(BPEConfig("bpe", "starter_bpe_v1", 4088, 0.9999), tmp_path)
+    sources = {name: SourceConfig(name) for name in ("starter_pictures", "starter_glosses")}
+    again = train_text_tokenizer(BPEConfig("bpe", "starter_bpe_v1", 4088, 0.9999), sources, tmp_path)
     assert again.fingerprint == TextTokenizer.load("starter_bpe_v1").fingerprint
     assert TextTokenizer.load(str(tmp_path / "starter_bpe_v1.model")).pieces == 4088
+
+
+def test_a_folder_as_people_have_it_in_one_line(
+    tmp_path: Path,
+    tiny_image: Callable[[int], str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Captions beside pictures, a story among them, one picture without anything; the corpus is train's, too."""
+    told = corpora.write_pictures(tmp_path / "own", 60)
+    (tmp_path / "own" / "metadata.csv").unlink()
+    for key, text in list(told.items())[:-1]:
+        (tmp_path / "own" / key).with_suffix(".txt").write_text(text)
+    (tmp_path / "own" / "story.md").write_text("a bird sees a tree\n" * 5000)
+    monkeypatch.chdir(tmp_path)
+    words = ["data=folder", "data.path=own", f"tokenizer.image={tiny_image(0)}", "~data.sources.glosses"]
+    main(words)
+    out, err = capsys.readouterr()
+    assert "data.sources.pictures: 1 of 60 pictures are left out" in err
+    first = out.splitlines()[0]
+    assert re.fullmatch(r"corpora/folder-[0-9a-f]{8} is made", first)
+    (job,) = compose_jobs(words, "train", Config)
+    corpus = open_or_prepare(job.config)
+    assert f"{corpus.path} is made" == first
+    documents = {s.name: s.documents for s in corpus.train.sources}
+    held = {s.name: s.documents for s in corpus.validation.sources}
+    assert documents["pictures"] + held["pictures"] == 59
+    assert held["texts"] >= 1
+    assert sum(s.tokens[0] for s in corpus.validation.sources if s.name == "texts") < 0.025 * len(corpus.train.tokens)

@@ -63,7 +63,8 @@ def captioned_folder(config: SourceConfig) -> Source:
         notes.append(
             f"{len(silent)} of {len(pictures)} pictures are left out, without {lacking}; the first is {min(silent).key}"
         )
-    return Source(Stream(lambda: _rows(documents)), folder_fingerprint(files, folder), notes=tuple(notes))
+    stream = Stream(lambda: _rows(documents), len(documents))
+    return Source(stream, folder_fingerprint(files, folder), notes=tuple(notes))
 
 
 def _rows(documents: Iterable[Document]) -> Iterator[Row]:
@@ -83,9 +84,11 @@ def _by_table(config: SourceConfig, folder: Path, pictures: list[Picture], table
             key = (below / str(row["file"])).as_posix()
             rows[known.get(key) or Picture(key, folder / key)].append(row)
     seen: Counter[str] = Counter()
-    for number, picture in enumerate(sorted(rows)):
+    first = next((row["group"] or p.key for p in sorted(rows) for row in rows[p]), "")
+    for picture in sorted(rows):
         for row in rows[picture]:
-            split = row["split"] or split_of(row["group"] or picture.key, number, config.held_out)
+            together = row["group"] or picture.key
+            split = row["split"] or split_of(together, int(together != first), config.held_out)
             key = f"{picture.key}#{seen[picture.key] + 1}" if seen[picture.key] else picture.key
             seen[picture.key] += 1
             yield key, split, picture, unicode_text(row["caption"])

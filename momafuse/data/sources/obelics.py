@@ -5,7 +5,8 @@ the parallel lists `images` and `texts`, of which one is null wherever the other
 
 The published `images` are addresses, which nothing here fetches: have them replaced by paths (from the folder of the files
 on), by the files' bytes, or by {"bytes", "path"}. A document with a picture that is not there, so one with an address left,
-is rejected when it is encoded. Blank texts are left out. streams.py says how files become documents.
+is rejected when it is encoded. Blank texts are left out. streams.py says how files become documents; dataset.py reads the
+same form through `datasets`.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ def obelics(config: SourceConfig) -> Source:
     """Documents in the order of the files. Raises UserError where `path` holds none or other ones."""
     path, paths = user_folder(config), row_files(config, "images and texts", PARQUET)
     folder = path.parent if path.is_file() else path
-    opened = read_rows(config, paths, ["images", "texts"], partial(_document, folder))
+    opened = read_rows(config, paths, ["images", "texts"], partial(interleaved, folder))
     return replace(opened, fingerprint=folder_fingerprint(all_files(path), folder))
 
 
-def _document(folder: Path, images: Any, texts: Any) -> tuple[str, Segments] | None:
+def interleaved(folder: Path, images: Any, texts: Any) -> tuple[str, Segments] | None:
+    """The content that the document's key is a hash of, and its segments; None where there are none. ValueError for another
+    form."""
     if not isinstance(images, list) or not isinstance(texts, list) or len(images) != len(texts):
         raise ValueError("images and texts are no lists of one length")
     segments: Segments = []
@@ -40,7 +43,7 @@ def _document(folder: Path, images: Any, texts: Any) -> tuple[str, Segments] | N
         if (image is None) == (text is None):
             raise ValueError(f"images[{place}], texts[{place}]: one of them must be null, and the other one set")
         if image is not None:
-            picture, name = _picture(folder, image, f"images[{place}]")
+            picture, name = picture_of(folder, image, f"images[{place}]")
             segments.append({"text": None, "image": picture})
             content.append(f"image:{name}")
         elif str(text).strip():
@@ -49,8 +52,8 @@ def _document(folder: Path, images: Any, texts: Any) -> tuple[str, Segments] | N
     return (json.dumps(content), segments) if segments else None
 
 
-def _picture(folder: Path, image: Any, where: str) -> tuple[dict[str, Any], str]:
-    """The picture, and what the document's key knows it by: the hash of its bytes, or its path as it is written."""
+def picture_of(folder: Path, image: Any, where: str) -> tuple[dict[str, Any], str]:
+    """The picture, and what keys know it by: the hash of its bytes, or its path from `folder` on. ValueError for no picture."""
     if not isinstance(image, dict):
         image = {"bytes": image} if isinstance(image, bytes) else {"path": image}
     data, path = image.get("bytes"), image.get("path")
@@ -58,4 +61,6 @@ def _picture(folder: Path, image: Any, where: str) -> tuple[dict[str, Any], str]
         return {"bytes": data, "path": None}, hashlib.sha256(data).hexdigest()
     if not isinstance(path, str):
         raise ValueError(f'{where}: give a path, bytes, or {{"bytes", "path"}}')
-    return {"bytes": None, "path": str(folder / path)}, path
+    if "://" not in path:  # else an address, or a member of an archive
+        path = str(folder / path)
+    return {"bytes": None, "path": path}, path.replace(f"{folder}/", "")

@@ -7,12 +7,10 @@ one always. A picture's key is that path. Pictures are not decoded here.
 
 from __future__ import annotations
 
-from typing import Any
-
 from PIL import Image
 
 from momafuse.config.schema import SourceConfig
-from momafuse.data.sources.registry import Source, folder_fingerprint, in_memory, register, user_folder
+from momafuse.data.sources.registry import Row, Source, folder_fingerprint, in_memory, register, user_folder
 from momafuse.data.sources.splitting import split_of
 from momafuse.errors import UserError
 
@@ -28,7 +26,7 @@ def picture_folder(config: SourceConfig) -> Source:
     if not paths:
         raise UserError(f"path={config.path}: no pictures in this folder; set it to a folder of pictures")
     divided = (folder / HELD_OUT).is_dir()
-    rows: list[tuple[str, str, list[dict[str, Any]]]] = []
+    rows: list[Row] = []
     for number, path in enumerate(paths):
         key = path.relative_to(folder).as_posix().encode("utf-8", "replace").decode()  # names need not be UTF-8
         heldout = key.startswith(f"{HELD_OUT}/") if divided else split_of(key, number, config.held_out) == "validation"

@@ -30,7 +30,10 @@ _ROWS = 512  # rows asked of a dataset at a time
 
 @dataclass(frozen=True)
 class Raw:
-    """An undecoded picture, or an item of another modality: its file's bytes, or the path to read them from."""
+    """An undecoded picture, or an item of another modality: its file's bytes, or the path to read them from.
+
+    A path may lead into an archive or to the hub, as `datasets` writes it (zip://a.png::b.zip); an address of the web is none.
+    """
 
     data: bytes | None
     path: str | None
@@ -38,7 +41,21 @@ class Raw:
 
     def read(self) -> bytes:
         """Raises OSError where the file cannot be read."""
-        return self.data if self.data is not None else Path(self.path or "").read_bytes()
+        if self.data is not None:
+            return self.data
+        path = self.path or ""
+        if "://" not in path:
+            return Path(path).read_bytes()
+        if self.is_address:
+            raise OSError(f"{path} is an address, which is not fetched; give the file")
+        from datasets.utils.file_utils import xopen
+
+        with xopen(path, "rb") as file:
+            return bytes(file.read())
+
+    @property
+    def is_address(self) -> bool:
+        return self.data is None and (self.path or "").startswith(("http://", "https://"))
 
 
 @dataclass(frozen=True)
@@ -59,15 +76,27 @@ class Stream:
     """Rows (key, split, segments) that a function gives, as often as it is called: what is used of a streamed dataset."""
 
     rows: Callable[[], Iterable[Row]]
+    count: int | None = None  # of all rows, where it is known
     skipped: int = 0
 
     def skip(self, count: int) -> Stream:
-        return Stream(self.rows, self.skipped + count)
+        return Stream(self.rows, self.count, self.skipped + count)
 
     def iter(self, batch_size: int) -> Iterator[dict[str, list[Any]]]:
-        rows = islice(self.rows(), self.skipped, None)
-        while batch := list(islice(rows, batch_size)):
-            yield dict(zip(FEATURE_NAMES, map(list, zip(*batch, strict=True)), strict=True))
+        """Of rows that fail, those before are given first."""
+        batch: list[Row] = []
+        try:
+            for row in islice(self.rows(), self.skipped, None):
+                batch.append(row)
+                if len(batch) == batch_size:
+                    yield _columns(batch)
+                    batch = []
+        except Exception:
+            if batch:
+                yield _columns(batch)
+            raise
+        if batch:
+            yield _columns(batch)
 
 
 @dataclass(frozen=True)
@@ -90,7 +119,7 @@ class Source:
     @property
     def documents(self) -> int | None:
         """None where it is known only at the end."""
-        return len(self.dataset) if hasattr(self.dataset, "__len__") else None
+        return self.dataset.count if isinstance(self.dataset, Stream) else getattr(self.dataset, "num_rows", None)
 
     def items(self, skip: int = 0) -> Iterator[Item]:
         """All documents in the dataset's order but the first `skip`."""
@@ -141,15 +170,10 @@ def features() -> Any:
     return Features({"key": Value("string"), "split": Value("string"), "segments": List(segment)})
 
 
-def in_memory(rows: Iterable[tuple[str, str, list[dict[str, Any]]]]) -> Any:
-    """A datasets.Dataset of rows (key, split, segments) in the order of a hash of their keys: neighbours sample everything."""
-    import pyarrow as pa
-    from datasets import Dataset, DatasetInfo
-
+def in_memory(rows: Iterable[Row]) -> Stream:
+    """The rows in the order of a hash of their keys: neighbours sample everything."""
     ordered = sorted(rows, key=lambda row: hashlib.sha256(row[0].encode()).digest())
-    columns = {name: [row[n] for row in ordered] for n, name in enumerate(FEATURE_NAMES)}
-    table = pa.table(columns, schema=features().arrow_schema)  # ten times faster than Dataset.from_dict
-    return Dataset(table, DatasetInfo(features=features()))
+    return Stream(lambda: ordered, len(ordered))
 
 
 def folder_fingerprint(paths: Iterable[Path], root: Path) -> str:
@@ -171,6 +195,10 @@ def user_folder(config: SourceConfig) -> Path:
             f"path={config.path}: no such file or folder; set it to your data, or fetch some (scripts/fetch_corpus.py)"
         )
     return path.resolve()
+
+
+def _columns(rows: list[Row]) -> dict[str, list[Any]]:
+    return dict(zip(FEATURE_NAMES, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def _segment(row: dict[str, Any]) -> str | Raw:

@@ -17,7 +17,8 @@ from importlib.resources import files
 from typing import Any
 
 from momafuse.config.schema import SourceConfig
-from momafuse.data.sources.registry import Source, in_memory, register
+from momafuse.data.sources.registry import Row, Source, in_memory, register
+from momafuse.data.sources.splitting import SplitName
 from momafuse.errors import UserError
 
 PACK = "starter-1"
@@ -27,7 +28,7 @@ PACK = "starter-1"
 def starter_pictures(config: SourceConfig) -> Source:
     """A pair of picture and caption each."""
     lines, data = _texts("captions.jsonl.xz"), _read("pictures.zip")
-    rows: list[tuple[str, str, list[dict[str, Any]]]] = []
+    rows: list[Row] = []
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for line in lines:
             entry = json.loads(line)
@@ -40,14 +41,15 @@ def starter_pictures(config: SourceConfig) -> Source:
 @register("starter_glosses")
 def starter_glosses(config: SourceConfig) -> Source:
     """A text "word: gloss" each."""
-    rows: list[tuple[str, str, list[dict[str, Any]]]] = []
-    for split, name in (("train", "glosses.txt.xz"), ("validation", "glosses_validation.txt.xz")):
+    rows: list[Row] = []
+    parts: tuple[tuple[SplitName, str], ...] = (("train", "glosses.txt.xz"), ("validation", "glosses_validation.txt.xz"))
+    for split, name in parts:
         for number, line in enumerate(_texts(name)):
             rows.append((f"wordnet/{split}/{number}", split, [{"text": line, "image": None}]))
     return _source(rows)
 
 
-def _source(rows: list[tuple[str, str, list[dict[str, Any]]]]) -> Source:
+def _source(rows: list[Row]) -> Source:
     return Source(in_memory(rows), _manifest()["pack_sha256"])
 
 

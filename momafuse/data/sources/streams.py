@@ -76,7 +76,8 @@ def unicode_text(text: str) -> str:
 
 
 def _rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str], document: Document) -> Iterator[Row]:
-    number, total = 0, sum(path.stat().st_size for path in paths)
+    number, total, given = 0, sum(path.stat().st_size for path in paths), user_folder(config)
+    root = given.parent if given.is_file() else given
     for path in paths:
         for at, row in enumerate(_read(path, columns), 1):
             if isinstance(row, str) and not row.strip():
@@ -86,16 +87,22 @@ def _rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str], d
             except ValueError as error:
                 raise ValueError(f"{path.name}, row {at}: {error}") from error
             if found is not None:
-                yield from _divided(config, number, total, *found)
+                yield from divided(config, number, total, content_key(found[0]), found[1])
             elif row is None:  # read again by the encoder, which rejects it
                 unread = {"modality": "text", "raw": {"bytes": None, "path": str(path)}}
-                yield str(path), split_of(str(path), number, config.held_out), [unread]
+                name = path.relative_to(root).as_posix()
+                yield name, split_of(name, number, config.held_out), [unread]
             number += 1
 
 
-def _divided(config: SourceConfig, number: int, total: int, content: str, segments: Segments) -> Iterator[Row]:
-    """The document, or the stretches of one that is a long text alone."""
-    key = hashlib.sha256(content.encode()).hexdigest()[:24]
+def content_key(content: str) -> str:
+    """The key of a document that has no name of its own."""
+    return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+def divided(config: SourceConfig, number: int, total: int | None, key: str, segments: Segments) -> Iterator[Row]:
+    """The source's document `number`, or the stretches of one that is a long text alone. `total`: bytes of the source, where
+    known."""
     if len(segments) == 1 and segments[0].get("text") and not segments[0].get("given"):
         for part, split, text in split_text(segments[0]["text"], key, number, config.held_out, total):
             yield part, split, [{"text": text}]
