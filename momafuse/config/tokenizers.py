@@ -24,7 +24,7 @@ class Sources:
     """Of a file of the group `data`, the sources alone: a tokenizer is trained on items, not on sequences. A source's `weight`
     is how often its items are taken, beside those of the others; `variants` play no part."""
 
-    unused: ClassVar[tuple[str, ...]] = ("path", "sequence_length", "image_share", "share", "window")
+    unused: ClassVar[tuple[str, ...]] = ("path", "stages", "sequence_length", "image_share", "share", "window")
 
     name: str
     sources: dict[str, SourceConfig]

@@ -1,7 +1,7 @@
 """What the stages of a language model share: batches of a corpus, the modality budget, counts of tokens, the probe.
 
 State beside the loop's: sequences and tokens so far, the latter also by modality, FLOPs, the sequence that step 1 began with,
-and of an upcycled run what it took over (seed.py).
+those that stages of the mixture begin with, and of an upcycled run what it took over (seed.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from momafuse.training.probe import Probe
 from momafuse.training.seed import Seed, describe, take_over
 from momafuse.training.setup import Setup
 from momafuse.training.stage import Stage
+
+STAGES = "stages"  # in the state; older ones lack it, and had none
 
 
 class LanguageStage(Stage[Batch, HeldOut]):
@@ -46,7 +48,7 @@ class LanguageStage(Stage[Batch, HeldOut]):
             counts |= {"upcycled": None}
         else:
             counts |= take_over(seed, self.config, self.setup, self.corpus)
-        return counts | {"origin_sequence": counts["sequences"]}
+        return counts | {"origin_sequence": counts["sequences"], STAGES: list(self.setup.plan.begins)}
 
     def introduction(self, state: Mapping[str, Any]) -> list[str]:
         lines = []

@@ -52,7 +52,7 @@ def source(reader: str, path: Path | None, variants: int = 1) -> SourceConfig:
 
 def config(sources: dict[str, SourceConfig], path: Path | None = None) -> Config:
     """Only what the data room reads of a Config."""
-    data = DataConfig("test", None if path is None else str(path), sources, 64, 0.5, {}, 16)
+    data = DataConfig("test", None if path is None else str(path), sources, [], 64, 0.5, {}, 16)
     return cast(Config, SimpleNamespace(data=data, tokenizer={"text": TEXT, "image": "starter_vq_v1"}))
 
 
