@@ -15,10 +15,12 @@ from momafuse.data.corpus import Corpus
 from momafuse.models.transformer import Observe
 from momafuse.parallel.compilation import is_compiled
 from momafuse.reports.logger import Logger
+from momafuse.reports.mixture import passed_often, stage_lines
 from momafuse.training.finish import report_evaluation
 from momafuse.training.held_out import HeldOut
 from momafuse.training.losses import count_targets
 from momafuse.training.probe import Probe
+from momafuse.training.schedule import total_steps
 from momafuse.training.seed import Seed, describe, take_over
 from momafuse.training.setup import Setup
 from momafuse.training.stage import Stage
@@ -60,7 +62,8 @@ class LanguageStage(Stage[Batch, HeldOut]):
             own = " and ".join(f"{mine * n} {m}" for m, n in zip(names, budget, strict=True))
             lines.append(f"every rank takes {own} tokens on every step, by construction")
         lines += [] if state["upcycled"] is None else [describe(state)]
-        return [*lines, *map(str, self.setup.plan.shares())]
+        plan, planned = self.setup.plan, state["origin_sequence"] + total_steps(self.config) * self.config.trainer.global_batch
+        return [*lines, *map(str, plan.shares()), *stage_lines(plan, planned), *passed_often(plan.uses(planned))]
 
     def rehearse(self) -> None:
         self.backward(self.setup.train.batch(range(self.config.trainer.micro_batch)), weight=1, step=0)

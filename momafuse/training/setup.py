@@ -58,13 +58,8 @@ def build(config: Config, corpus: Corpus, world: World, begins: Sequence[int] = 
     that the config asks for."""
     v = corpus.vocabulary
     budget = check_vocabulary(config, v)
-    if not corpus.train.documents:
-        raise UserError(
-            f"data.path={corpus.path}: this corpus holds held-out documents alone; choose data= that can be trained on"
-        )
-    check_graphs(config, world.device, sharded=world.mesh is not None)
-
     plan = training_plan(config, corpus, budget, begins)
+    check_graphs(config, world.device, sharded=world.mesh is not None)
     held_out_plan = PackPlan(corpus.validation, budget, config.data.held_out_weights(), HELD_OUT_SEED, config.data.window)
     answers_only = config.objective.answers_only
     sequences = _held_out_sequences(config, held_out_plan.sequences_per_epoch)  # before a model of any size is made
@@ -83,7 +78,11 @@ def build(config: Config, corpus: Corpus, world: World, begins: Sequence[int] = 
 
 
 def training_plan(config: Config, corpus: Corpus, budget: tuple[int, ...], begins: Sequence[int]) -> StagedPlan:
-    """Arguments as build's. Raises UserError."""
+    """Arguments as build's. Raises UserError where the corpus cannot give the sequences that the config asks for."""
+    if not corpus.train.documents:
+        raise UserError(
+            f"data.path={corpus.path}: this corpus holds held-out documents alone; choose data= that can be trained on"
+        )
     weights = [config.data.weights(stages) for stages in range(len(config.data.stages) + 1)]
     plan = StagedPlan(corpus.train, budget, weights, begins, config.run.seed, config.data.window)
     check_changes(plan)

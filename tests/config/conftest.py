@@ -8,6 +8,8 @@ import pytest
 
 from momafuse.config.compose import Job
 from momafuse.config.entry import USER_ERROR, entry_point
+from momafuse.config.prepare import PrepareConfig
+from momafuse.config.schema import Config
 
 RunEntry = Callable[..., list[Job]]
 
@@ -18,7 +20,8 @@ def run_entry() -> RunEntry:
 
     def call(*words: str, primary: str = "train") -> list[Job]:
         jobs: list[Job] = []
-        entry_point(primary, help="Pretrains a model.")(jobs.append)(words)
+        schema = PrepareConfig if primary == "prepare" else Config
+        entry_point(primary, help="Pretrains a model.", schema=schema)(jobs.append)(words)
         return jobs
 
     return call

@@ -9,6 +9,7 @@ from momafuse.errors import UserError
 from momafuse.reports.metrics import read_metrics
 from momafuse.training import pretraining
 from tests.small_corpus import make_small_corpus
+from tests.training.test_auxiliary import stage
 from tests.training.test_loop import RESULTS, losses
 
 WORDS = [f"++data.sources.more.{word}" for word in ("reader=starter_glosses", "path=null", "weight=0", "variants=1")]
@@ -79,6 +80,12 @@ def test_runs_that_begin_with_another_go_on_in_its_stages(run, run_root):
         for f in (fork, whole)
     ]
     assert rows[0][0] == rows[1][4]  # the step of the seam: the weights are equal still
+
+
+def test_auxiliary_routers_read_on_in_the_stages_of_their_model(run, run_root):
+    source = run("trainer.max_steps=4", "run.name=model", "optim.schedule_steps=6", STAGES)
+    state = store.read_state(store.find(stage(run_root, source, "trainer.max_steps=2")))
+    assert (state["origin_sequence"], state["stages"]) == (16, SEAMS)
 
 
 def test_other_stages_are_another_run(run):
