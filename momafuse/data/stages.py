@@ -94,7 +94,7 @@ class StagedPlan:
 
 def check_changes(plan: StagedPlan) -> None:
     """Raises UserError where a stage leaves every source its share, as weights of sources that are alone with a modality do."""
-    shares = [{(use.of, use.source): use.requested for use in _uses(one, 0)} for one in plan.plans]
+    shares = [{(use.of, use.source): use.realised for use in _uses(one, 0)} for one in plan.plans]
     for number, (before, after) in enumerate(pairwise(shares)):
         if before == after:
             fill = {of: " and ".join(name for m, name in after if m == of) for of, _ in after}
