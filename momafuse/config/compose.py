@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, Generic, cast
+from typing import Any, Generic
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -23,7 +23,7 @@ from typing_extensions import TypeVar
 from yaml import YAMLError, safe_dump  # type: ignore[import-untyped]
 
 import momafuse
-from momafuse.config.convert import convert, field_types
+from momafuse.config.convert import convert, field_types, plain
 from momafuse.config.inherit import config_file, inherit, with_later_keys
 from momafuse.config.nearest import did_you_mean
 from momafuse.config.overrides import Override, for_hydra, parse, quote, refuse_two_files, sweep, verbatim
@@ -153,7 +153,7 @@ def _compose_one(
     experiment = choices.get("experiment")
     source = load_config(config_file(raw["model_from"])) if raw.get("model_from") else None
     if source is not None:
-        raw = inherit(raw, asdict(source), overrides)
+        raw = inherit(raw, plain(source), overrides)
     if "run" in field_types(schema) and isinstance(raw.get("run"), dict) and raw["run"].get("name") is None:
         base_group = "experiment" if experiment else "model" if "model" in choices else "tokenizer"
         named = [o for o in overrides if not (o.is_group and o.key == base_group)]
@@ -169,7 +169,7 @@ def _compose_one(
         validate_tokenizer(config)
     if check is not None:
         check(config)
-    values, said = asdict(cast(Any, config)), verbatim(overrides)
+    values, said = plain(config), verbatim(overrides)
     text = OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in values.items() if key not in said}))
     text += safe_dump(said, allow_unicode=True) if said else ""
     return Job(config, text, choices, experiment, [str(o) for o in overrides], user_dir)

@@ -4,7 +4,8 @@ Walks the fields and their type hints: nested dataclasses, `Literal`, unions, `d
 `tuple[X, ...]`, `str`, `bool`, `int`, `float`. No value is guessed: a number where text is asked is an error, since
 YAML has already lost how it was written (2024_11 reads as 202411). Whole floats pass for `int`, numbers in text (YAML
 1.1 reads `1e-4` so) for `float`. A `null` in a dict of non-optional values drops the entry, so that one file can undo
-what another one set. A field that has a default may be left out.
+what another one set. A field that has a default may be left out; a key that is a word of Python (`from`) is a field with an
+underscore behind it.
 
 Knows nothing of Hydra (compose.py) nor of what fields mean to one another (validate.py).
 """
@@ -15,6 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
+from keyword import iskeyword
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -28,9 +30,18 @@ T = TypeVar("T")
 
 
 def field_types(schema: Any) -> dict[str, Any]:
-    """Field name -> type hint of a dataclass, in order."""
+    """Key -> type hint of a dataclass, in order."""
     hints = get_type_hints(schema)
-    return {f.name: hints[f.name] for f in fields(schema)}
+    return {f.name.removesuffix("_"): hints[f.name] for f in fields(schema)}
+
+
+def plain(value: Any) -> Any:
+    """The containers that `convert` makes `value` of."""
+    if is_dataclass(value):
+        return {f.name.removesuffix("_"): plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def convert(schema: type[T], raw: Any, *, key: str = "") -> T:
@@ -192,4 +203,4 @@ def _dataclass(kind: Any, raw: Any, key: str, root: type) -> Any:
     for name in types:
         if name not in values and name not in optional:
             raise UserError(f"{prefix}{name}: no value; write {prefix}{name}=... or give it in a config file")
-    return kind(**values)
+    return kind(**{f"{key}_" if iskeyword(key) else key: value for key, value in values.items()})

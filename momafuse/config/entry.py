@@ -32,14 +32,19 @@ _KEYS = """  run.name run.root run.seed           the run's folder ROOT/NAME, an
   data.path                            a prepared corpus
   data.image_share                     share of image tokens in every sequence, or `experts`
   data.share.NAME                      that of another modality, e.g. data.share.speech=0.2
+  data.stages=[..]                     other weights later, e.g. '[{from: 0.8, weights: {texts: 0.5}}]'
   resume=auto|none|PATH                where to go on from
   upcycle=PATH                         a run or checkpoint of another model to start from
   logger.wandb=offline|online|disabled"""
 
 
-_LAUNCH_KEYS = """  launch.nodes launch.gpus_per_node     how large a job; one rank a GPU
+_OWN_KEYS = {
+    "launch": """  launch.nodes launch.gpus_per_node     how large a job; one rank a GPU
   launch.time launch.warning           its time, and the seconds at its end in which ranks save and leave
-  launch.dry=true                      print the script, submit nothing"""
+  launch.dry=true                      print the script, submit nothing""",
+    "prepare": """  show=plan                            documents, shares and passes of each source in a run of these words
+  show=sample                          the same, and a page of packed sequences as the model sees them""",
+}
 
 
 # The words of a command line and the user's folder -> a primary config and its schema.
@@ -108,7 +113,9 @@ def help_text(primary: str, about: str, user_dir: Path | None = None) -> str:
         lines.append(f"  {group + '=':<13} {'  '.join(options)}")
     added = [g for g in ("experiment", "debug") if g in groups] if "model" in chosen else []
     lines += [f"  {'+' + group + '=':<13} {'  '.join(groups[group])}" for group in added]
-    lines += ["", "keys used most:", *([_LAUNCH_KEYS] if primary == "launch" else []), _KEYS] if "model" in chosen else []
+    lines += (
+        ["", "keys used most:", *([_OWN_KEYS[primary]] if primary in _OWN_KEYS else []), _KEYS] if "model" in chosen else []
+    )
     lines += [
         "",
         "flags:",
@@ -187,7 +194,11 @@ def _examples(primary: str, experiments: bool) -> list[str]:
     if not experiments:
         return [f"{group}={file}" for group, file in _chosen(primary).items()]
     if primary == "prepare":
-        return ["data=starter", "data=captioned_folder data.sources.pictures.path=PICTURES '~data.sources.texts'"]
+        return [
+            "data=starter",
+            "data=captioned_folder data.sources.pictures.path=PICTURES '~data.sources.texts'",
+            "data=starter show=sample",
+        ]
     if primary == "describe":
         return [
             "+experiment=moma_4t4i size=1_4b",

@@ -17,7 +17,7 @@ MAY_DIFFER = ("data.path",)  # a corpus may have moved; its fingerprint is compa
 UPCYCLING = {"optimizer": "fresh", "weight_noise": 0.0, "redraw": 0.0, "capacity_steps": 0}
 LATER: Mapping[str, Mapping[str, Any]] = {  # keys that older runs lack
     "": {"model_from": None, "upcycle": None, "upcycling": UPCYCLING},
-    "data": {"share": {}, "max_rejects": 0.01, "duplicates": "keep"},
+    "data": {"share": {}, "stages": [], "max_rejects": 0.01, "duplicates": "keep"},
     "model": {"towers": []},
     "router": {"auxiliary": False},
     "trainer": {"profile": None, "probe": 0},

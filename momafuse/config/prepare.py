@@ -1,9 +1,11 @@
-"""What `python -m momafuse.prepare` reads beside what train reads: how the work is shared out."""
+"""What `python -m momafuse.prepare` reads: all that train reads, so that both find the same corpus, how the work is shared
+out, and what to show of the result."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
@@ -30,6 +32,9 @@ ALONE = Preparation(workers=None, shard=None)
 
 @dataclass(frozen=True)
 class PrepareConfig(Config):
+    writes_run: ClassVar[bool] = False
+
+    show: Literal["none", "plan", "sample"]  # plan: what a run takes of each source; sample: a page of its sequences
     prepare: Preparation
 
 
@@ -37,4 +42,4 @@ def check_preparation(config: PrepareConfig) -> None:
     """Raises UserError for what cannot be."""
     if config.prepare.workers is not None and config.prepare.workers < 1:
         raise UserError(f"prepare.workers={config.prepare.workers}: must be at least 1, or null for one a core")
-    assert config.prepare.share
+    _ = config.prepare.share

@@ -136,10 +136,19 @@ class SourceConfig:
 
 
 @dataclass(frozen=True)
+class StageConfig:
+    """Other weights for the rest of a run (data/stages.py)."""
+
+    from_: float  # share of the run's planned length: optim.schedule_steps, else trainer.max_steps, at its first start
+    weights: dict[str, float]  # of the sources named, until a later stage names them again; 0 takes one out
+
+
+@dataclass(frozen=True)
 class DataConfig:
     name: str
     path: str | None  # the prepared corpus; None: corpora/NAME-HASH, prepared on first use
     sources: dict[str, SourceConfig]
+    stages: list[StageConfig]
     sequence_length: int
     image_share: float | Literal["experts"]  # share of image tokens in every sequence; the same as share.image
     share: dict[str, float | Literal["experts"]]  # of any modality by name; text takes the rest
@@ -151,6 +160,20 @@ class DataConfig:
         """Those asked for, by modality; `image_share` counts where `image` is one of them and `share.image` is not given."""
         first: dict[str, float | Literal["experts"]] = {"image": self.image_share} if "image" in modalities else {}
         return first | self.share
+
+    def weights(self, stages: int = 0) -> dict[str, float]:
+        """Of every source, when so many stages have begun."""
+        weights = {name: source.weight for name, source in self.sources.items()}
+        for stage in self.stages[:stages]:
+            weights |= stage.weights
+        return weights
+
+    def held_out_weights(self) -> dict[str, float]:
+        """Those of the start; of a source that comes in later, those that it comes in with."""
+        found = self.weights()
+        for stages in range(1, len(self.stages) + 1):
+            found |= {name: weight for name, weight in self.weights(stages).items() if not found[name]}
+        return found
 
 
 def share_key(modality: str) -> str:

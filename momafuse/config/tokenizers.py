@@ -26,6 +26,7 @@ class Sources:
 
     unused: ClassVar[tuple[str, ...]] = (
         "path",
+        "stages",
         "sequence_length",
         "image_share",
         "share",

@@ -23,6 +23,7 @@ from momafuse.config.schema import (
     TrainerConfig,
     share_key,
 )
+from momafuse.config.validate_stages import check_stages
 from momafuse.errors import UserError
 from momafuse.routing.names import ALL, SHARED
 from momafuse.tokens.vocabulary import TEXT
@@ -125,11 +126,11 @@ def _signs(config: Config) -> None:
         "data.window": d.window,
         "optim.eps": o.eps,
         "trainer.eval_sequences": t.eval_sequences,
-        **{f"data.sources.{name}.weight": s.weight for name, s in d.sources.items()},
         **{f"data.sources.{name}.variants": s.variants for name, s in d.sources.items()},
     }
     zero_or_above: dict[str, float] = {
         "model.norm_eps": m.norm_eps,
+        **{f"data.sources.{name}.weight": s.weight for name, s in d.sources.items()},
         "objective.z_loss": config.objective.z_loss,
         "optim.weight_decay": o.weight_decay,
         "trainer.probe": t.probe,
@@ -308,6 +309,7 @@ def _data(config: Config) -> None:
         if share == "experts" and ALL in config.model.groups(config.modalities):
             problem = "needs experts of each modality; give a number, e.g. 0.5, or choose model=moma"
             fail(share_key(name), share, problem)
+    check_stages(data)
 
 
 def _objective(config: Config) -> None:

@@ -8,13 +8,14 @@ first of these that it holds items of: what else its documents hold comes with t
 
 and stands after s sequences at the place that the exact totals of the lines before leave. The first line is measured in whole
 sequences; one pass over its source that ends first at its weight is the epoch. Sources that hold a modality without a budget
-are not used. Deals nothing to sequences (packing.py).
+are not used. Where a stage of the mixture begins (stages.py), every tape goes on at the place where it stood, and lines count
+from there. Deals nothing to sequences (packing.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -45,6 +46,15 @@ class SourceShare:
         return f"{self.source}: {got} of the {self.of} budget (asked {asked}), {self.passes:.2f} passes an epoch"
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a plan begins: a global sequence, the number of its first epoch, and the place on the tape of each source."""
+
+    sequence: int = 0
+    epoch: int = 0
+    places: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass
 class Line:
     """`places` and `rates` are means: places a sequence, and tokens of each modality (M,) that a place brings."""
@@ -54,6 +64,7 @@ class Line:
     first: bool
     unit: int  # tokens of its modality in a place: of an item where they have a fixed length, else 1
     rates: npt.NDArray[np.float64]
+    begin: Ints  # the place on each tape from which it counts
     places: float = 0.0
     later_text: int = 0  # tokens of text that the lines behind it, text aside, need in a sequence
 
@@ -69,14 +80,28 @@ class Line:
         reserve[self.modality] = 0
         return reserve
 
+    @property
+    def brought(self) -> Ints:
+        """(M,) tokens of each modality before `begin`."""
+        stood = [(tape, place) for tape, place in zip(self.mixture.tapes, self.begin.tolist(), strict=True) if place]
+        return sum((tape.tokens_before(place) for tape, place in stood), np.zeros(len(self.rates), np.int64))
+
+    def on_tapes(self, place: int) -> Ints:
+        """Of a place on the line: the place on each tape."""
+        places: Ints = self.begin + self.mixture.shares.split(place)
+        return places
+
 
 class Lines:
     """The lines of a budget, in filling order."""
 
-    def __init__(self, split: Split, budget: tuple[int, ...], weights: dict[str, float], window: int, key: int) -> None:
+    def __init__(
+        self, split: Split, budget: tuple[int, ...], weights: dict[str, float], window: int, key: int, start: Start
+    ) -> None:
         """Arguments as PackPlan's. UserError where the corpus cannot meet the budget."""
-        self._split, self._budget = split, budget
+        self._split, self._budget, self._start = split, budget, start
         self._lines = self._build(weights, window, key)
+        self._brought = [line.brought for line in self._lines]
         self._first = self._lines[0]
         self._measure()
         self._check_text()
@@ -84,6 +109,11 @@ class Lines:
 
     def __iter__(self) -> Iterator[Line]:
         return iter(self._lines)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the modalities."""
+        return self._split.vocabulary.names
 
     @property
     def text(self) -> Line | None:
@@ -102,17 +132,18 @@ class Lines:
 
     def places(self, line: Line, epoch: int, sequences: int) -> Ints:
         """Place on each tape of a line after that many sequences of an epoch."""
-        split = line.mixture.shares.split
         if line is not self._first or not line.modality:
-            return split(self.place(line, epoch, sequences))
-        each = int(line.places)
+            return line.on_tapes(self.place(line, epoch, sequences))
+        each, split = int(line.places), line.mixture.shares.split
         step = np.where(self._aligned, [tape.length for tape in line.mixture.tapes], split(self.sequences_per_epoch * each))
-        return epoch * step + split(sequences * each)
+        places: Ints = line.begin + epoch * step + split(sequences * each)
+        return places
 
     def place(self, line: Line, epoch: int, sequences: int) -> int:
         """Place on a line, but the first, after that many sequences of an epoch."""
         tokens = (epoch * self.sequences_per_epoch + sequences) * self._budget[line.modality]
-        for earlier in self._lines[: self._lines.index(line)]:
+        for earlier, before in zip(self._lines[: self._lines.index(line)], self._brought, strict=False):
+            tokens += int(before[line.modality])
             places = self.places(earlier, epoch, sequences).tolist()
             for tape, place in zip(earlier.mixture.tapes, places, strict=True):
                 tokens -= int(tape.tokens_before(place)[line.modality])
@@ -144,7 +175,8 @@ class Lines:
                 tapes = [Tape(self._split, s, window, m, key_of(key, s.name)) for s in held]
                 mixture = Mixture(tapes, [weights[s.name] for s in held])
                 rates = mixture.shares.realised @ np.stack([tape.tokens / tape.length for tape in tapes])
-                lines.append(Line(m, mixture, not lines, modalities[m].block or 1, rates))
+                begin = np.array([self._start.places.get(s.name, 0) for s in held], np.int64)
+                lines.append(Line(m, mixture, not lines, modalities[m].block or 1, rates, begin))
             elif m and self._budget[m]:
                 brought = any(line.rates[m] for line in lines)
                 problem = f"no source with a weight above 0 has {modalities[m].name} items"
@@ -186,7 +218,8 @@ class Lines:
             check_text(key, text, self._budget[m], sum(self._budget), line.unit, float(line.rates[0]), self.text is not None)
 
     def _epoch(self) -> tuple[int, list[bool]]:
-        """Sequences of an epoch, and which sources of the first line begin every epoch with a fresh pass."""
+        """Sequences of an epoch, and which sources of the first line begin every epoch with a fresh pass: of one that begins in
+        the midst of its tapes, none."""
         mixture, places = self._first.mixture, int(self._first.places)
         lengths = np.array([tape.length for tape in mixture.tapes])
         low, high = 1, 2 + int(max(lengths / mixture.shares.realised)) // places
@@ -195,7 +228,7 @@ class Lines:
             fits = bool((mixture.shares.split(middle * places) <= lengths).all())
             low, high = (middle, high) if fits else (low, middle)
         rest = lengths - mixture.shares.split(low * places)
-        return low, [bool(0 <= r < places) for r in rest.tolist()]
+        return low, [bool(0 <= r < places) and not self._start.places for r in rest.tolist()]
 
     def _refuse(self, m: int, problem: str, remedy: str) -> NoReturn:
         share = self._budget[m] / sum(self._budget)

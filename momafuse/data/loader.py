@@ -23,6 +23,7 @@ import torch
 from momafuse.data.batch import Batch
 from momafuse.data.mixture import Ints
 from momafuse.data.packing import PackPlan
+from momafuse.data.stages import StagedPlan
 from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import Vocabulary
 
@@ -47,7 +48,12 @@ class Loader:
     """Reads batches of one split."""
 
     def __init__(
-        self, split: Split, vocabulary: Vocabulary, plan: PackPlan, budget: tuple[int, ...], answers_only: bool = False
+        self,
+        split: Split,
+        vocabulary: Vocabulary,
+        plan: PackPlan | StagedPlan,
+        budget: tuple[int, ...],
+        answers_only: bool = False,
     ) -> None:
         """`budget` is the plan's: tokens of each modality, in the vocabulary's order, in every sequence.
 

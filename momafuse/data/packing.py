@@ -28,7 +28,7 @@ import numpy as np
 
 from momafuse.data.filling import fill_items
 from momafuse.data.flowing import flow
-from momafuse.data.lines import Line, Lines, SourceShare
+from momafuse.data.lines import Line, Lines, SourceShare, Start
 from momafuse.data.mixture import Ints, Units, key_of, keyed_hash, keyed_order
 from momafuse.errors import UserError
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from momafuse.data.corpus import Split
 
 CACHED_WINDOWS = 4
+BEGINNING = Start()
 
 
 class Piece(NamedTuple):
@@ -78,15 +79,18 @@ class PackPlan:
         window: int,
         *,
         fill_last: bool = False,
+        start: Start = BEGINNING,
+        length: int | None = None,
     ) -> None:
         """`budget` in tokens a sequence, text first; `weights` by source; `window` documents of an independent window.
 
-        `fill_last`: text-only sources fill the end of each sequence (padding). UserError where the corpus cannot meet
-        the budget.
+        `fill_last`: text-only sources fill the end of each sequence (padding). `start`, `length`: a stage of several
+        (stages.py), which ends after so many sequences. UserError where the corpus cannot meet the budget.
         """
         self.budget, self._split, self._fill_last = budget, split, fill_last
         self._key = key_of(seed, split.fingerprint, *budget, window)
-        self.lines = Lines(split, budget, weights, window, self._key)
+        self.start, self._length = start, length
+        self.lines = Lines(split, budget, weights, window, self._key, start)
         self.sequences_per_epoch = self.lines.sequences_per_epoch
         self._window_length = min(max(1, int(window / self.lines.documents)), self.sequences_per_epoch)
         self.window = lru_cache(CACHED_WINDOWS)(self._plan)
@@ -95,8 +99,8 @@ class PackPlan:
         """Epoch, window in the epoch and place in the window of a global sequence (>= 0)."""
         if sequence < 0:
             raise ValueError(f"sequence {sequence} is negative")
-        epoch, rest = divmod(sequence, self.sequences_per_epoch)
-        return epoch, *divmod(rest, self._window_length)
+        epoch, rest = divmod(sequence - self.start.sequence, self.sequences_per_epoch)
+        return self.start.epoch + epoch, *divmod(rest, self._window_length)
 
     def pieces(self, sequence: int) -> list[Piece]:
         """The pieces of a global sequence, in their order in it."""
@@ -112,10 +116,13 @@ class PackPlan:
 
     def _plan(self, epoch: int, number: int) -> WindowPlan:
         before = number * self._window_length
+        key = key_of(self._key, "window", epoch, number)
+        epoch -= self.start.epoch  # as lines count
         count = min(self._window_length, self.sequences_per_epoch - before)
+        if self._length is not None:
+            count = min(count, self._length - epoch * self.sequences_per_epoch - before)
         rooms = np.tile(np.array(self.budget, np.int64), (count, 1))
         parts: list[Part] = []
-        key = key_of(self._key, "window", epoch, number)
         for line in self.lines:
             if line.modality == 0:
                 continue
@@ -138,7 +145,7 @@ class PackPlan:
         else:
             begin = self.lines.places(line, epoch, before)
             places = int(rooms[:, line.modality].sum()) // line.unit
-            end = line.mixture.shares.split(self.lines.place(line, epoch, before) + places)
+            end = line.on_tapes(self.lines.place(line, epoch, before) + places)
         return line.mixture.segment(begin, end)
 
     def _deal(self, line: Line, epoch: int, before: int, rooms: Ints, key: int) -> tuple[Part, Ints]:
@@ -167,7 +174,7 @@ class PackPlan:
                 "add a text-only source with a weight above 0"
             )
         place = self.lines.place(line, epoch, before)
-        units = line.mixture.segment(*(line.mixture.shares.split(p) for p in (place, place + int(rooms.sum()))))
+        units = line.mixture.segment(*(line.on_tapes(p) for p in (place, place + int(rooms.sum()))))
         rooms_end, units_end = np.cumsum(rooms), np.cumsum(units.size)
         cuts = np.unique(np.concatenate([[0], rooms_end, units_end]))
         begin, length = cuts[:-1], np.diff(cuts)

@@ -39,7 +39,7 @@ def held_out_sequences(config: Config, corpus: Corpus) -> HeldOutSequences:
     if not split.documents:
         raise UserError(f"data.path={corpus.path}: this corpus holds no held-out documents")
     weights = dict.fromkeys((s.name for s in split.sources), 1.0)
-    weights |= {name: x.weight for name, x in config.data.sources.items()} | {PADDING: 1.0}
+    weights |= config.data.held_out_weights() | {PADDING: 1.0}
     used = [s for s in split.sources if s.documents and weights[s.name] > 0]
     padded = False
     held = [m for m in range(1, len(v.names)) if any(s.items[m] for s in used)]

@@ -15,6 +15,7 @@ from momafuse.tokenizers.speech import SpeechTask
 from momafuse.tokenizers.stage import TokenizerStage
 from momafuse.tokenizers.task import Task
 from momafuse.tokens.config import BPEConfig
+from momafuse.training.folder import RunFolder
 from momafuse.training.loop import run
 from momafuse.vision.config import VQConfig
 from momafuse.vq.quantizer import build_quantizer
@@ -26,7 +27,7 @@ def train(job: Job[TokenizerTraining], say: Callable[[str], None] = print) -> No
     run(job, made, say)
 
 
-def made(world: World, config: TokenizerTraining) -> TokenizerStage:
+def made(world: World, config: TokenizerTraining, _: RunFolder) -> TokenizerStage:
     """Every rank reads all items. Raises UserError where they find different ones."""
     assert not isinstance(config.tokenizer, BPEConfig)
     build_quantizer(config.tokenizer.architecture, config.tokenizer.quantizer)  # what cannot be is said before all is read

@@ -1,7 +1,7 @@
 """What the stages of a language model share: batches of a corpus, the modality budget, counts of tokens, the probe.
 
 State beside the loop's: sequences and tokens so far, the latter also by modality, FLOPs, the sequence that step 1 began with,
-and of an upcycled run what it took over (seed.py).
+those that stages of the mixture begin with, and of an upcycled run what it took over (seed.py).
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from momafuse.data.corpus import Corpus
 from momafuse.models.transformer import Observe
 from momafuse.parallel.compilation import is_compiled
 from momafuse.reports.logger import Logger
+from momafuse.reports.mixture import passed_often, stage_lines
 from momafuse.training.finish import report_evaluation
 from momafuse.training.held_out import HeldOut
 from momafuse.training.losses import count_targets
 from momafuse.training.probe import Probe
+from momafuse.training.schedule import total_steps
 from momafuse.training.seed import Seed, describe, take_over
 from momafuse.training.setup import Setup
 from momafuse.training.stage import Stage
+
+STAGES = "stages"  # in the state; older ones lack it, and had none
 
 
 class LanguageStage(Stage[Batch, HeldOut]):
@@ -46,7 +50,7 @@ class LanguageStage(Stage[Batch, HeldOut]):
             counts |= {"upcycled": None}
         else:
             counts |= take_over(seed, self.config, self.setup, self.corpus)
-        return counts | {"origin_sequence": counts["sequences"]}
+        return counts | {"origin_sequence": counts["sequences"], STAGES: list(self.setup.plan.begins)}
 
     def introduction(self, state: Mapping[str, Any]) -> list[str]:
         lines = []
@@ -58,7 +62,8 @@ class LanguageStage(Stage[Batch, HeldOut]):
             own = " and ".join(f"{mine * n} {m}" for m, n in zip(names, budget, strict=True))
             lines.append(f"every rank takes {own} tokens on every step, by construction")
         lines += [] if state["upcycled"] is None else [describe(state)]
-        return [*lines, *map(str, self.setup.plan.shares())]
+        plan, planned = self.setup.plan, state["origin_sequence"] + total_steps(self.config) * self.config.trainer.global_batch
+        return [*lines, *map(str, plan.shares()), *stage_lines(plan, planned), *passed_often(plan.uses(planned))]
 
     def rehearse(self) -> None:
         self.backward(self.setup.train.batch(range(self.config.trainer.micro_batch)), weight=1, step=0)

@@ -33,7 +33,7 @@ from momafuse.training.steps import Steps
 from momafuse.world import World, join
 
 C = TypeVar("C", bound=RunnableConfig)
-Made = Callable[[World, C], Stage[Any, Any]]  # the stage of a config, after what it reads was prepared
+Made = Callable[[World, C, RunFolder], Stage[Any, Any]]  # the stage of a config, after what it reads was prepared
 
 
 def run(job: Job[C], made: Made[C], say: Callable[[str], None] = print) -> None:
@@ -52,7 +52,7 @@ def run_in(world: World, job: Job[C], made: Made[C], say: Callable[[str], None])
             say(f"{folder.path} is complete: {done} steps. For more: {more(config, done)}")
         return
     world.leave_if_warned()
-    stage = made(world, config)
+    stage = made(world, config, folder)
     state = start_state(stage, folder, total)
     with ExitStack() as held_open:
         loggers: list[RunLogger] = []

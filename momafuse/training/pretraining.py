@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from momafuse.checkpoint import store
 from momafuse.config.compose import Job
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
@@ -23,10 +24,12 @@ from momafuse.reports.logger import Logger
 from momafuse.routing.statistics import chosen_shares
 from momafuse.training.auxiliary import Auxiliaries
 from momafuse.training.finish import finish, renew
+from momafuse.training.folder import RunFolder
 from momafuse.training.held_out import HeldOut, evaluate
-from momafuse.training.language import LanguageStage
+from momafuse.training.language import STAGES, LanguageStage
 from momafuse.training.loop import run
 from momafuse.training.losses import LossMeter, modality_table
+from momafuse.training.schedule import stage_begins
 from momafuse.training.setup import build, check_vocabulary
 from momafuse.training.step import backward, micro_batch, numbers, step_flops
 from momafuse.world import World
@@ -37,11 +40,22 @@ def train(job: Job, say: Callable[[str], None] = print) -> None:
     run(job, made, say)
 
 
-def made(world: World, config: Config) -> LanguageStage:
+def made(world: World, config: Config, folder: RunFolder) -> LanguageStage:
     check_vocabulary(config, Encoder.load(config.tokenizer).vocabulary)  # before a long prepare
+    begins = world.on_main(lambda: begins_of(config, folder))
     corpus = world.main_first(lambda: open_or_prepare(config))
     stage: type[LanguageStage] = Auxiliaries if config.router.auxiliary else Pretraining
-    return stage(config, build(config, corpus, world), corpus)
+    return stage(config, build(config, corpus, world, begins), corpus)
+
+
+def begins_of(config: Config, folder: RunFolder) -> list[int]:
+    """Where the stages of the mixture begin: as in the run whose data this one goes on with, if there is one."""
+    state = folder.state
+    if state is None and folder.seed is not None:
+        state = folder.seed.state
+    if state is None and config.model_from is not None:
+        state = store.read_state(store.find(Path(config.model_from).expanduser(), "model_from"))
+    return stage_begins(config) if state is None else list(state.get(STAGES, []))
 
 
 class Pretraining(LanguageStage):

@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 from momafuse.config.schema import Config, RunnableConfig
+from momafuse.errors import UserError
 
 
 def learning_rate(step: int, *, peak: float, end: float, warmup: int, total: int, shape: Literal["linear", "cosine"]) -> float:
@@ -40,6 +41,27 @@ def more(config: RunnableConfig, steps: int) -> str:
     if not isinstance(config, Config) or config.trainer.max_tokens is None or steps == config.trainer.max_steps:
         return f"trainer.max_steps={2 * steps}"
     return f"trainer.max_tokens={2 * config.trainer.max_tokens}"
+
+
+def planned_steps(config: Config) -> int:
+    """The length of a run that starts now: its schedule's, which may lie behind `trainer.max_steps`."""
+    return config.optim.schedule_steps or total_steps(config)
+
+
+def stage_begins(config: Config) -> list[int]:
+    """The global sequence that each of data.stages begins with, in a run that starts now: the first of a step.
+
+    Raises UserError where a stage would have no step, or leave none to the one before.
+    """
+    steps, begins = planned_steps(config), [0]
+    for number, stage in enumerate(config.data.stages):
+        begin = round(stage.from_ * steps)
+        if not begins[-1] < begin * config.trainer.global_batch or begin >= steps:
+            before = "the stage before it" if number else "the weights that the run begins with"
+            short = f"no step of {steps} is left to {'it' if begin >= steps else before}"
+            raise UserError(f"data.stages[{number}].from={stage.from_}: {short}; take the stage out, or set more steps")
+        begins.append(begin * config.trainer.global_batch)
+    return begins[1:]
 
 
 def total_steps(config: RunnableConfig) -> int:

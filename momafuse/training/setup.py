@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from torch.optim import AdamW
 
 from momafuse.config.schema import Config
 from momafuse.data.budget import modality_budget
-from momafuse.data.corpus import Corpus, Split
+from momafuse.data.corpus import Corpus
 from momafuse.data.loader import Loader
 from momafuse.data.packing import PackPlan
+from momafuse.data.stages import StagedPlan, check_changes
 from momafuse.errors import UserError
 from momafuse.kernels.experts import check_backend, leaves_sizes
 from momafuse.models.initialise import initialise
@@ -37,7 +39,7 @@ class Setup:
     model: Transformer
     working: Working  # the model computes under it: forward, backward and evaluation
     optimizer: AdamW
-    plan: PackPlan
+    plan: StagedPlan
     train: Loader
     held_out: Loader
     held_out_sequences: int
@@ -51,21 +53,14 @@ def check_vocabulary(config: Config, v: Vocabulary) -> tuple[int, ...]:
     return modality_budget(config.data, v, config.model.groups(v.names))
 
 
-def build(config: Config, corpus: Corpus, world: World) -> Setup:
-    """Raises UserError where the corpus cannot give the sequences that the config asks for."""
+def build(config: Config, corpus: Corpus, world: World, begins: Sequence[int] = ()) -> Setup:
+    """`begins`: the sequence that each of data.stages begins with. Raises UserError where the corpus cannot give the sequences
+    that the config asks for."""
     v = corpus.vocabulary
     budget = check_vocabulary(config, v)
-    if not corpus.train.documents:
-        raise UserError(
-            f"data.path={corpus.path}: this corpus holds held-out documents alone; choose data= that can be trained on"
-        )
+    plan = training_plan(config, corpus, budget, begins)
     check_graphs(config, world.device, sharded=world.mesh is not None)
-
-    def plan_of(split: Split, seed: int) -> PackPlan:
-        weights = {name: s.weight for name, s in config.data.sources.items()}
-        return PackPlan(split, budget, weights, seed, config.data.window)
-
-    plan, held_out_plan = plan_of(corpus.train, config.run.seed), plan_of(corpus.validation, HELD_OUT_SEED)
+    held_out_plan = PackPlan(corpus.validation, budget, config.data.held_out_weights(), HELD_OUT_SEED, config.data.window)
     answers_only = config.objective.answers_only
     sequences = _held_out_sequences(config, held_out_plan.sequences_per_epoch)  # before a model of any size is made
     model, dtype = build_model(config, v, world)
@@ -80,6 +75,18 @@ def build(config: Config, corpus: Corpus, world: World) -> Setup:
         held_out=Loader(corpus.validation, v, held_out_plan, budget, answers_only),
         held_out_sequences=sequences,
     )
+
+
+def training_plan(config: Config, corpus: Corpus, budget: tuple[int, ...], begins: Sequence[int]) -> StagedPlan:
+    """Arguments as build's. Raises UserError where the corpus cannot give the sequences that the config asks for."""
+    if not corpus.train.documents:
+        raise UserError(
+            f"data.path={corpus.path}: this corpus holds held-out documents alone; choose data= that can be trained on"
+        )
+    weights = [config.data.weights(stages) for stages in range(len(config.data.stages) + 1)]
+    plan = StagedPlan(corpus.train, budget, weights, begins, config.run.seed, config.data.window)
+    check_changes(plan)
+    return plan
 
 
 def build_model(config: Config, v: Vocabulary, world: World) -> tuple[Transformer, torch.dtype]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momafuse.config.convert import convert, key_type, known_keys
+from momafuse.config.convert import convert, key_type, known_keys, plain
 from momafuse.errors import UserError
 
 
@@ -72,6 +72,30 @@ def test_every_kind_of_field_goes_through() -> None:
     assert made.pair == (1, 2.0)
     assert made.many == (1, 2, 3)
     assert convert(Sample, asdict(made)) == made
+
+
+@dataclass(frozen=True)
+class Reserved:
+    from_: float
+    inner: Inner
+
+
+@dataclass(frozen=True)
+class Listed:
+    several: list[Reserved]
+    named: dict[str, int]
+
+
+def test_a_key_that_is_a_word_of_python() -> None:
+    raw = {"several": [{"from": 0.5, "inner": {"size": 1, "name": "n"}}], "named": {"as_": 1}}
+    made = convert(Listed, raw)
+    assert made == Listed([Reserved(0.5, Inner(1, "n"))], {"as_": 1})
+    assert plain(made) == raw
+    assert plain(sample()) == GOOD
+    assert list(known_keys(Reserved)) == ["from", "inner", "inner.size", "inner.name"]
+    for name in ("from_", "form"):
+        with pytest.raises(UserError, match=rf"^several\[0\]\.{name}: no such key; did you mean several\[0\]\.from\?$"):
+            convert(Listed, {"several": [{name: 1}], "named": {}})
 
 
 def test_whole_floats_are_ints_and_numbers_in_text_are_floats() -> None:

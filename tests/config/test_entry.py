@@ -54,6 +54,13 @@ def test_a_mistake_is_one_line(word: str, complaint: Complaint) -> None:
     assert MISTAKES[word] in complaint(word)
 
 
+def test_what_prepare_shows_is_a_key_of_its_own(complaint: Complaint, run_entry: RunEntry) -> None:
+    assert complaint("show=pln", primary="prepare") == "show=pln: expected none or plan or sample"
+    assert complaint("show=plan").startswith("show: no such key")
+    (job,) = run_entry("show=plan", primary="prepare")
+    assert job.config.show == "plan"
+
+
 def test_contradictory_files_of_a_group(complaint: Complaint) -> None:
     assert complaint("size=90m", "size=nano") == "size=90m and size=nano contradict each other; keep one"
 
@@ -111,6 +118,8 @@ def test_help_names_groups_experiments_keys_and_examples() -> None:
     for part in ("Pretrains a model.", "moma_4t4i", "nano*", "trainer.max_steps", "-m", "--config-dir", "examples:"):
         assert part in text
     assert "data=starter" in help_text("prepare", "Writes a corpus.")
+    assert "show=plan" in help_text("prepare", "")
+    assert "show=" not in text
     assert "tokenizer=" in help_text("train_tokenizer", "Trains a tokenizer.")
 
 

@@ -18,6 +18,8 @@ from momafuse.errors import UserError
 
 HEADS = "must divide model.dim=256 into heads of an even width"
 DEPTH = "model.depth={{every: {}, start: {}, capacity: {}, per_modality: {}}}"
+ONE_STAGE = "data.stages=[{{from: {}, weights: {{{}}}}}]"
+TWO_STAGES = "data.stages=[{{from: {}, weights: {{starter_glosses: 2}}}}, {{from: {}, weights: {{starter_pictures: 2}}}}]"
 BROKEN = {
     "model.n_heads=7": f"model.n_heads=7: {HEADS}; the nearest that do: 4 or 8",
     "model.n_heads=256": f"model.n_heads=256: {HEADS}; the nearest that do: 128",
@@ -31,8 +33,17 @@ BROKEN = {
     "checkpoint.keep_every=0": "checkpoint.keep_every=0: must be at least 1, or null",
     "checkpoint.keep_every=250  checkpoint.every=100": "multiple of checkpoint.every=100, the steps that are saved, e.g. 200",
     "checkpoint.keep_every=50  checkpoint.every=0": "must be a multiple of checkpoint.every=0 (only the end)",
-    "data.sources.starter_glosses.weight=0": "data.sources.starter_glosses.weight=0.0: must be greater than 0",
+    "data.sources.starter_glosses.weight=-1": "data.sources.starter_glosses.weight=-1.0: must not be negative",
     "data.sources.starter_glosses.variants=0": "data.sources.starter_glosses.variants=0: must be greater than 0",
+    ONE_STAGE.format(
+        1, "starter_glosses: 1"
+    ): "data.stages[0].from=1.0: must lie between 0 and 1: a share of the run's planned",
+    ONE_STAGE.format(0, "starter_glosses: 1"): "data.stages[0].from=0.0: must lie between 0 and 1",
+    ONE_STAGE.format(0.5, ""): "data.stages[0].weights={}: name at least one source, e.g. {starter_pictures: 0.5}",
+    ONE_STAGE.format(0.5, "starter_gloses: 1"): "weights.starter_gloses=1.0: no such source; did you mean starter_glosses? (",
+    ONE_STAGE.format(0.5, "starter_glosses: -1"): "data.stages[0].weights.starter_glosses=-1.0: must not be negative",
+    TWO_STAGES.format(0.5, 0.5): "data.stages[1].from=0.5: must be above 0.5, where the stage before it begins; put them in",
+    TWO_STAGES.format(0.8, 0.5): "data.stages[1].from=0.5: must be above 0.8",
     "data.sequence_length=1": "data.sequence_length=1: must be at least 2",
     "data.image_share=1": "data.image_share=1.0: must lie between 0 and 1, e.g. 0.5, or be `experts`",
     "data.image_share=experts  model.experts={all: 8}": "needs experts of each modality; give a number, e.g. 0.5",
@@ -85,6 +96,9 @@ BROKEN = {
     "resume=": "resume='': write auto, none or the path",
 }
 SOUND = (
+    TWO_STAGES.format(0.5, 0.8),
+    ONE_STAGE.format(0.5, "starter_glosses: 0"),
+    "data.sources.starter_glosses.weight=0",  # it may come in later
     "model.experts={text: 2, image: 1, shared: 3, every: 2, start: 5}",
     "model.width_share={image: 0.3333}  model.untie=[norms, out]  model.attention.n_kv_heads=1",
     "model.dropout=0.1  model.placement=pre",

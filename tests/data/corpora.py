@@ -54,7 +54,7 @@ def config(
     sources: dict[str, SourceConfig], path: Path | None = None, rejects: float = 0.01, duplicates: str = "keep"
 ) -> Config:
     """Only what the data room reads of a Config."""
-    data = DataConfig("test", None if path is None else str(path), sources, 64, 0.5, {}, 16, rejects, duplicates)  # type: ignore[arg-type]
+    data = DataConfig("test", None if path is None else str(path), sources, [], 64, 0.5, {}, 16, rejects, duplicates)  # type: ignore[arg-type]
     return cast(Config, SimpleNamespace(data=data, tokenizer={"text": TEXT, "image": "starter_vq_v1"}))
 
 

@@ -15,7 +15,7 @@ EVEN = {"text": 4, "image": 4}
 
 
 def data(length: int, share: float | str) -> DataConfig:
-    return DataConfig("toy", None, {}, length, share, {}, 64, 0.01, "keep")  # type: ignore[arg-type]
+    return DataConfig("toy", None, {}, [], length, share, {}, 64, 0.01, "keep")  # type: ignore[arg-type]
 
 
 def test_the_share_of_the_default() -> None:
