@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from momafuse.data.batch import Batch
+from momafuse.data.faults import fault_of
 from momafuse.data.mixture import Ints
 from momafuse.data.packing import PackPlan
 from momafuse.errors import UserError
@@ -68,7 +69,7 @@ class Loader:
             self._edges = split.given.reshape(-1)
 
     def batch(self, sequences: Sequence[int]) -> Batch:
-        """The sequences of these global numbers, in this order. ValueError where the corpus holds ids that it should not."""
+        """The sequences of these global numbers, in this order. UserError where the corpus holds ids that it should not."""
         starts, lengths, rows = self._ranges(sequences)
         shape = len(sequences), sum(self._budget)
         ends = np.cumsum(lengths)
@@ -78,9 +79,7 @@ class Loader:
         at = np.arange(total) + np.repeat(starts - begins, lengths)  # in the corpus
         tokens = self._split.tokens[at].astype(np.int64)
         if int(tokens.max()) >= self._size:
-            row = int(np.flatnonzero(tokens >= self._size)[0])
-            where = f"sequence {sequences[row // shape[1]]}"
-            raise ValueError(f"corpus: id {tokens[row]} in {where} is not below the vocabulary's {self._size}")
+            raise fault_of(self._split, at)
         targets = np.append(tokens[1:], -1)
         targets[ends - 1] = -1
         targets[targets == self._pad] = -1
@@ -88,7 +87,7 @@ class Loader:
             targets[np.searchsorted(self._edges, at + 1, side="right") % 2 == 1] = -1
         document = np.repeat(np.arange(len(lengths)) - np.searchsorted(rows, rows), lengths)
         modality = self._modality[tokens]
-        self._check(modality.reshape(shape))
+        self._check(modality.reshape(shape), at)
         position = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
         return Batch(
             tokens=torch.from_numpy(tokens.reshape(shape)),
@@ -145,10 +144,10 @@ class Loader:
             counts.append(high - low)
         return np.concatenate(starts), np.concatenate(lengths), np.repeat(np.arange(len(counts)), counts)
 
-    def _check(self, modality: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> None:
+    def _check(self, modality: np.ndarray[tuple[int, int], np.dtype[np.uint8]], at: Ints) -> None:
         for number, tokens in enumerate(self._budget):
             if not ((modality == number).sum(axis=1) == tokens).all():
-                raise ValueError(f"corpus: a sequence without its {tokens} tokens of modality {number}; prepare it again")
+                raise fault_of(self._split, at)
 
 
 def ahead(steps: Iterator[T]) -> Generator[T, None, None]:
