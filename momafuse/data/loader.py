@@ -15,9 +15,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from momafuse.data.batch import Batch
@@ -59,6 +60,8 @@ class Loader:
         self._split, self._plan, self._budget = split, plan, budget
         self._size, self._pad = vocabulary.size, vocabulary.specials.pad
         self._modality = vocabulary.modality_of_ids()
+        self._tokens = np.asarray(split.tokens)  # still mapped; a memmap's own indexing costs more than it reads
+        self._position = np.arange(sum(budget), dtype=np.int32)
         self._edges: Ints | None = None  # of the runs of given tokens: begin, end, begin, end, ...
         if answers_only:
             if split.given is None:
@@ -70,34 +73,31 @@ class Loader:
 
     def batch(self, sequences: Sequence[int]) -> Batch:
         """The sequences of these global numbers, in this order. UserError where the corpus holds ids that it should not."""
-        starts, lengths, rows = self._ranges(sequences)
+        starts, lengths, document = self._pieces(sequences)
         shape = len(sequences), sum(self._budget)
-        ends = np.cumsum(lengths)
-        begins = ends - lengths
+        ends = lengths.cumsum()
+        begins = np.zeros(len(lengths) + 1, np.int32)
+        begins[1:] = ends
         total = int(ends[-1])
         assert total == shape[0] * shape[1], "the plan fills every sequence exactly"
-        at = np.arange(total) + np.repeat(starts - begins, lengths)  # in the corpus
-        tokens = self._split.tokens[at].astype(np.int64)
-        if int(tokens.max()) >= self._size:
+        at = np.arange(total)
+        at += (starts - begins[:-1]).repeat(lengths)  # in the corpus
+        ids = self._tokens.take(at)
+        if int(ids.max()) >= self._size:
             raise fault_of(self._split, at)
-        targets = np.append(tokens[1:], -1)
-        targets[ends - 1] = -1
-        targets[targets == self._pad] = -1
-        if self._edges is not None:  # inside of a run lies what has an odd number of edges up to it
-            targets[np.searchsorted(self._edges, at + 1, side="right") % 2 == 1] = -1
-        document = np.repeat(np.arange(len(lengths)) - np.searchsorted(rows, rows), lengths)
-        modality = self._modality[tokens]
-        self._check(modality.reshape(shape), at)
-        position = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+        tokens = ids.astype(np.int64)
+        modality = self._modality.take(tokens)
+        position = np.empty(shape, np.int32)
+        position[:] = self._position
         return Batch(
             tokens=torch.from_numpy(tokens.reshape(shape)),
-            targets=torch.from_numpy(targets.reshape(shape)),
+            targets=torch.from_numpy(self._targets(tokens, ids, at, ends).reshape(shape)),
             modality=torch.from_numpy(modality.reshape(shape)),
-            document=torch.from_numpy(document.astype(np.int32).reshape(shape)),
-            position=torch.from_numpy(position.copy()),
-            sequence=torch.tensor(list(sequences), dtype=torch.int64),
-            begins=torch.from_numpy(np.append(begins, total).astype(np.int32)),
-            order=torch.from_numpy(np.argsort(modality, kind="stable")),
+            document=torch.from_numpy(document.repeat(lengths).reshape(shape)),
+            position=torch.from_numpy(position),
+            sequence=torch.from_numpy(np.array(sequences, np.int64)),
+            begins=torch.from_numpy(begins),
+            order=torch.from_numpy(self._order(modality, at, shape)),
             budget=self._budget,
         )
 
@@ -132,22 +132,50 @@ class Loader:
 
         return ahead(steps())
 
-    def _ranges(self, sequences: Sequence[int]) -> tuple[Ints, Ints, Ints]:
-        """Of every piece: its first token in the corpus, its length, and its place in `sequences`."""
-        starts, lengths, counts = [], [], []
-        for sequence in sequences:
-            epoch, number, place = self._plan.find(sequence)
-            plan = self._plan.window(epoch, number)
-            low, high = plan.first[place], plan.first[place + 1]
-            starts.append(plan.base[low:high] + plan.start[low:high])
-            lengths.append(plan.stop[low:high] - plan.start[low:high])
-            counts.append(high - low)
-        return np.concatenate(starts), np.concatenate(lengths), np.repeat(np.arange(len(counts)), counts)
+    def _pieces(self, sequences: Sequence[int]) -> tuple[Ints, Ints, npt.NDArray[np.int32]]:
+        """Of every piece: its first token in the corpus, its length, and its number within its sequence."""
+        parts, done = [], 0
+        while done < len(sequences):
+            first = sequences[done]
+            epoch, number, place = self._plan.find(first)
+            window, count = self._plan.window(epoch, number), 1
+            more = min(len(sequences) - done, len(window.first) - 1 - place)
+            while count < more and sequences[done + count] == first + count:  # neighbours of a window are read together
+                count += 1
+            at = slice(int(window.first[place]), int(window.first[place + count]))
+            parts.append((window.begin[at], window.stop[at] - window.start[at], window.number[at]))
+            done += count
+        if len(parts) == 1:
+            return parts[0]
+        begins, lengths, numbers = zip(*parts, strict=True)
+        return np.concatenate(begins), np.concatenate(lengths), np.concatenate(numbers)
 
-    def _check(self, modality: np.ndarray[tuple[int, int], np.dtype[np.uint8]], at: Ints) -> None:
+    def _targets(self, tokens: Ints, ids: npt.NDArray[Any], at: Ints, ends: Ints) -> Ints:
+        targets = np.empty_like(tokens)
+        targets[:-1] = tokens[1:]
+        targets[ends - 1] = -1
+        pad = ids == self._pad
+        if pad.any():
+            targets[:-1][pad[1:]] = -1
+        if self._edges is not None:  # inside of a run lies what has an odd number of edges up to it
+            targets[np.searchsorted(self._edges, at + 1, side="right") % 2 == 1] = -1
+        return targets
+
+    def _order(self, modality: npt.NDArray[np.uint8], at: Ints, shape: tuple[int, int]) -> Ints:
+        """Row numbers sorted by modality. UserError where a sequence does not hold its budget."""
+        count, length = shape
+        order, done = np.empty(len(modality), np.int64), 0
         for number, tokens in enumerate(self._budget):
-            if not ((modality == number).sum(axis=1) == tokens).all():
+            rows = (modality == number).nonzero()[0]
+            exact = len(rows) == count * tokens
+            if exact and tokens and number:  # text is what is left
+                ends = rows.reshape(count, tokens)[:, :: max(1, tokens - 1)]  # where a sequence's first and last should be
+                exact = bool((ends // length == np.arange(count)[:, None]).all())
+            if not exact:
                 raise fault_of(self._split, at)
+            order[done : done + len(rows)] = rows
+            done += len(rows)
+        return order
 
 
 def ahead(steps: Iterator[T]) -> Generator[T, None, None]:
