@@ -109,8 +109,9 @@ class Split:
             return np.asarray(self.before[documents])
         pictures, tokens = self.item_index[documents], self.offsets[documents]
         codes = self.vocabulary.modalities[1].block * pictures
-        counts = [np.zeros_like(pictures), pictures], [tokens - codes, codes]
-        return np.stack([np.stack(row, axis=-1) for row in counts], axis=-2)
+        totals = np.zeros((*codes.shape, 2, 2), np.int64)
+        totals[..., 0, 1], totals[..., 1, 0], totals[..., 1, 1] = pictures, tokens - codes, codes
+        return totals
 
     def release(self) -> None:
         """Give back the pages of mapped files that were touched so far (each entry may have cost a read-ahead)."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STEPS_AHEAD = 4  # steps that the background thread keeps ready
+BEYOND = 255  # the modality of ids beyond the vocabulary, which is in no budget
 POLL_SECONDS = 0.1  # how soon the background thread sees that nobody listens any more
 
 
@@ -58,8 +59,8 @@ class Loader:
         if plan.budget != budget:
             raise ValueError(f"budget={budget}, but the plan was made for {plan.budget}")
         self._split, self._plan, self._budget = split, plan, budget
-        self._size, self._pad = vocabulary.size, vocabulary.specials.pad
-        self._modality = vocabulary.modality_of_ids()
+        self._pad = vocabulary.specials.pad
+        self._modality = np.append(vocabulary.modality_of_ids(), np.uint8(BEYOND))
         self._tokens = np.asarray(split.tokens)  # still mapped; a memmap's own indexing costs more than it reads
         self._position = np.arange(sum(budget), dtype=np.int32)
         self._edges: Ints | None = None  # of the runs of given tokens: begin, end, begin, end, ...
@@ -83,10 +84,8 @@ class Loader:
         at = np.arange(total)
         at += (starts - begins[:-1]).repeat(lengths)  # in the corpus
         ids = self._tokens.take(at)
-        if int(ids.max()) >= self._size:
-            raise fault_of(self._split, at)
         tokens = ids.astype(np.int64)
-        modality = self._modality.take(tokens)
+        modality = self._modality.take(tokens, mode="clip")
         position = np.empty(shape, np.int32)
         position[:] = self._position
         return Batch(
@@ -134,12 +133,13 @@ class Loader:
 
     def _pieces(self, sequences: Sequence[int]) -> tuple[Ints, Ints, npt.NDArray[np.int32]]:
         """Of every piece: its first token in the corpus, its length, and its number within its sequence."""
-        parts, done = [], 0
+        parts, done, rising = [], 0, isinstance(sequences, range) and sequences.step == 1
         while done < len(sequences):
             first = sequences[done]
             epoch, number, place = self._plan.find(first)
-            window, count = self._plan.window(epoch, number), 1
+            window = self._plan.window(epoch, number)
             more = min(len(sequences) - done, len(window.first) - 1 - place)
+            count = more if rising else 1
             while count < more and sequences[done + count] == first + count:  # neighbours of a window are read together
                 count += 1
             at = slice(int(window.first[place]), int(window.first[place + count]))
@@ -164,13 +164,12 @@ class Loader:
     def _order(self, modality: npt.NDArray[np.uint8], at: Ints, shape: tuple[int, int]) -> Ints:
         """Row numbers sorted by modality. UserError where a sequence does not hold its budget."""
         count, length = shape
-        order, done = np.empty(len(modality), np.int64), 0
+        order, done, every = np.empty(len(modality), np.int64), 0, list(range(count))
         for number, tokens in enumerate(self._budget):
             rows = (modality == number).nonzero()[0]
             exact = len(rows) == count * tokens
-            if exact and tokens and number:  # text is what is left
-                ends = rows.reshape(count, tokens)[:, :: max(1, tokens - 1)]  # where a sequence's first and last should be
-                exact = bool((ends // length == np.arange(count)[:, None]).all())
+            if exact and tokens and number:  # text is what is left of each; rows ascend, so the first and last of each tell
+                exact = all((ends // length).tolist() == every for ends in (rows[::tokens], rows[tokens - 1 :: tokens]))
             if not exact:
                 raise fault_of(self._split, at)
             order[done : done + len(rows)] = rows

@@ -30,8 +30,9 @@ class PairDealer:
         self._lengths: list[int] = text.tolist()
         self._next = 0  # the first that no sequence has looked at
         self._waiting: list[int] = []
-        self._order: list[int] = []
-        self._brought: list[int] = []
+        self._blocks: list[Ints] = []  # what is dealt, in order; last what is dealt one by one since the last block
+        self._single: list[int] = []
+        self._cut: dict[int, int] = {}  # pairs of which less is taken: how much
 
     def deal(self, rooms: Ints, wanted: Ints, reserve: Ints) -> tuple[Ints, Ints, Ints]:
         """To sequences with `rooms` (n,) tokens of text for `wanted` pairs, `reserve` kept free for each that is missing:
@@ -44,13 +45,17 @@ class PairDealer:
             number = 0
             if self._next < len(stops) and not self._waiting:
                 number = min((int(stops[self._next]) - self._next) // each, len(rooms) - len(count))
+            if number:
                 self._take_next(number * each)
                 count += [each] * number
-            if not number:
-                before = len(self._order)
+            else:
+                before = len(self._single)
                 self._deal_one(*(column[len(count)] for column in columns))
-                count.append(len(self._order) - before)
-        return np.array(self._order, np.int64), np.array(self._brought, np.int64), np.array(count, np.int64)
+                count.append(len(self._single) - before)
+        self._take_next(0)
+        order, brought = np.concatenate(self._blocks), self._text.copy()
+        brought[list(self._cut)] = list(self._cut.values())
+        return order, brought[order], np.array(count, np.int64)
 
     def _stops(self, room: int, wanted: int, reserve: int) -> Ints:
         """For each place of the queue: the next, whole sequences on, from which a sequence does not take its pairs whole."""
@@ -69,8 +74,8 @@ class PairDealer:
         return stops[:places]
 
     def _take_next(self, number: int) -> None:
-        self._order += range(self._next, self._next + number)
-        self._brought += self._lengths[self._next : self._next + number]
+        self._blocks += [np.array(self._single, np.int64), np.arange(self._next, self._next + number)]
+        self._single = []
         self._next += number
 
     def _deal_one(self, room: int, wanted: int, reserve: int) -> None:
@@ -97,7 +102,8 @@ class PairDealer:
 
     def _take(self, pair: int, room: int) -> int:
         """-> the text that it brings."""
-        brought = min(self._lengths[pair], room)
-        self._order.append(pair)
-        self._brought.append(brought)
-        return brought
+        self._single.append(pair)
+        if self._lengths[pair] > room:
+            self._cut[pair] = room
+            return room
+        return self._lengths[pair]
