@@ -2,6 +2,7 @@
 
 tokens_per_second         Loader.batch on one core, the planning of windows included
 memmap_tokens_per_second  the same number of tokens, read from the same file at random places: the ceiling
+memmap_ratio              the first through the second. Rounds alternate between both; all three are medians over rounds
 plan_tokens_per_second    planning windows alone; every rank plans all windows of the run
 open_seconds, open_mb     time and resident memory of opening a corpus of --tokens tokens (a file full of holes that
                           takes next to no disk) and making its plan
@@ -31,6 +32,7 @@ from momafuse.tokens.vocabulary import Vocabulary
 
 PAIRS, TEXTS = "pairs", "texts"
 WINDOW = 4_096
+ROUNDS = 7
 MB = 1e6
 
 
@@ -64,28 +66,36 @@ def measure_reading(path: Path, sequences: int, micro_batch: int) -> dict[str, f
     length, count = sum(budget), sequences // micro_batch
     plan = PackPlan(corpus.train, budget, weights, 0, WINDOW)
     loader = Loader(corpus.train, corpus.vocabulary, plan, budget)
-    loader.batch(range(micro_batch))  # first touch
-    start = time.perf_counter()
-    for i in range(count):
-        loader.batch(range(i * micro_batch, (i + 1) * micro_batch))
-    reading = time.perf_counter() - start
-    places = np.random.default_rng(0).integers(0, len(corpus.train.tokens) - length, count * micro_batch)
-    start = time.perf_counter()
-    for i in range(count):
-        np.stack([corpus.train.tokens[p : p + length] for p in places[i * micro_batch : (i + 1) * micro_batch]])
-    plain = time.perf_counter() - start
-    fresh = PackPlan(corpus.train, budget, weights, 1, WINDOW)  # nothing cached
-    planned, start = 0, time.perf_counter()
-    while planned < sequences:
-        epoch, window, _ = fresh.find(planned)
-        planned += len(fresh.window(epoch, window).first) - 1
-    planning = time.perf_counter() - start
+    places = np.random.default_rng(0).integers(0, len(corpus.train.tokens) - length, (count, micro_batch))
+    reading, plain, planning = [], [], []
+    for number in range(ROUNDS + 1):
+        plan = PackPlan(corpus.train, budget, weights, number, WINDOW)  # nothing cached
+        loader = Loader(corpus.train, corpus.vocabulary, plan, budget)
+        start = time.perf_counter()
+        for i in range(count):
+            loader.batch(range(i * micro_batch, (i + 1) * micro_batch))
+        reading.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        for row in places:
+            np.stack([corpus.train.tokens[p : p + length] for p in row])
+        plain.append(time.perf_counter() - start)
+        planning.append(plan_seconds(PackPlan(corpus.train, budget, weights, ROUNDS + number, WINDOW), sequences))
     tokens = count * micro_batch * length
     return {
-        "tokens_per_second": round(tokens / reading),
-        "memmap_tokens_per_second": round(tokens / plain),
-        "plan_tokens_per_second": round(planned * length / planning),
+        "tokens_per_second": round(tokens / np.median(reading[1:])),  # the first round touches the file
+        "memmap_tokens_per_second": round(tokens / np.median(plain[1:])),
+        "memmap_ratio": round(float(np.median(np.divide(plain, reading)[1:])), 3),
+        "plan_tokens_per_second": round(length / np.median(planning[1:])),
     }
+
+
+def plan_seconds(plan: PackPlan, sequences: int) -> float:
+    """Of a sequence."""
+    planned, start = 0, time.perf_counter()
+    while planned < sequences:
+        epoch, window, _ = plan.find(planned)
+        planned += len(plan.window(epoch, window).first) - 1
+    return (time.perf_counter() - start) / planned
 
 
 def resident_mb() -> float:

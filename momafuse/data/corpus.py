@@ -27,7 +27,7 @@ import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,12 +46,20 @@ _MANIFEST_KEYS = ("vocabulary", "tokenizers", "sources", "splits")
 ALWAYS_HASHED = 256 * 2**20  # bytes up to which opening reads and checks everything
 
 
+class Items(NamedTuple):
+    """The items of some documents, end to end."""
+
+    rows: npt.NDArray[np.int64]  # (k, 2) first token within the document, and number of codes
+    modality: npt.NDArray[np.uint8]  # (k,)
+    bounds: npt.NDArray[np.int64]  # (n + 1,) where those of each document begin
+
+
 @dataclass(frozen=True)
 class Split:
     """One split, memory-mapped. `fingerprint` changes with anything that the order of sequences depends on.
 
-    `item_modality` and `before` are None in layout 1. `given` is None where the corpus's training split has none; a held-out
-    split may then hold an empty one.
+    `path` is its folder. `item_modality` and `before` are None in layout 1. `given` is None where the corpus's training split
+    has none; a held-out split may then hold an empty one.
     """
 
     tokens: npt.NDArray[Any]
@@ -63,6 +71,7 @@ class Split:
     sources: tuple[SourceInfo, ...]
     fingerprint: str
     vocabulary: Vocabulary
+    path: Path
     item_modality: npt.NDArray[np.uint8] | None = None
     before: npt.NDArray[np.int64] | None = None
     given: npt.NDArray[np.int64] | None = None
@@ -76,10 +85,7 @@ class Split:
         rows, modality, _ = self.items_in(np.array([document]))
         return rows, modality
 
-    def items_in(
-        self, documents: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """The items of some documents, end to end: as `items_of`, and (n + 1,) where those of each document begin."""
+    def items_in(self, documents: npt.NDArray[np.int64]) -> Items:
         first = self.item_index[documents]
         held = self.item_index[documents + 1] - first
         bounds = np.append(0, np.cumsum(held))
@@ -87,7 +93,7 @@ class Split:
         rows = np.array(self.items[at])
         rows[:, 0] -= np.repeat(self.offsets[documents], held)
         modality = np.ones(len(rows), np.uint8) if self.item_modality is None else np.asarray(self.item_modality[at])
-        return rows, modality, bounds
+        return Items(rows, modality, bounds)
 
     def tokens_within(self, document: int, stop: int) -> npt.NDArray[np.int64]:
         """(M,) tokens of each modality among its first `stop` tokens."""
@@ -103,8 +109,9 @@ class Split:
             return np.asarray(self.before[documents])
         pictures, tokens = self.item_index[documents], self.offsets[documents]
         codes = self.vocabulary.modalities[1].block * pictures
-        counts = [np.zeros_like(pictures), pictures], [tokens - codes, codes]
-        return np.stack([np.stack(row, axis=-1) for row in counts], axis=-2)
+        totals = np.zeros((*codes.shape, 2, 2), np.int64)
+        totals[..., 0, 1], totals[..., 1, 0], totals[..., 1, 1] = pictures, tokens - codes, codes
+        return totals
 
     def release(self) -> None:
         """Give back the pages of mapped files that were touched so far (each entry may have cost a read-ahead)."""
@@ -219,7 +226,8 @@ def _open_split(folder: Path, facts: dict[str, Any], vocabulary: Vocabulary, mar
     held = {field: np.load(folder / file, mmap_mode="r") for field, file in files.items() if file in facts["files"]}
     arrays = {GIVEN: NO_SPANS if marked else None} | held
     sources = tuple(source_info(entry, vocabulary) for entry in facts["sources"])
-    return Split(tokens=tokens, **arrays, sources=sources, fingerprint=split_fingerprint(facts), vocabulary=vocabulary)
+    fingerprint = split_fingerprint(facts)
+    return Split(tokens=tokens, **arrays, sources=sources, fingerprint=fingerprint, vocabulary=vocabulary, path=folder)
 
 
 _REMAKE = "delete it and run python -m momafuse.prepare again"

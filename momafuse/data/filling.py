@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from momafuse.data.mixture import Ints, Units
+from momafuse.data.pairs import POOL, PairDealer
 
 if TYPE_CHECKING:
-    from momafuse.data.corpus import Split
+    from momafuse.data.corpus import Items, Split
 
-POOL = 32
 PAIR = 0  # the corpus's number of this kind of document
 
 
@@ -60,7 +60,16 @@ def fill_items(split: Split, units: Units, modality: int, rooms: Ints, reserve: 
     """The items of `modality` that `units` hold, in tape order, dealt to sequences with `rooms` (n, M) tokens of each modality:
     every room of `modality` is filled. `reserve` (M,): mean tokens of the other modalities that an item
     brings."""
-    filler = _Filler(_documents(split, units, modality), modality, split, reserve)
+    items = split.items_in(units.document)
+    pairs = np.asarray(split.kinds[units.document] == PAIR)
+    if pairs.all() and (np.diff(items.bounds) == 1).all() and (items.modality == modality).all():
+        return fill_pairs(split, units, items.rows[:, 0], modality, rooms, int(reserve[0]))
+    return fill_any(split, units, items, modality, rooms, reserve)
+
+
+def fill_any(split: Split, units: Units, items: Items, modality: int, rooms: Ints, reserve: Ints) -> Filled:
+    """Whatever documents the units hold."""
+    filler = _Filler(_documents(split, units, items, modality), modality, split, reserve)
     for room in rooms.tolist():
         filler.fill(room)
     columns = (filler.sequence, filler.unit, filler.start, filler.stop, filler.rooms, filler.linked)
@@ -68,17 +77,33 @@ def fill_items(split: Split, units: Units, modality: int, rooms: Ints, reserve: 
     return Filled(sequence, unit, start, stop, left.reshape(rooms.shape), linked)
 
 
-def _documents(split: Split, units: Units, modality: int) -> list[_Document]:
+def fill_pairs(split: Split, units: Units, item: Ints, modality: int, rooms: Ints, mean: int) -> Filled:
+    """Where every unit is a pair, whose item's codes begin at `item`: the same, sooner."""
+    block, frames = split.vocabulary.modalities[modality].block, len(split.vocabulary.modalities[modality].frame)
+    wanted = rooms[:, modality] // block
+    reserve = np.maximum(frames, np.minimum(mean, rooms[:, 0] // np.maximum(1, wanted)))
+    unit, brought, count = PairDealer(units.stop - units.start - block).deal(rooms[:, 0], wanted, reserve)
+    start, stop, item = units.start[unit], units.stop[unit], item[unit] - frames // 2
+    before, after = item - start, stop - item - block - frames
+    excess = stop - start - block - brought
+    cut = np.where(after > before, np.minimum(after, excess), np.maximum(0, excess - before))  # as in _squeeze
+    sequence, left = np.repeat(np.arange(len(rooms)), count), rooms.copy()
+    np.subtract.at(left[:, 0], sequence, brought)
+    left[:, modality] -= block * count
+    return Filled(sequence, unit, start + excess - cut, stop - cut, left, np.zeros(len(rooms), np.int64))
+
+
+def _documents(split: Split, units: Units, items: Items, modality: int) -> list[_Document]:
     """The units as a list, last first."""
-    rows, kinds, bounds = split.items_in(units.document)
+    rows, kinds, bounds = items
     unit = np.repeat(np.arange(len(units)), np.diff(bounds))
     inside = (rows[:, 0] >= units.start[unit]) & (rows[:, 0] < units.stop[unit])
     mine, other = inside & (kinds == modality), inside & (kinds != modality)
     before = len(split.vocabulary.modalities[modality].frame) // 2
     begins = (rows[mine, 0] - before).tolist()
     ends = np.searchsorted(unit[mine], np.arange(len(units) + 1)).tolist()
-    whole = (split.kinds[units.document] == PAIR).tolist()
-    columns = units.start.tolist(), units.stop.tolist(), ends[:-1], ends[1:], whole
+    pairs = (split.kinds[units.document] == PAIR).tolist()
+    columns = units.start.tolist(), units.stop.tolist(), ends[:-1], ends[1:], pairs
     documents = [
         _Document(i, start, stop, begins[a:b], [], pair)
         for i, (start, stop, a, b, pair) in enumerate(zip(*columns, strict=True))

@@ -15,12 +15,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from momafuse.data.batch import Batch
+from momafuse.data.faults import fault_of
 from momafuse.data.mixture import Ints
 from momafuse.data.packing import PackPlan
 from momafuse.data.stages import StagedPlan
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STEPS_AHEAD = 4  # steps that the background thread keeps ready
+BEYOND = 255  # the modality of ids beyond the vocabulary, which is in no budget
 POLL_SECONDS = 0.1  # how soon the background thread sees that nobody listens any more
 
 
@@ -62,8 +65,10 @@ class Loader:
         if plan.budget != budget:
             raise ValueError(f"budget={budget}, but the plan was made for {plan.budget}")
         self._split, self._plan, self._budget = split, plan, budget
-        self._size, self._pad = vocabulary.size, vocabulary.specials.pad
-        self._modality = vocabulary.modality_of_ids()
+        self._pad = vocabulary.specials.pad
+        self._modality = np.append(vocabulary.modality_of_ids(), np.uint8(BEYOND))
+        self._tokens = np.asarray(split.tokens)  # still mapped; a memmap's own indexing costs more than it reads
+        self._position = np.arange(sum(budget), dtype=np.int32)
         self._edges: Ints | None = None  # of the runs of given tokens: begin, end, begin, end, ...
         if answers_only:
             if split.given is None:
@@ -74,37 +79,30 @@ class Loader:
             self._edges = split.given.reshape(-1)
 
     def batch(self, sequences: Sequence[int]) -> Batch:
-        """The sequences of these global numbers, in this order. ValueError where the corpus holds ids that it should not."""
-        starts, lengths, rows = self._ranges(sequences)
+        """The sequences of these global numbers, in this order. UserError where the corpus holds ids that it should not."""
+        starts, lengths, document = self._pieces(sequences)
         shape = len(sequences), sum(self._budget)
-        ends = np.cumsum(lengths)
-        begins = ends - lengths
+        ends = lengths.cumsum()
+        begins = np.zeros(len(lengths) + 1, np.int32)
+        begins[1:] = ends
         total = int(ends[-1])
         assert total == shape[0] * shape[1], "the plan fills every sequence exactly"
-        at = np.arange(total) + np.repeat(starts - begins, lengths)  # in the corpus
-        tokens = self._split.tokens[at].astype(np.int64)
-        if int(tokens.max()) >= self._size:
-            row = int(np.flatnonzero(tokens >= self._size)[0])
-            where = f"sequence {sequences[row // shape[1]]}"
-            raise ValueError(f"corpus: id {tokens[row]} in {where} is not below the vocabulary's {self._size}")
-        targets = np.append(tokens[1:], -1)
-        targets[ends - 1] = -1
-        targets[targets == self._pad] = -1
-        if self._edges is not None:  # inside of a run lies what has an odd number of edges up to it
-            targets[np.searchsorted(self._edges, at + 1, side="right") % 2 == 1] = -1
-        document = np.repeat(np.arange(len(lengths)) - np.searchsorted(rows, rows), lengths)
-        modality = self._modality[tokens]
-        self._check(modality.reshape(shape))
-        position = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+        at = np.arange(total)
+        at += (starts - begins[:-1]).repeat(lengths)  # in the corpus
+        ids = self._tokens.take(at)
+        tokens = ids.astype(np.int64)
+        modality = self._modality.take(tokens, mode="clip")
+        position = np.empty(shape, np.int32)
+        position[:] = self._position
         return Batch(
             tokens=torch.from_numpy(tokens.reshape(shape)),
-            targets=torch.from_numpy(targets.reshape(shape)),
+            targets=torch.from_numpy(self._targets(tokens, ids, at, ends).reshape(shape)),
             modality=torch.from_numpy(modality.reshape(shape)),
-            document=torch.from_numpy(document.astype(np.int32).reshape(shape)),
-            position=torch.from_numpy(position.copy()),
-            sequence=torch.tensor(list(sequences), dtype=torch.int64),
-            begins=torch.from_numpy(np.append(begins, total).astype(np.int32)),
-            order=torch.from_numpy(np.argsort(modality, kind="stable")),
+            document=torch.from_numpy(document.repeat(lengths).reshape(shape)),
+            position=torch.from_numpy(position),
+            sequence=torch.from_numpy(np.array(sequences, np.int64)),
+            begins=torch.from_numpy(begins),
+            order=torch.from_numpy(self._order(modality, at, shape)),
             budget=self._budget,
         )
 
@@ -139,22 +137,50 @@ class Loader:
 
         return ahead(steps())
 
-    def _ranges(self, sequences: Sequence[int]) -> tuple[Ints, Ints, Ints]:
-        """Of every piece: its first token in the corpus, its length, and its place in `sequences`."""
-        starts, lengths, counts = [], [], []
-        for sequence in sequences:
-            epoch, number, place = self._plan.find(sequence)
-            plan = self._plan.window(epoch, number)
-            low, high = plan.first[place], plan.first[place + 1]
-            starts.append(plan.base[low:high] + plan.start[low:high])
-            lengths.append(plan.stop[low:high] - plan.start[low:high])
-            counts.append(high - low)
-        return np.concatenate(starts), np.concatenate(lengths), np.repeat(np.arange(len(counts)), counts)
+    def _pieces(self, sequences: Sequence[int]) -> tuple[Ints, Ints, npt.NDArray[np.int32]]:
+        """Of every piece: its first token in the corpus, its length, and its number within its sequence."""
+        parts, done, rising = [], 0, isinstance(sequences, range) and sequences.step == 1
+        while done < len(sequences):
+            first = sequences[done]
+            epoch, number, place = self._plan.find(first)
+            window = self._plan.window(epoch, number)
+            more = min(len(sequences) - done, len(window.first) - 1 - place)
+            count = more if rising else 1
+            while count < more and sequences[done + count] == first + count:  # neighbours of a window are read together
+                count += 1
+            at = slice(int(window.first[place]), int(window.first[place + count]))
+            parts.append((window.begin[at], window.stop[at] - window.start[at], window.number[at]))
+            done += count
+        if len(parts) == 1:
+            return parts[0]
+        begins, lengths, numbers = zip(*parts, strict=True)
+        return np.concatenate(begins), np.concatenate(lengths), np.concatenate(numbers)
 
-    def _check(self, modality: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> None:
+    def _targets(self, tokens: Ints, ids: npt.NDArray[Any], at: Ints, ends: Ints) -> Ints:
+        targets = np.empty_like(tokens)
+        targets[:-1] = tokens[1:]
+        targets[ends - 1] = -1
+        pad = ids == self._pad
+        if pad.any():
+            targets[:-1][pad[1:]] = -1
+        if self._edges is not None:  # inside of a run lies what has an odd number of edges up to it
+            targets[np.searchsorted(self._edges, at + 1, side="right") % 2 == 1] = -1
+        return targets
+
+    def _order(self, modality: npt.NDArray[np.uint8], at: Ints, shape: tuple[int, int]) -> Ints:
+        """Row numbers sorted by modality. UserError where a sequence does not hold its budget."""
+        count, length = shape
+        order, done, every = np.empty(len(modality), np.int64), 0, list(range(count))
         for number, tokens in enumerate(self._budget):
-            if not ((modality == number).sum(axis=1) == tokens).all():
-                raise ValueError(f"corpus: a sequence without its {tokens} tokens of modality {number}; prepare it again")
+            rows = (modality == number).nonzero()[0]
+            exact = len(rows) == count * tokens
+            if exact and tokens and number:  # text is what is left of each; rows ascend, so the first and last of each tell
+                exact = all((ends // length).tolist() == every for ends in (rows[::tokens], rows[tokens - 1 :: tokens]))
+            if not exact:
+                raise fault_of(self._split, at)
+            order[done : done + len(rows)] = rows
+            done += len(rows)
+        return order
 
 
 def ahead(steps: Iterator[T]) -> Generator[T, None, None]:

@@ -12,6 +12,7 @@ Does not fill sequences (packing.py), and reads no tokens (loader.py).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,7 +47,25 @@ def keyed_hash(key: int, n: int) -> npt.NDArray[np.uint64]:
 
 def keyed_order(key: int, n: int) -> Ints:
     """A permutation of 0..n-1 chosen by `key`."""
-    return np.argsort(keyed_hash(key, n), kind="stable").astype(np.int64)
+    return np.argsort(keyed_hash(key, n)).astype(np.int64, copy=False)  # no two hashes are alike: any sort gives this one
+
+
+def sorted_by(*keys: tuple[Ints, int]) -> Ints:
+    """Indices in the order of several keys, the first the highest, each of numbers from 0 to below a bound; those that tie in
+    theirs. np.lexsort, ten times as fast where a number of 63 bits holds all keys."""
+    count = len(keys[0][0])
+    bits = count.bit_length()
+    if math.prod(bound for _, bound in keys) << bits > 2**63:
+        return np.lexsort([key for key, _ in reversed(keys)])
+    joined = np.zeros(count, np.int64)
+    for key, bound in keys:
+        joined *= bound
+        joined += key
+    joined <<= bits
+    joined |= np.arange(count)
+    joined.sort()
+    joined &= (1 << bits) - 1
+    return joined
 
 
 class Shares:
@@ -75,15 +94,15 @@ class Shares:
 class Units:
     """Consecutive stretches of documents, in order; tokens `start..stop` of `document`, counted from its first token.
 
-    `base` is the document's first token in the corpus, `first` and `size` the stretch in the tape's measure (number of
-    items, or of tokens) within the document; all (n,) int64. `head`, `tail`: how many of the first (last) units belong
-    to documents that began before (go on after) this stretch of the line.
+    `base` is the document's first token in the corpus, `size` the stretch in the tape's measure (number of items, or of
+    tokens); all (n,) int64. `head`, `tail`: how many of the first (last) units belong to documents that began before (go on
+    after) this stretch of the line.
     """
 
     def __init__(self, table: Ints, head: int, tail: int) -> None:
-        """`table` (6, n): the columns in the order below."""
+        """`table` (5, n): the columns in the order below."""
         self.table, self.head, self.tail = table, head, tail
-        self.document, self.base, self.start, self.stop, self.first, self.size = table
+        self.document, self.base, self.start, self.stop, self.size = table
 
     def __len__(self) -> int:
         return len(self.document)
@@ -94,8 +113,8 @@ class _Shard:
     document: Ints
     base: Ints
     length: Ints
-    end: Ints  # of each document, in the tape's measure, from the shard's beginning
-    tokens: Ints  # (n + 1, M) tokens of each modality before each document
+    size: Ints  # in the tape's measure
+    end: Ints  # in it too, from the shard's beginning
 
 
 class Tape:
@@ -116,6 +135,7 @@ class Tape:
         self.tokens: Ints = self._tokens.sum(axis=0)
         self._pass = lru_cache(2)(self._order_pass)
         self._shard = lru_cache(4)(self._order_shard)
+        self._before = lru_cache(4)(self._count_shard)
 
     def tokens_before(self, place: int) -> Ints:
         """(M,) tokens of each modality in everything before `place`, all passes counted."""
@@ -124,9 +144,9 @@ class Tape:
         order, _, tokens = self._pass(number)
         total: Ints = number * self.tokens + tokens[at]
         if document or inside:
-            shard = self._shard(number, int(order[at]))
-            total = total + shard.tokens[document]
+            total = total + self._before(number, int(order[at]))[document]
             if inside:
+                shard = self._shard(number, int(order[at]))
                 total = total + self._split.tokens_within(int(shard.document[document]), self._cut(shard, document, inside))
         return total
 
@@ -136,7 +156,7 @@ class Tape:
 
     def segment(self, begin: int, end: int) -> Units:
         """What lies on places `begin..end-1`: every document whole, but for the first and the last."""
-        parts: list[Ints] = [np.empty((6, 0), dtype=np.int64)]
+        parts: list[Ints] = []
         head = tail = 0
         first_pass = begin // self.length
         while begin < end:
@@ -146,7 +166,7 @@ class Tape:
             parts += part
             head, tail = (cut_head if number == first_pass else head), cut_tail
             begin += stop - rest
-        return Units(np.concatenate(parts, axis=1), head, tail)
+        return Units(np.concatenate([np.empty((5, 0), np.int64), *parts], axis=1) if len(parts) != 1 else parts[0], head, tail)
 
     def _segment_of_pass(self, number: int, begin: int, end: int) -> tuple[list[Ints], int, int]:
         order, _, _ = self._pass(number)
@@ -155,14 +175,16 @@ class Tape:
         for i in range(at, last + (1 if high or keep else 0)):
             shard = self._shard(number, int(order[i]))
             a, b = (low if i == at else 0), (high + (keep > 0) if i == last else len(shard.document))
-            start, stop, first = np.zeros(b - a, np.int64), shard.length[a:b].copy(), np.zeros(b - a, np.int64)
-            size = np.diff(shard.end[:b], prepend=0)[a:]
+            part = np.empty((5, b - a), np.int64)
+            for row, column in zip(part, (shard.document, shard.base, None, shard.length, shard.size), strict=True):
+                row[:] = 0 if column is None else column[a:b]
+            _, _, start, stop, size = part
             if i == last and keep:
                 stop[-1], size[-1] = self._cut(shard, b - 1, keep), keep
             if i == at and skip:
-                start[0], first[0] = self._cut(shard, a, skip), skip
+                start[0] = self._cut(shard, a, skip)
                 size[0] -= skip
-            parts.append(np.stack([shard.document[a:b], shard.base[a:b], start, stop, first, size]))
+            parts.append(part)
         return parts, int(skip > 0), int(keep > 0)
 
     def _locate(self, number: int, place: int) -> tuple[int, int, int]:
@@ -198,10 +220,16 @@ class Tape:
         low, high = int(self._bounds[shard]), int(self._bounds[shard + 1])
         order = keyed_order(key_of(self._key, "documents", number, shard), high - low)
         offsets = np.asarray(self._split.offsets[low : high + 1])
-        totals = np.diff(self._split.totals(slice(low, high + 1)), axis=0)[order]
-        before = np.zeros((len(order) + 1, len(self.tokens)), np.int64)
-        np.cumsum(totals[:, 1], axis=0, out=before[1:])
-        return _Shard(low + order, offsets[order], np.diff(offsets)[order], np.cumsum(self._measure(totals)), before)
+        size = np.diff(self._measure(self._split.totals(slice(low, high + 1))))[order]
+        return _Shard(low + order, offsets[order], np.diff(offsets)[order], size, np.cumsum(size))
+
+    def _count_shard(self, number: int, shard: int) -> Ints:
+        """(n + 1, M) tokens of each modality before each document of a shard in its order, and in all."""
+        low, high = int(self._bounds[shard]), int(self._bounds[shard + 1])
+        tokens = np.diff(self._split.totals(slice(low, high + 1))[:, 1], axis=0)
+        before = np.zeros((high - low + 1, len(self.tokens)), np.int64)
+        np.cumsum(tokens[self._shard(number, shard).document - low], axis=0, out=before[1:])
+        return before
 
 
 class Mixture:

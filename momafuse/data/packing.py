@@ -25,11 +25,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from momafuse.data.filling import fill_items
 from momafuse.data.flowing import flow
 from momafuse.data.lines import Line, Lines, SourceShare, Start
-from momafuse.data.mixture import Ints, Units, key_of, keyed_hash, keyed_order
+from momafuse.data.mixture import Ints, Units, key_of, keyed_hash, keyed_order, sorted_by
 from momafuse.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,9 +54,10 @@ class WindowPlan:
 
     first: Ints
     document: Ints
-    base: Ints  # first token of the document in the corpus
-    start: Ints
+    begin: Ints  # first token of the piece in the corpus
+    start: Ints  # and in its document
     stop: Ints
+    number: npt.NDArray[np.int32]  # of the piece in its sequence
 
 
 class Part(NamedTuple):
@@ -175,13 +177,21 @@ class PackPlan:
             )
         place = self.lines.place(line, epoch, before)
         units = line.mixture.segment(*(line.on_tapes(p) for p in (place, place + int(rooms.sum()))))
-        rooms_end, units_end = np.cumsum(rooms), np.cumsum(units.size)
-        cuts = np.unique(np.concatenate([[0], rooms_end, units_end]))
-        begin, length = cuts[:-1], np.diff(cuts)
-        unit = np.searchsorted(units_end, begin, side="right")
-        sequence = np.searchsorted(rooms_end, begin, side="right")
-        start = units.start[unit] + begin - (units_end - units.size)[unit]
+        ends_before = np.cumsum(units.size) - units.size
+        sequence, unit, begin, length = _cut(rooms, units.size)
+        start = units.start[unit] + begin - ends_before[unit]
         return Part(sequence, unit, np.stack([start, start + length]), units)
+
+
+def _cut(rooms: Ints, sizes: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """Lay stretches of those sizes end to end into rooms end to end: of each piece its room, its stretch, where it begins on
+    the line and its length."""
+    ends = np.concatenate([[1], 2 * np.cumsum(rooms), 2 * np.cumsum(sizes) + 1])
+    ends.sort()  # of rooms even, of stretches odd, and 1 so that the line begins with an end
+    length = np.diff(ends >> 1)
+    at = np.flatnonzero(length)
+    stretches = np.cumsum(ends & 1)[at]  # that have ended, the beginning among them
+    return at + 1 - stretches, stretches - 1, ends[at] >> 1, length[at]
 
 
 def _permute_sequences(key: int, linked: Ints, units: Units) -> Ints:
@@ -201,11 +211,14 @@ def _arrange(parts: list[Part], count: int, key: int, fill_last: bool) -> Window
     sequence, start = np.concatenate([p.sequence for p in parts]), np.concatenate([p.stretch[0] for p in parts])
     shift = np.cumsum([0, *(len(p.units) for p in parts)])
     unit = np.concatenate([p.unit + s for p, s in zip(parts, shift, strict=False)])
-    part = np.repeat(np.arange(len(parts)), [len(p.sequence) for p in parts]) if fill_last else np.zeros_like(sequence)
-    order = np.lexsort((start, keyed_order(key_of(key, "pieces"), int(shift[-1]))[unit], part, sequence))
+    part = [(np.repeat(np.arange(len(parts)), [len(p.sequence) for p in parts]), len(parts))] if fill_last else []
+    place = keyed_order(key_of(key, "pieces"), int(shift[-1]))[unit]
+    order = sorted_by((sequence, count), *part, (place, int(shift[-1])))  # a unit's pieces come by place
     document = np.concatenate([p.units.document for p in parts])
     base = np.concatenate([p.units.base for p in parts])
     stop = np.concatenate([p.stretch[1] for p in parts])
-    first = np.append(0, np.cumsum(np.bincount(sequence, minlength=count)))
-    unit = unit[order]
-    return WindowPlan(first, document[unit], base[unit], start[order], stop[order])
+    held = np.bincount(sequence, minlength=count)
+    first = np.append(0, np.cumsum(held))
+    number = (np.arange(len(order)) - np.repeat(first[:-1], held)).astype(np.int32)
+    unit, start = unit[order], start[order]
+    return WindowPlan(first, document[unit], base[unit] + start, start, stop[order], number)

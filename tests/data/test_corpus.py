@@ -16,6 +16,8 @@ from PIL import Image
 
 from momafuse.config.schema import SourceConfig
 from momafuse.data.corpus import KINDS, Corpus, Split, unfinished
+from momafuse.data.loader import Loader
+from momafuse.data.packing import PackPlan
 from momafuse.data.prepare import prepare_corpus
 from momafuse.data.sources import Item, Raw, open_source
 from momafuse.errors import UserError
@@ -275,6 +277,35 @@ def test_a_large_corpus_is_hashed_only_when_asked(copy: Path, monkeypatch: pytes
     Corpus.open(copy)
     with pytest.raises(UserError, match="corrupted"):
         Corpus.open(copy, verify=True)
+
+
+@pytest.mark.parametrize("flip", ["far", "near"])
+def test_a_flipped_byte_of_a_large_corpus_is_named_where_it_is_read(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, flip: str
+) -> None:
+    """One that makes an id beyond the vocabulary of it, and one that makes a text of a picture's code."""
+    monkeypatch.setattr("momafuse.data.corpus.ALWAYS_HASHED", 10)
+    whole = Corpus.open(copy).train
+    document = int(np.flatnonzero(whole.kinds == KINDS.index("pair"))[3])
+    at = int(whole.offsets[document] + whole.items_of(document)[0][0, 0]) + 2
+    file = copy / "train" / "tokens.bin"
+    data = bytearray(file.read_bytes())
+    data[2 * at + 1] ^= 0x80 if flip == "far" else 0x04
+    file.write_bytes(data)
+    split = Corpus.open(copy).train
+    budget = (96, 16)
+    plan = PackPlan(split, budget, {"pictures": 1.0, "texts": 1.0}, 0, 16)
+    loader = Loader(split, split.vocabulary, plan, budget)
+    (number,) = (n for n in range(plan.sequences_per_epoch) if document in {p.document for p in plan.pieces(n)})
+    problem = (
+        f"not below the vocabulary's {split.vocabulary.size}" if flip == "far" else "of text, where its document has image"
+    )
+    with pytest.raises(UserError) as error:
+        loader.batch(range(max(0, number - 2), number + 3))
+    assert str(error.value) == (
+        f"data.path={copy}: train/tokens.bin holds id {split.tokens[at]} at token {at} (document {document}, of source "
+        f"pictures), {problem}; the file is damaged: restore it, or delete the corpus and run python -m momafuse.prepare again"
+    )
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])

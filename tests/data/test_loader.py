@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -19,6 +20,7 @@ from momafuse.errors import UserError
 from momafuse.tokens.vocabulary import Vocabulary
 from tests.data.toy import Case, cases, starter_like
 
+ROWS = ("tokens", "targets", "modality", "document", "position", "sequence")
 EVEN = {"pictures": 1.0, "glosses": 1.0}
 
 
@@ -33,10 +35,7 @@ def loader(starter: tuple[Split, Vocabulary], seed: int = 0) -> Loader:
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return a.budget == b.budget and all(
-        torch.equal(getattr(a, name), getattr(b, name))
-        for name in ("tokens", "targets", "modality", "document", "position", "sequence", "order")
-    )
+    return a.budget == b.budget and all(torch.equal(getattr(a, name), getattr(b, name)) for name in (*ROWS, "begins", "order"))
 
 
 @given(cases(), st.lists(st.integers(0, 60), min_size=1, max_size=5))
@@ -106,19 +105,53 @@ def test_pad_is_never_a_target(starter: tuple[Split, Vocabulary]) -> None:
     assert not (batch.targets == vocabulary.specials.pad).any()
 
 
-def test_ids_beyond_the_vocabulary_are_refused(starter: tuple[Split, Vocabulary]) -> None:
+def hurt(starter: tuple[Split, Vocabulary], sequence: int, place: int, value: int) -> tuple[Loader, int, int]:
+    """A loader whose corpus has another id at a place of a sequence: also its token in the corpus, and its document."""
     split, vocabulary = starter
     tokens = split.tokens.copy()
-    tokens[:] = vocabulary.size
-    with pytest.raises(ValueError, match=r"id 12288 in sequence 5 is not below the vocabulary's 12288"):
-        loader((replace(split, tokens=tokens), vocabulary)).batch([5])
+    before = 0
+    for piece in PackPlan(split, (128, 128), EVEN, 0, 64).pieces(sequence):
+        if before + piece.stop - piece.start > place:
+            break
+        before += piece.stop - piece.start
+    at = int(split.offsets[piece.document]) + piece.start + place - before
+    tokens[at] = value
+    return loader((replace(split, tokens=tokens), vocabulary)), at, piece.document
 
 
-def test_a_corpus_without_its_pictures_is_refused(starter: tuple[Split, Vocabulary]) -> None:
+@pytest.mark.parametrize("place", [0, 1, 100, 255])
+def test_an_id_beyond_the_vocabulary_names_its_file_document_and_source(starter: tuple[Split, Vocabulary], place: int) -> None:
+    subject, at, document = hurt(starter, 5, place, 12_288)
+    source = "pictures" if document < 300 else "glosses"
+    with pytest.raises(UserError) as error:
+        subject.batch([3, 5])
+    assert str(error.value) == (
+        f"data.path=toy: train/tokens.bin holds id 12288 at token {at} (document {document}, of source {source}), not below "
+        "the vocabulary's 12288; the file is damaged: restore it, or delete the corpus and run python -m momafuse.prepare again"
+    )
+    assert subject.batch([3]).tokens.shape == (1, 256)  # the others are as they were
+
+
+def test_an_id_of_another_modality_names_its_file_document_and_source(starter: tuple[Split, Vocabulary]) -> None:
+    vocabulary = starter[1]
+    modality = loader(starter).batch([5]).modality[0]
+    for m, (is_now, was) in enumerate((("image", "text"), ("text", "image"))):
+        other = vocabulary.modality(is_now).first
+        subject, at, document = hurt(starter, 5, int((modality == m).nonzero()[3]), other)
+        message = (
+            rf"holds id {other} at token {at} \(document {document}, .*of {is_now}, where its document has {was}; the file"
+        )
+        with pytest.raises(UserError, match=message):
+            subject.batch([4, 5])
+
+
+def test_totals_that_are_wrong_name_the_documents(starter: tuple[Split, Vocabulary]) -> None:
     split, vocabulary = starter
+    items = split.items.copy()
+    items[:, 1] = 0  # no item holds a code, and no token is one
     text = np.full_like(split.tokens, vocabulary.modality("text").first)
-    with pytest.raises(ValueError, match="a sequence without its 128 tokens of modality 0"):
-        loader((replace(split, tokens=text), vocabulary)).batch([0])
+    with pytest.raises(UserError, match=r"train/tokens\.bin does not hold what the totals .* \(document \d+, of source "):
+        loader((replace(split, tokens=text, items=items), vocabulary)).batch([0])
 
 
 def test_the_budget_is_the_plans(starter: tuple[Split, Vocabulary]) -> None:
@@ -137,8 +170,52 @@ def test_any_layout_sees_the_same_global_sequences(
         next(loader(starter).stream(step, global_batch=16, micro_batch=micro, rank=rank, world=world)) for rank in range(world)
     ]
     assert all(len(batches) == 16 // world // micro for batches in ranks)
-    for name in ("tokens", "targets", "document", "sequence"):
+    for name in ROWS:
         assert torch.equal(torch.cat([getattr(b, name) for batches in ranks for b in batches]), getattr(whole, name))
+
+
+@pytest.mark.parametrize("threads", range(5))
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_threads_that_ask_at_once_get_the_same_bytes(starter: tuple[Split, Vocabulary], world: int, threads: int) -> None:
+    """Each rank one loader, all of whose batches some threads ask for at once, in an order of their own, from any step on."""
+    alone = loader(starter)
+    whole = {n: rows(alone.batch([n])) for n in range(320)}  # of four epochs, more windows than are kept
+    for start in (0, 4, 17):
+        found: dict[int, bytes] = {}
+        for rank in range(world):
+            subject, share = loader(starter), 16 // world
+            slices = [range(s * 16 + rank * share, s * 16 + (rank + 1) * share) for s in range(start, 20)]
+            np.random.default_rng(threads).shuffle(slices)
+            for batch in asked_at_once(subject, slices, threads):
+                found |= {int(n): rows(batch, i) for i, n in enumerate(batch.sequence)}
+        assert found == {n: whole[n] for n in range(start * 16, 320)}
+
+
+def rows(batch: Batch, row: int = 0) -> bytes:
+    """All that a batch holds of one of its sequences."""
+    return b"".join(getattr(batch, name)[row].numpy().tobytes() for name in ROWS)
+
+
+def asked_at_once(subject: Loader, slices: list[range], threads: int) -> list[Batch]:
+    if not threads:
+        return [subject.batch(s) for s in slices]
+    begin, interval = threading.Barrier(threads), sys.getswitchinterval()
+    made: list[list[Batch]] = [[] for _ in range(threads)]
+
+    def work(number: int) -> None:
+        begin.wait()
+        made[number] = [subject.batch(s) for s in slices[number::threads]]
+
+    sys.setswitchinterval(1e-6)
+    try:
+        workers = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        sys.setswitchinterval(interval)
+    return [batch for batches in made for batch in batches]
 
 
 def test_for_a_gpu_every_tensor_is_pinned_and_otherwise_the_same(starter, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from momafuse.data.corpus import Split
-from momafuse.data.mixture import CYCLE, Mixture, Shares, Tape, keyed_hash, keyed_order
+from momafuse.data.mixture import CYCLE, Mixture, Shares, Tape, keyed_hash, keyed_order, sorted_by
 from momafuse.tokens.vocabulary import Vocabulary
 from tests.data.toy import Case, cases, make_split
 
@@ -34,6 +34,14 @@ def test_the_hash_is_splitmix64() -> None:
 
 def test_keyed_orders_differ() -> None:
     assert len({tuple(keyed_order(key, 6).tolist()) for key in range(2000)}) > 650  # of 720
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2), st.integers(0, 40)), max_size=60), st.sampled_from([41, 2**57]))
+def test_sorts_by_several_keys(rows: list[tuple[int, int, int]], bound: int) -> None:
+    """Also where the keys' bounds are too many for one number."""
+    table = np.array(rows, np.int64).reshape(-1, 3)
+    found = sorted_by((table[:, 0], 7), (table[:, 1], 3), (table[:, 2], bound))
+    assert found.tolist() == sorted(range(len(rows)), key=lambda i: rows[i])
 
 
 @given(st.lists(st.floats(1e-4, 100), min_size=1, max_size=6), st.lists(st.integers(0, 10**13), min_size=2, max_size=20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ def make_split(sources: dict[str, list[Segments]], vocabulary: Vocabulary, seed:
         sources=tuple(infos),
         fingerprint=f"toy-{seed}",
         vocabulary=vocabulary,
+        path=Path("toy/train"),
         item_modality=None if plain else table[:, 2].astype(np.uint8),
         before=None if plain else np.stack(before),
     )
@@ -81,6 +83,37 @@ def starter_like(pairs: int, glosses: int, seed: int = 0) -> tuple[Split, Vocabu
     documents: list[Segments] = [["image", c] if rng.random() < 0.5 else [c, "image"] for c in captions]
     lengths = np.minimum(rng.geometric(1 / 19, glosses) + 2, 200).tolist()
     return make_split({"pictures": documents, "glosses": [[n] for n in lengths]}, vocabulary, seed), vocabulary
+
+
+def large(pairs: int, texts: int, block: int = 4) -> tuple[Split, Vocabulary]:
+    """As many documents as a real corpus has, made without a loop: pictures first, then captions of 1 to 60 tokens (mean 10);
+    texts of 8 on average."""
+    rng, vocabulary = np.random.default_rng(0), Vocabulary.build(4088, image=(8192, block))
+    text, image, special = vocabulary.modality("text"), vocabulary.modality("image"), vocabulary.specials
+    captions, words = np.minimum(rng.geometric(1 / 10, pairs), 60), 1 + rng.geometric(1 / 7, texts)
+    offsets = np.append(0, np.cumsum(np.concatenate([captions + block + 4, words + 2])))
+    tokens = rng.integers(text.first, text.first + text.count, offsets[-1], dtype=np.uint16)
+    tokens[offsets[:-1]], tokens[offsets[1:] - 1] = special.bos, special.eos
+    first = offsets[:pairs] + 2
+    tokens[first[:, None] + np.arange(block)] = rng.integers(image.first, image.first + image.count, (pairs, block))
+    tokens[first - 1], tokens[first + block] = image.frame
+    border, codes = int(offsets[pairs]), pairs * block
+    split = Split(
+        tokens=tokens,
+        offsets=offsets,
+        items=np.stack([first, np.full(pairs, block)], axis=1),
+        item_index=np.minimum(np.arange(pairs + texts + 1), pairs),
+        kinds=np.repeat(np.array([PAIR, TEXT], np.uint8), [pairs, texts]),
+        counts=np.bincount(tokens, minlength=vocabulary.size),
+        sources=(
+            SourceInfo("pictures", 0, pairs, (border - codes, codes), (0, pairs)),
+            SourceInfo("texts", pairs, texts, (len(tokens) - border, 0), (0, 0)),
+        ),
+        fingerprint="large",
+        vocabulary=vocabulary,
+        path=Path("toy/train"),
+    )
+    return split, vocabulary
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def test_it_prints_the_figures() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)})
     figures = json.loads(done.stdout)
     assert set(figures) == {
-        "tokens_per_second", "memmap_tokens_per_second", "plan_tokens_per_second", "open_seconds", "open_mb"
+        "tokens_per_second", "memmap_tokens_per_second", "memmap_ratio", "plan_tokens_per_second", "open_seconds", "open_mb"
     }  # fmt: skip
     assert all(figures[name] > 0 for name in figures if name != "open_mb")
 

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def read_rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str
     root = user_folder(config)
     stream = Stream(partial(_rows, config, paths, columns, document))
     try:
-        next(stream.iter(_BATCH), None)  # what is wrong with all of the data shows here
+        for _ in islice(stream.rows(), _BATCH):  # what is wrong with all of the data shows here
+            pass
     except (ValueError, OSError) as error:
         wanted, reason = " or ".join(columns), " ".join(str(error).split())
         raise UserError(f"path={config.path}: cannot read a column {wanted} from the files: {reason}") from error
