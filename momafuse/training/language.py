@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from momafuse.config.schema import Config
+from momafuse.config.shares import largest
 from momafuse.data.batch import Batch
 from momafuse.data.corpus import Corpus
 from momafuse.models.transformer import Observe
@@ -64,10 +65,9 @@ class LanguageStage(Stage[Batch, HeldOut]):
         self.backward(self.setup.train.batch(range(self.config.trainer.micro_batch)), weight=1, step=0)
 
     def smaller(self) -> tuple[str, list[str]]:
-        t, pool = self.config.trainer, self.config.router.pool
-        share = t.global_batch // self.world.size
-        smaller = [m for m in range(pool, t.micro_batch, pool) if share % m == 0]
-        remedies = [f"trainer.micro_batch={smaller[-1]}"] if smaller else []
+        t = self.config.trainer
+        smaller = largest(t.global_batch // self.world.size, t.micro_batch - 1, self.config.together)
+        remedies = [f"trainer.micro_batch={smaller}"] if smaller else []
         remedies += ["trainer.activation_checkpointing=full"] if t.activation_checkpointing != "full" else []
         return f"{t.micro_batch} sequences of {self.config.data.sequence_length} tokens at once", remedies
 
