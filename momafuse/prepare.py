@@ -6,6 +6,7 @@ import sys
 
 from momafuse.config.compose import Job
 from momafuse.config.entry import entry_point
+from momafuse.preemption import listen
 
 
 @entry_point(
@@ -37,4 +38,5 @@ def main(job: Job) -> None:
 
 
 if __name__ == "__main__":
+    listen(signals=())  # SIGTERM ends it at once: parts are written aside
     main()

@@ -27,7 +27,7 @@ from momafuse.data.progress import Progress
 from momafuse.data.sources import Item, Source, open_source
 from momafuse.data.writer import Part, assemble, part_path, part_paths, write_json, write_lines
 from momafuse.errors import UserError
-from momafuse.preemption import leave_if_warned
+from momafuse.preemption import asked, heeding, leave_if
 
 CHUNK_DOCUMENTS = 4096
 CHUNK_ITEMS = 1024  # variants counted; a chunk ends earlier where it has many pictures or the like
@@ -35,6 +35,7 @@ CHUNK_CHARACTERS = 2**25  # or long texts
 PARTS = 2  # the form of the files that an unfinished corpus is made of
 MAX_REJECT_SHARE = 0.01  # of a source's documents
 ROOT = "corpora"
+FIRST = "leaving after the part at work; Ctrl-C again leaves at once, without it"
 
 
 def corpus_path(config: Config) -> Path:
@@ -85,7 +86,7 @@ def prepare_corpus(config: Config, path: Path, encoder: Encoder | None = None) -
             return Corpus.open(path)
         _begin(aside, _plan(config, sources, encoder))
         rejects: list[dict[str, str]] = []
-        with Progress() as progress:
+        with Progress() as progress, heeding(FIRST):
             for number, (name, source) in enumerate(sources.items()):
                 rejects += _prepare_source(aside, number, name, source, config.data.sources[name], encoder, progress)
         _finish(aside, config, sources, encoder, rejects)
@@ -124,7 +125,7 @@ def _prepare_source(
         rejects += part.rejects
         done += part.items
         progress.advance(part.items)
-        leave_if_warned()
+        leave_if(asked(), "parts that are done are kept")
     if done == 0:
         raise UserError(f"data.sources.{name}.path={config.path}: the source holds no documents; set it to data or take it out")
     listed = [{"source": name, "key": key, "reason": reason} for key, reason in rejects]

@@ -5,6 +5,7 @@ and its run.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from momafuse.config.compose import Job
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.data.encoding import Encoder
-from momafuse.data.prepare import open_or_prepare
+from momafuse.data.prepare import FIRST, open_or_prepare
 from momafuse.parallel.graphs import CudaCapture, Replayed
+from momafuse.preemption import heeding
 from momafuse.reports.flops import TRAINING
 from momafuse.reports.logger import Logger
 from momafuse.routing.statistics import chosen_shares
@@ -39,7 +41,8 @@ def train(job: Job, say: Callable[[str], None] = print) -> None:
 
 def made(world: World, config: Config) -> LanguageStage:
     check_vocabulary(config, Encoder.load(config.tokenizer).vocabulary)  # before a long prepare
-    corpus = world.main_first(lambda: open_or_prepare(config))
+    with nullcontext() if world.main else heeding(FIRST):  # who waits leaves when the main process does
+        corpus = world.main_first(lambda: open_or_prepare(config))
     stage: type[LanguageStage] = Auxiliaries if config.router.auxiliary else Pretraining
     return stage(config, build(config, corpus, world), corpus)
 

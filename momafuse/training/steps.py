@@ -17,7 +17,7 @@ import torch
 
 from momafuse.checkpoint.saving import Saver
 from momafuse.draws import seed_of
-from momafuse.preemption import Preempted, warned
+from momafuse.preemption import asked, leave_if
 from momafuse.reports.logger import Logger
 from momafuse.training.folder import RunFolder
 from momafuse.training.guard import Guard, gradient_norm
@@ -88,9 +88,8 @@ class Steps(Generic[B, E]):
 
         Raises Preempted, on every rank, if one was asked to leave.
         """
-        ranks = self.stage.world.gather(weight, time.perf_counter() - together, warned())
-        if any(asked for *_, asked in ranks):
-            raise Preempted
+        ranks = self.stage.world.gather(weight, time.perf_counter() - together, asked())
+        leave_if(max(number for *_, number in ranks))
         return int(sum(weight for weight, *_ in ranks)), [seconds for _, seconds, _ in ranks]
 
     def _step(self, step: int, micro_batches: Sequence[B], weight: int, guard: Guard) -> dict[str, float]:
