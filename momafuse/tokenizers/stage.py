@@ -129,6 +129,9 @@ class TokenizerStage(Stage[Tensor, Figures]):
 
         return ahead(steps())
 
+    def slow_data(self) -> str:
+        return f"one thread makes the {self.task.item}s of a step; leave more cores to the process, or a faster disk"
+
     def weight(self, micro_batches: Sequence[Tensor]) -> int:
         return sum(map(len, micro_batches))
 

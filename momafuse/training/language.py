@@ -77,6 +77,13 @@ class LanguageStage(Stage[Batch, HeldOut]):
         origin, pinned = state["origin_sequence"], world.device.type == "cuda"
         return self.setup.train.stream(state["step"], **shape, origin=origin, pinned=pinned)
 
+    def slow_data(self) -> str:
+        path = self.corpus.path
+        return (
+            f"put {path} on a faster disk, or leave more cores to the process; what one core reads says "
+            f"`python scripts/bench_loader.py --corpus {path}`"
+        )
+
     def weight(self, micro_batches: Sequence[Batch]) -> int:
         return count_targets(micro_batches)
 
