@@ -16,6 +16,7 @@ from momafuse.config.compose import Job, compose_jobs, group_options
 from momafuse.config.describe import DescribeConfig, DescribeTokenizer, described
 from momafuse.config.entry import entry_point, write
 from momafuse.config.nearest import did_you_mean
+from momafuse.config.shares import fitted, in_place
 from momafuse.errors import UserError
 from momafuse.tokens.config import BPEConfig
 
@@ -70,7 +71,7 @@ def description_of_tokenizer(config: DescribeTokenizer) -> dict[str, object]:
         raise UserError(
             "tokenizer.kind=bpe: has no layers to describe; take one of pictures or speech, e.g. tokenizer=vqgan_512"
         )
-    return describe_tokenizer(config)
+    return describe_tokenizer(fitted(config, 1))
 
 
 def description(job: Job[DescribeConfig]) -> dict[str, object]:
@@ -87,13 +88,16 @@ def description(job: Job[DescribeConfig]) -> dict[str, object]:
     from momafuse.training.fake import fake_forward, fake_model
     from momafuse.training.setup import check_vocabulary
 
-    config, t = job.config, job.config.trainer
+    config = job.config
     if config.router.auxiliary:
         raise UserError("router.auxiliary=true: describe counts a pretraining step; the report of that stage has its FLOPs")
     gpu, nodes = gpu_of(config), config.launch.nodes
-    cluster = None if nodes is None else Cluster(nodes, config.launch.gpus_per_node, t.replicas)
+    cluster = None if nodes is None else Cluster(nodes, config.launch.gpus_per_node, config.trainer.replicas)
     if cluster is not None:
         check_cluster(config, cluster.ranks)
+    ranks = 1 if cluster is None else cluster.ranks
+    config = fitted(config, ranks)
+    t = config.trainer
     v = vocabulary_of(TextTokenizer.load(config.tokenizer["text"]), load_codecs(config.tokenizer))
     budget = check_vocabulary(config, v)
     device = (
@@ -108,14 +112,15 @@ def description(job: Job[DescribeConfig]) -> dict[str, object]:
             forward = partial(fake_forward, config, v, budget)
             return measure(model, forward, under, accumulates=accumulates, on_gpu=on_gpu)
 
-        memory = measured(working(model, dtype), accumulates=t.global_batch > t.micro_batch)
+        memory = measured(working(model, dtype), accumulates=t.global_batch // ranks > t.micro_batch)
         plan = None
         if cluster is not None:
             efficiency = config.describe.efficiency
             plan = scaling(config, model, budget, measured(nullcontext, accumulates=True), dtype, cluster, gpu, efficiency)
     size, precision = job.choices.get("size", ""), str(dtype).removeprefix("torch.")
     dense_size, dense = dense_of(job)
-    values = describe(Subject(config, size, model, budget, memory, device.type, precision, dense, dense_size))
+    said = in_place(job.config, config, ranks)
+    values = describe(Subject(config, size, model, budget, memory, device.type, precision, dense, dense_size, said))
     if plan is None:
         return values
     return values | {"scaling": {"gpu": config.describe.gpu, "efficiency": config.describe.efficiency} | plan}
@@ -133,15 +138,12 @@ def gpu_of(config: DescribeConfig) -> Gpu | None:
 
 def check_cluster(config: DescribeConfig, ranks: int) -> None:
     """Raises UserError where train could not share the step out."""
-    from momafuse.data.loader import check_shares
-
     if ranks < 1:
         raise UserError(f"launch.nodes={config.launch.nodes}: there must be at least one GPU in all")
     if ranks % config.trainer.replicas:
         raise UserError(f"trainer.replicas={config.trainer.replicas}: must divide the {ranks} ranks")
     if not 0 < config.describe.efficiency <= 1:
         raise UserError(f"describe.efficiency={config.describe.efficiency}: must be above 0 and at most 1, e.g. 0.5")
-    check_shares(config.trainer.global_batch, config.trainer.micro_batch, ranks)
 
 
 def dense_of(job: Job[DescribeConfig]) -> tuple[str, DescribeConfig | None]:

@@ -5,6 +5,7 @@
     [rank 3] Traceback ...                       a bug; exit code 1
     momafuse: rank 1: lost another rank (...)    a neighbour is gone or does not answer; exit code 1
     momafuse: asked to leave: ...                what is new is saved (preemption.py); exit code 75 on all ranks
+    momafuse: interrupted: ...                   the same, by Ctrl-C; exit code 130
 
 Ranks compare what they have to say through the store of their rendezvous, which torchrun keeps while they end. Before they
 have joined, what is said by one process is not said again on the same host. torchrun gets the cause too
@@ -28,16 +29,13 @@ from threading import Thread
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from momafuse.errors import RankError, mendable
-from momafuse.preemption import Preempted
+from momafuse.preemption import BY_HAND, GO_ON, INTERRUPTED, STOPPED, Preempted, asked
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
-USER_ERROR, BUG, INTERRUPTED = 2, 1, 130  # exit codes; 128 + SIGINT, as shells have it
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-GO_ON = "the same command goes on from what is saved"
-STOPPED = f"momafuse: interrupted; {GO_ON}"
+USER_ERROR, BUG = 2, 1  # exit codes
 GRACE = 3.0  # seconds: ranks do not fail at the same moment with the same mistake
 POLL = 0.02  # seconds
 POLITE = 1.0  # seconds that who lost a rank lives on, so that torchrun finds that rank first; and who keeps the store
@@ -46,10 +44,10 @@ GLOO = "gloo/transport/"  # in the text of what gloo raises, which has no class 
 
 def ending(error: BaseException, store: Store | None, rank: int, size: int, *, shared: bool) -> RankError:
     """What this rank ends with after `error`, compared with the others; `shared`: all ranks are known to have it."""
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt) or (asked() == BY_HAND and lost(error) is not None):  # the other by Ctrl-C, too
         return RankError("" if rank else STOPPED, INTERRUPTED)
     if isinstance(error, Preempted):
-        return RankError("" if rank else f"momafuse: {error}", TRY_AGAIN)
+        return RankError("" if rank else f"momafuse: {error}", error.code)
     if (reason := lost(error)) is not None:
         return RankError(
             f"momafuse: rank {rank}: lost another rank ({_asked(lambda: _first(store), '') or reason}); {GO_ON}",

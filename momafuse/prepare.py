@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from momafuse.config.compose import Job
 from momafuse.config.entry import entry_point
 from momafuse.config.prepare import PrepareConfig, check_preparation
+from momafuse.preemption import listen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,4 +66,5 @@ def describe(job: Job[PrepareConfig], corpus: Corpus, path: Path, console: Conso
 
 
 if __name__ == "__main__":
+    listen(signals=())  # SIGTERM ends it at once: parts are written aside
     main()

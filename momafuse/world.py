@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
@@ -27,7 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from momafuse.ending import ending
 from momafuse.errors import UserError
-from momafuse.preemption import Preempted, warned
+from momafuse.preemption import Preempted, asked, leave_if
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # preparing a corpus takes as long as it takes
@@ -66,8 +66,7 @@ class World:
 
     def leave_if_warned(self) -> None:
         """Raises Preempted on all ranks if one of them was asked to leave. Every rank must call it."""
-        if any(asked for (asked,) in self.gather(warned())):
-            raise Preempted
+        leave_if(max(number for (number,) in self.gather(asked())))
 
     def on_main(self, action: Callable[[], T]) -> T:
         """What the main process's `action` returns (it is pickled), or the error that it raises, on every rank."""
@@ -143,7 +142,8 @@ def join(device: torch.device, *, timeout: float, replicas: int = 1) -> Iterator
         yield world
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, Preempted):  # on all ranks: who leaves first would take connections away from the others
-            dist.barrier(waiting)
+            with suppress(RuntimeError):  # but one may have left by Ctrl-C, while it waited for the main process
+                dist.barrier(waiting)
         raise ending(error, store, rank, size, shared=any(error is s for s in shared)) from error
     dist.barrier(waiting)  # who leaves first would take connections away from the others
     dist.destroy_process_group()

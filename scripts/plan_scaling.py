@@ -3,8 +3,8 @@
     python scripts/plan_scaling.py                                                   # moma_4t4i at size=1_4b on h100_sxm
     python scripts/plan_scaling.py +experiment=dense size=435m describe.gpu=a100_sxm
 
-At the batch of the size as long as every GPU has a micro-batch of its own, then at one micro-batch a GPU. Sharded over all
-GPUs; and over 8 (one node) or 64, with replicas of that.
+At the batch of the size as long as every GPU has a micro-batch of its own, then at one micro-batch a GPU; where a batch cannot
+be dealt to so many, at the next larger one that can. Sharded over all GPUs; and over 8 (one node) or 64, with replicas of that.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch._subclasses import FakeTensorMode
 
 from momafuse.config.compose import compose_jobs
 from momafuse.config.describe import DescribeConfig
+from momafuse.config.shares import fitted
 from momafuse.data.codecs import load_codecs, vocabulary_of
 from momafuse.describe import gpu_of
 from momafuse.parallel.scaling import Cluster, scaling
-from momafuse.reports.memory import measure
+from momafuse.reports.memory import Memory, measure
 from momafuse.tokens.text import TextTokenizer
 from momafuse.training.fake import fake_forward, fake_model
 from momafuse.training.setup import check_vocabulary
@@ -42,17 +43,24 @@ def rows(config: DescribeConfig) -> list[tuple[int, int, dict[int | None, dict]]
     found = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = fake_model(config, v, torch.bfloat16, on_gpu=True)
-        memory = measure(model, partial(fake_forward, config, v, budget), nullcontext, accumulates=True, on_gpu=True)
+
+    @cache
+    def memory(micro_batch: int) -> Memory:
+        taken = replace(config, trainer=replace(t, micro_batch=micro_batch))
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return measure(model, partial(fake_forward, taken, v, budget), nullcontext, accumulates=True, on_gpu=True)
+
     for ranks in GPUS:
-        batch = max(t.global_batch, ranks * t.micro_batch)
+        unit = ranks * config.together
+        batch = -(-max(t.global_batch, ranks * (t.micro_batch // config.together * config.together)) // unit) * unit
         plans = {}
         for shards in SHARDS:
             if shards is None or shards < ranks:
                 copies = 1 if shards is None else ranks // shards
-                asked = replace(config, trainer=replace(t, global_batch=batch, replicas=copies))
-                cluster = Cluster(ranks // 8, 8, copies)
-                efficiency = config.describe.efficiency
-                plans[shards] = scaling(asked, model, budget, memory, torch.bfloat16, cluster, gpu, efficiency)
+                asked = fitted(replace(config, trainer=replace(t, global_batch=batch, replicas=copies)), ranks)
+                cluster, efficiency = Cluster(ranks // 8, 8, copies), config.describe.efficiency
+                own = memory(asked.trainer.micro_batch)
+                plans[shards] = scaling(asked, model, budget, own, torch.bfloat16, cluster, gpu, efficiency)
         found.append((ranks, batch, plans))
     return found
 

@@ -181,6 +181,16 @@ def test_jobs_of_a_sweep_may_share_a_run_name(capsys: pytest.CaptureFixture[str]
     assert large == pytest.approx(2 * small, rel=0.01)
 
 
+def test_a_micro_batch_that_train_would_not_take_is_not_described(capsys: pytest.CaptureFixture[str]) -> None:
+    assert described("size=nano")["batch"]["in_place"] == ""
+    two = ("launch.nodes=1", "launch.gpus_per_node=2")
+    asked, plain = described("size=nano", *two), described("size=nano", "trainer.micro_batch=8", *two)
+    assert asked["batch"].pop("in_place") == "micro_batch 8 in place of 16: global_batch=16 over 2 ranks"
+    assert plain["batch"].pop("in_place") == ""
+    assert asked == plain
+    assert "\nbatch      micro_batch 8 in place of 16: global_batch=16 over 2 ranks" in printed(capsys, "size=nano", *two)
+
+
 def test_the_vocabulary_is_the_models_or_the_tokenizers() -> None:
     ids = [described("size=micro", *words)["model"]["vocabulary"] for words in ((), ("model.vocabulary_size=20000",))]
     assert ids == [12_288, 20_000]

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from momafuse import ending as module
 from momafuse.ending import ending, lost
 from momafuse.errors import RankError, UserError
+from momafuse.preemption import Interrupted, Preempted
 
 CLOSED = "[/p/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:39. This is typically caused by a crash."
 
@@ -93,6 +94,18 @@ def test_a_lost_rank_is_known_in_whatever_it_is_wrapped():
     assert lost(wrapped) == "Connection closed by peer [127.0.0.1]:39"
     assert lost(dist.DistBackendError("NCCL error\nmore")) == "NCCL error"
     assert lost(RuntimeError("shape")) is None
+
+
+def test_who_pressed_ctrl_c_and_lost_a_rank_ends_by_it(monkeypatch):
+    """The rank that is gone had not begun to look."""
+    monkeypatch.setattr(module, "asked", lambda: module.BY_HAND)
+    assert [(e.text, e.code) for e in ends(RuntimeError(CLOSED), RuntimeError(CLOSED))] == [(module.STOPPED, 130), ("", 130)]
+    assert ends(RuntimeError("shape"))[0].code == 1
+
+
+def test_who_was_asked_to_leave_says_it_once():
+    assert [(e.text, e.code) for e in ends(Preempted(), Preempted())] == [(f"momafuse: {Preempted()}", 75), ("", 75)]
+    assert [(e.text, e.code) for e in ends(Interrupted(), Interrupted())] == [(f"momafuse: {Interrupted()}", 130), ("", 130)]
 
 
 def test_ctrl_c_is_said_once():

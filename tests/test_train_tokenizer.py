@@ -113,7 +113,7 @@ def test_a_misspelt_key_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     ("word", "message"),
     [
         ("tokenizer.plain_steps=6", "trainer.max_steps=6: must be more than tokenizer.plain_steps=6"),
-        ("trainer.micro_batch=3", "trainer.global_batch=8: must be a multiple of trainer.micro_batch=3"),
+        ("trainer.micro_batch=0", "trainer.micro_batch=0: must be greater than 0"),
         ("tokenizer.name=a/b", "tokenizer.name=a/b: must be fit for a file"),
         ("tokenizer.max_shift=64", "tokenizer.max_shift=64: must be at least 0 and below the 64 pixels"),
         ("tokenizer.crop_share=7", "tokenizer.crop_share=7.0: must lie between 0 and 1"),

@@ -22,9 +22,9 @@ from omegaconf import OmegaConf
 
 from momafuse.config.compose import Check, Job, compose_jobs, config_dir, group_options
 from momafuse.config.schema import Config
-from momafuse.ending import BUG, INTERRUPTED, STOPPED, TRY_AGAIN, USER_ERROR, first_to_say, leave, tagged
+from momafuse.ending import BUG, USER_ERROR, first_to_say, leave, tagged
 from momafuse.errors import RankError, UserError, mendable
-from momafuse.preemption import Preempted
+from momafuse.preemption import INTERRUPTED, STOPPED, Preempted
 
 _KEYS = """  run.name run.root run.seed           the run's folder ROOT/NAME, and its random numbers
   trainer.max_steps trainer.max_tokens how long; the same command again goes on
@@ -88,7 +88,7 @@ def entry_point(
             except KeyboardInterrupt:
                 _end(STOPPED, INTERRUPTED)
             except Preempted as end:
-                _end(f"momafuse: {end}", TRY_AGAIN)
+                _end(f"momafuse: {end}", end.code)
             except Exception as error:
                 if (line := mendable(error)) is not None:
                     _end(f"momafuse: error: {line}", USER_ERROR)

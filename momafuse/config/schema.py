@@ -224,7 +224,7 @@ class LoopConfig:
     profile: str | None  # FIRST:LAST: steps of which a trace is written
     max_steps: int
     global_batch: int
-    micro_batch: int
+    micro_batch: int  # the most that is taken at once (config/shares.py)
     eval_every: int  # steps; 0: only at the end
     log_every: int  # steps between console lines where the output is no terminal
 
@@ -289,6 +289,11 @@ class RunnableConfig:
     resume: str  # auto | none | the path of a run or a checkpoint
     plugins: list[str]  # modules imported first: they may register sources
 
+    @property
+    def together(self) -> int:
+        """Consecutive items that are in one micro-batch whatever its size."""
+        return 1
+
 
 @dataclass(frozen=True)
 class Config(RunnableConfig):
@@ -309,6 +314,18 @@ class Config(RunnableConfig):
     def modalities(self) -> tuple[str, ...]:
         """Names in the order of their numbers: text first, the others as the tokenizers are named."""
         return TEXT, *(name for name in self.tokenizer if name != TEXT)
+
+    @property
+    def routed(self) -> dict[str, int]:
+        """The groups whose experts choose among rows -> their experts."""
+        groups = self.model.groups(self.modalities)
+        return {name: count for name, count in groups.items() if count > 1 and name != SHARED}
+
+    @property
+    def together(self) -> int:
+        """A pool, where something chooses among its rows."""
+        depth = self.model.depth
+        return self.router.pool if self.routed or (depth is not None and not depth.per_modality) else 1
 
     @property
     def noisy(self) -> bool:

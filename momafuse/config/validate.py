@@ -23,6 +23,7 @@ from momafuse.config.schema import (
     TrainerConfig,
     share_key,
 )
+from momafuse.config.shares import fitted
 from momafuse.config.validate_stages import check_stages
 from momafuse.errors import UserError
 from momafuse.routing.names import ALL, SHARED
@@ -55,6 +56,7 @@ def validate_run(config: RunnableConfig) -> None:
     """The same of what the loop reads, whatever is trained."""
     _run(config)
     _schedule(config.optim)
+    fitted(config, 1)
     _loop(config.trainer)
     _checkpoint(config.checkpoint)
 
@@ -251,21 +253,14 @@ def _depth(config: Config) -> None:
 
 
 def _router(config: Config) -> None:
-    pool, factor, batch = config.router.pool, config.router.capacity_factor, config.trainer.micro_batch
-    routed = {name: count for name, count in config.model.groups(config.modalities).items() if count > 1 and name != SHARED}
-    depth = config.model.depth
-    for name, count in routed.items():
+    factor = config.router.capacity_factor
+    for name, count in config.routed.items():
         if factor > count:
             problem = f"an expert of `{name}` would take more tokens than there are; at most {count} (its experts)"
             fail("router.capacity_factor", factor, problem)
         if not config.model.norm_eps and factor < count:
             problem = f"a row that no expert takes would be divided by 0; write 1e-5, or router.capacity_factor={count}"
             fail("model.norm_eps", config.model.norm_eps, problem)
-    if (routed or (depth is not None and not depth.per_modality)) and batch % pool:
-        below, above = batch // pool * pool, (batch // pool + 1) * pool
-        nearest = " or ".join(str(n) for n in (below, above) if n)
-        problem = f"must be a multiple of router.pool={pool}, e.g. {nearest}"
-        fail("trainer.micro_batch", batch, problem)
 
 
 def _auxiliary(config: Config) -> None:
@@ -276,7 +271,7 @@ def _auxiliary(config: Config) -> None:
         return
     if source is None:
         fail("router.auxiliary", "true", "these learn from a trained model: +experiment=aux_routers model_from=RUN")
-    if depth is None and all(n == 1 for name, n in config.model.groups(config.modalities).items() if name != SHARED):
+    if depth is None and not config.routed:
         problem = f"{config.model.name} has no router that chooses rows; it is causal as it is"
         fail("model_from", source, problem)
     if config.trainer.compile is True:
@@ -343,11 +338,6 @@ def _schedule(optim: ScheduleConfig) -> None:
 
 
 def _loop(trainer: LoopConfig) -> None:
-    batch, micro = trainer.global_batch, trainer.micro_batch
-    if batch % micro:
-        below, above = batch // micro * micro, (batch // micro + 1) * micro
-        nearest = " or ".join(str(n) for n in (below, above) if n)
-        fail("trainer.global_batch", batch, f"must be a multiple of trainer.micro_batch={micro}, e.g. {nearest}")
     try:
         trainer.profiled()
     except ValueError:

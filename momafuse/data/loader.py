@@ -38,15 +38,6 @@ BEYOND = 255  # the modality of ids beyond the vocabulary, which is in no budget
 POLL_SECONDS = 0.1  # how soon the background thread sees that nobody listens any more
 
 
-def check_shares(global_batch: int, micro_batch: int, ranks: int) -> None:
-    """Raises UserError where a step cannot be dealt to the ranks in whole micro-batches."""
-    if global_batch % (ranks * micro_batch):
-        raise UserError(
-            f"trainer.global_batch={global_batch}: {ranks} ranks with trainer.micro_batch={micro_batch} need a "
-            f"multiple of {ranks * micro_batch}"
-        )
-
-
 class Loader:
     """Reads batches of one split."""
 
@@ -119,12 +110,14 @@ class Loader:
     ) -> Generator[list[Batch], None, None]:
         """From optimizer step `step` on: the micro-batches of this rank, a list a step, without end.
 
-        Step 0 begins with the global sequence `origin`. `pinned`: for a GPU (Batch.pinned).
+        Step 0 begins with the global sequence `origin`. `pinned`: for a GPU (Batch.pinned). `micro_batch` must divide a rank's
+        share (config/shares.py).
 
         A background thread keeps `STEPS_AHEAD` steps ready; it ends when the iterator is closed or dropped, and what it
         raises is raised here.
         """
-        check_shares(global_batch, micro_batch, world)
+        if global_batch % (world * micro_batch):
+            raise ValueError(f"global_batch={global_batch} is no multiple of {world} x {micro_batch}")
         share = global_batch // world
 
         def steps() -> Iterator[list[Batch]]:

@@ -31,10 +31,11 @@ from momafuse.data.workers import Task, Workers, cores, result
 from momafuse.data.writer import Facts, assemble, part_path, parts, write_json, write_lines
 from momafuse.errors import UserError
 from momafuse.files import locked
-from momafuse.preemption import leave_if_warned
+from momafuse.preemption import asked, heeding, leave_if
 
 PARTS = 3  # the form of the files that an unfinished corpus is made of
 FOUND = ("fingerprint", "left_out", "duplicates")  # what a manifest says of a source that is no setting of it
+FIRST = "leaving after the parts at work; Ctrl-C again leaves at once, without them"
 OFF = 2.0  # times as much or as little as asked is held out: told
 
 
@@ -81,7 +82,7 @@ class Making:
                 return
             self._begin(mine)
             workers = Workers(self.encoder, tokenizer, getattr(self.config, "plugins", []), how.workers or cores())
-            with Progress() as progress, workers:
+            with Progress() as progress, heeding(FIRST), workers:
                 found = {name: self._source(number, name, share, workers, progress) for number, name in enumerate(self.sources)}
                 with locked(self._lock("finish")):
                     if not self.path.exists():
@@ -151,7 +152,7 @@ class Making:
                 task = Task(part_path(self.aside, number, n), chunk, config.variants, config.filters, marked)
                 running.append(workers.submit(task))
                 collect(workers.ahead)
-                leave_if_warned()
+                leave_if(asked(), "parts that are done are kept")
         collect(0)
         self._check_rejects(number, name, found)
         return found

@@ -11,9 +11,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
@@ -70,6 +71,8 @@ class Workers:
             context = multiprocessing.get_context("spawn")
             start = partial(_start, self._tokenizer or {}, self._plugins)
             self._pool = ProcessPoolExecutor(self._count, context, start)
+            with _unheard():
+                return self._pool.submit(_work, task)
         if self._pool is not None:
             return self._pool.submit(_work, task)
         done: Future[Facts] = Future()
@@ -90,6 +93,19 @@ def result(future: Future[Facts]) -> Facts:
 def cores() -> int:
     """Those that this process may use: OMP_NUM_THREADS bounds them, as it does for torch."""
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Processes that start meanwhile do not hear Ctrl-C, which is their parent's business."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start(tokenizer: Mapping[str, str], plugins: Sequence[str]) -> None:

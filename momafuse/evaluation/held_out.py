@@ -22,6 +22,7 @@ from momafuse.checkpoint import store
 from momafuse.config.compose import load_config
 from momafuse.config.evaluate import EvaluateConfig
 from momafuse.config.schema import Config
+from momafuse.config.shares import fitted
 from momafuse.data.corpus import Corpus
 from momafuse.data.prepare import open_or_prepare
 from momafuse.errors import UserError
@@ -81,15 +82,13 @@ def run_config(e: EvaluateConfig, checkpoint: Path) -> Config:
     """The run's config with what the command says of device and length; nothing compiled, any backend."""
     config = load_config(checkpoint / "config.yaml")
     asked = config.trainer.eval_sequences if e.sequences is None else e.sequences
-    plain = replace(config.trainer, device=e.device, eval_sequences=asked, backend="auto", compile=False)
+    plain = replace(fitted(config, 1).trainer, device=e.device, eval_sequences=asked, backend="auto", compile=False)
     return replace(config, trainer=replace(plain, activation_checkpointing="none"))
 
 
 def refuse_without_auxiliary(e: EvaluateConfig, config: Config) -> None:
     """UserError where causal routing is asked of a model whose routers see the future."""
-    routed = config.model.depth is not None or any(
-        n > 1 for name, n in config.model.groups(config.modalities).items() if name != "shared"
-    )
+    routed = config.model.depth is not None or config.routed
     if routed and not config.router.auxiliary and e.routing != "training":
         train = f"python -m momafuse.train +experiment=aux_routers model_from={e.run}"
         problem = f"{e.run} has no auxiliary routers; write routing=training, or train them: {train}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from momafuse.config.compose import Job, compose
 from momafuse.config.entry import entry_point, write
 from momafuse.config.launch import LaunchConfig
+from momafuse.config.shares import fitted
 from momafuse.config.validate import check_run_root
 from momafuse.errors import UserError
 
@@ -21,15 +22,13 @@ OWN = re.compile(r"(\+\+|\+|~)?(launch\.|cluster\b)")  # words that are the job'
 
 def check(config: LaunchConfig) -> None:
     """Raises UserError for what would fail only when the job starts."""
-    from momafuse.data.loader import check_shares
-
     launch = config.launch
     for key in ("nodes", "gpus_per_node", "warning"):
         least = 0 if key == "gpus_per_node" else 1
         if getattr(launch, key) < least:
             raise UserError(f"launch.{key}={getattr(launch, key)}: must be at least {least}")
     check_run_root(config)
-    check_shares(config.trainer.global_batch, config.trainer.micro_batch, launch.ranks)
+    fitted(config, launch.ranks)
     if launch.ranks % config.trainer.replicas:
         raise UserError(f"trainer.replicas={config.trainer.replicas}: must divide the {launch.ranks} ranks of this job")
 

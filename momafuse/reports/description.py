@@ -31,6 +31,7 @@ class Subject:
     precision: str
     dense: Config | None  # what FLOPs are compared with; None: it does not compose
     dense_size: str
+    in_place: str  # what there is to say of the micro-batch (config/shares.py), or nothing
 
 
 def describe(s: Subject) -> Values:
@@ -53,6 +54,7 @@ def describe(s: Subject) -> Values:
         "layers": _layers(work, names),
         "batch": {
             "sequences": t.micro_batch,
+            "in_place": s.in_place,
             "sequence_length": sum(s.budget),
             "budget": dict(zip(names, s.budget, strict=True)),
             "pool": work.pool,

@@ -37,7 +37,7 @@ def description_table(d: Values) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
     facts.add_column()
-    for label, text in (*_architecture(d), ("", ""), *_flops(d), *_causal(d), *_unknown(d)):
+    for label, text in (*_architecture(d), ("", ""), *_flops(d), *_causal(d), *_unknown(d), *_batch(d)):
         facts.add_row(label, Text(text))
     tables = Columns([_parts(d), _memory(d)], padding=(0, 3))  # below one another where the terminal is narrow
     m = d["model"]
@@ -92,6 +92,11 @@ def _causal(d: Values) -> list[tuple[str, str]]:
 def _unknown(d: Values) -> list[tuple[str, str]]:
     unknown = d["memory"]["unknown"]
     return [] if unknown is None else [("memory", f"of activations is not known before running: {unknown}")]
+
+
+def _batch(d: Values) -> list[tuple[str, str]]:
+    said = d["batch"]["in_place"]
+    return [("batch", said)] if said else []
 
 
 def _sequences(n: int) -> str:

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from momafuse.config.compose import Job
+from momafuse.config.shares import largest
 from momafuse.config.tokenizers import TokenizerTraining
-from momafuse.data.loader import ahead, check_shares
+from momafuse.data.loader import ahead
 from momafuse.files import write_aside
 from momafuse.parallel.precision import resolve_precision
 from momafuse.parallel.sharding import gathered, shard_parts
@@ -59,7 +60,6 @@ class TokenizerStage(Stage[Tensor, Figures]):
 
     def __init__(self, config: TokenizerTraining, task: Task[Any], world: World) -> None:
         t, how = config.trainer, task.config
-        check_shares(t.global_batch, t.micro_batch, world.size)
         self.config, self.task, self.world, self.working = config, task, world, nullcontext
         self.name, self.reads, self.data = how.name, task.reads, task.data
         self.dtype = resolve_precision(t.precision, world.device)
@@ -111,8 +111,8 @@ class TokenizerStage(Stage[Tensor, Figures]):
     def smaller(self) -> tuple[str, list[str]]:
         t = self.config.trainer
         share = t.global_batch // self.world.size
-        fits = [m for m in range(1, t.micro_batch) if share % m == 0]
-        return f"{t.micro_batch} {self.task.item}s at once", [f"trainer.micro_batch={fits[-1]}"] if fits else []
+        fits = largest(share, t.micro_batch - 1, 1)
+        return f"{t.micro_batch} {self.task.item}s at once", [f"trainer.micro_batch={fits}"] if fits else []
 
     # -- a step
 
@@ -128,6 +128,9 @@ class TokenizerStage(Stage[Tensor, Figures]):
                 number += 1
 
         return ahead(steps())
+
+    def slow_data(self) -> str:
+        return f"one thread makes the {self.task.item}s of a step; leave more cores to the process, or a faster disk"
 
     def weight(self, micro_batches: Sequence[Tensor]) -> int:
         return sum(map(len, micro_batches))

@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from momafuse.config.schema import Config
+from momafuse.config.shares import largest
 from momafuse.data.batch import Batch
 from momafuse.data.corpus import Corpus
 from momafuse.models.transformer import Observe
@@ -69,10 +70,9 @@ class LanguageStage(Stage[Batch, HeldOut]):
         self.backward(self.setup.train.batch(range(self.config.trainer.micro_batch)), weight=1, step=0)
 
     def smaller(self) -> tuple[str, list[str]]:
-        t, pool = self.config.trainer, self.config.router.pool
-        share = t.global_batch // self.world.size
-        smaller = [m for m in range(pool, t.micro_batch, pool) if share % m == 0]
-        remedies = [f"trainer.micro_batch={smaller[-1]}"] if smaller else []
+        t = self.config.trainer
+        smaller = largest(t.global_batch // self.world.size, t.micro_batch - 1, self.config.together)
+        remedies = [f"trainer.micro_batch={smaller}"] if smaller else []
         remedies += ["trainer.activation_checkpointing=full"] if t.activation_checkpointing != "full" else []
         return f"{t.micro_batch} sequences of {self.config.data.sequence_length} tokens at once", remedies
 
@@ -81,6 +81,13 @@ class LanguageStage(Stage[Batch, HeldOut]):
         shape = {"global_batch": t.global_batch, "micro_batch": t.micro_batch, "rank": world.rank, "world": world.size}
         origin, pinned = state["origin_sequence"], world.device.type == "cuda"
         return self.setup.train.stream(state["step"], **shape, origin=origin, pinned=pinned)
+
+    def slow_data(self) -> str:
+        path = self.corpus.path
+        return (
+            f"put {path} on a faster disk, or leave more cores to the process; what one core reads says "
+            f"`python scripts/bench_loader.py --corpus {path}`"
+        )
 
     def weight(self, micro_batches: Sequence[Batch]) -> int:
         return count_targets(micro_batches)

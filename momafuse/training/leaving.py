@@ -11,18 +11,21 @@ from contextlib import contextmanager
 from typing import Any
 
 from momafuse.checkpoint.saving import Saver
-from momafuse.preemption import Preempted
+from momafuse.preemption import Preempted, heeding
+
+FIRST = "saving and leaving; Ctrl-C again leaves at once, without saving"
 
 
 @contextmanager
 def saved_before_leaving(saver: Saver, state: dict[str, Any], save: Callable[[], None]) -> Iterator[None]:
     """Calls `save` where steps were made that the newest checkpoint has not, and waits until all is written."""
     started = state["step"]
-    try:
-        yield
-    except Preempted:
-        step = state["step"]
-        if step not in (started, saver.last):
-            save()
-        saver.wait()
-        raise Preempted(f"step {step} is saved" if step != started else "nothing new to save") from None
+    with heeding(FIRST):
+        try:
+            yield
+        except Preempted as left:
+            step = state["step"]
+            if step not in (started, saver.last):
+                save()
+            saver.wait()
+            raise type(left)(f"step {step} is saved" if step != started else "nothing new to save") from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from momafuse.checkpoint import store
 from momafuse.checkpoint.saving import Keep, Saver, tidy
 from momafuse.config.compose import Job
 from momafuse.config.schema import RunnableConfig
+from momafuse.config.shares import fitted, in_place
 from momafuse.errors import UserError
 from momafuse.files import only_writer
 from momafuse.parallel.precision import resolve_device
@@ -43,8 +45,8 @@ def run(job: Job[C], made: Made[C], say: Callable[[str], None] = print) -> None:
         run_in(world, job, made, say)
 
 
-def run_in(world: World, job: Job[C], made: Made[C], say: Callable[[str], None]) -> None:
-    config, total = job.config, total_steps(job.config)
+def run_in(world: World, asked: Job[C], made: Made[C], say: Callable[[str], None]) -> None:
+    config, total = asked.config, total_steps(asked.config)
     folder = world.on_main(lambda: open_run(config))
     if folder.complete(total):
         if world.main:
@@ -52,7 +54,8 @@ def run_in(world: World, job: Job[C], made: Made[C], say: Callable[[str], None])
             say(f"{folder.path} is complete: {done} steps. For more: {more(config, done)}")
         return
     world.leave_if_warned()
-    stage = made(world, config, folder)
+    job = replace(asked, config=fitted(config, world.size))
+    stage = made(world, job.config, folder)
     state = start_state(stage, folder, total)
     with ExitStack() as held_open:
         loggers: list[RunLogger] = []
@@ -62,7 +65,7 @@ def run_in(world: World, job: Job[C], made: Made[C], say: Callable[[str], None])
         saver = held_open.enter_context(Saver(folder.checkpoints, keep, world))
         collect = held_open.enter_context(collecting())
         held_open.enter_context(explained(stage))
-        introduce(stage, folder, state, logger)
+        introduce(stage, folder, state, logger, in_place(config, job.config, world.size))
         world.leave_if_warned()
         if config.trainer.dry_step:
             dry_step(stage)
@@ -126,14 +129,16 @@ def layout(stage: Stage[Any, Any]) -> dict[str, int]:
     return {"ranks": stage.world.size, "replicas": t.replicas, "micro_batch": t.micro_batch}
 
 
-def introduce(stage: Stage[Any, Any], folder: RunFolder, state: dict[str, Any], logger: Logger) -> None:
-    """What runs, in a few lines."""
+def introduce(stage: Stage[Any, Any], folder: RunFolder, state: dict[str, Any], logger: Logger, dealt: str) -> None:
+    """What runs, in a few lines; `dealt`: what there is to say of the micro-batch, or nothing."""
     config, world = stage.config, stage.world
     start = f"going on from {folder.checkpoint}" if folder.checkpoint else "from step 0"
     logger.message(f"{folder.path}: {stage.name}, {stage.size() / 1e6:.1f}M parameters, {start}")
     dtype = str(stage.dtype).removeprefix("torch.")
     ranks = f"{world.size} ranks, " if world.mesh is not None else ""
     logger.message(f"{ranks}{world.device}, products in {dtype}, {torch.get_num_threads()} threads")
+    if dealt:
+        logger.message(dealt)
     schedule, total = state["schedule_steps"], total_steps(config)
     if schedule < total and state["step"]:
         logger.message(f"the schedule has {schedule} steps: after them the learning rate stays at {config.optim.lr_end:g}")

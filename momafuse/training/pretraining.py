@@ -5,6 +5,7 @@ and its run.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from momafuse.config.compose import Job
 from momafuse.config.schema import Config
 from momafuse.data.batch import Batch
 from momafuse.data.encoding import Encoder
+from momafuse.data.making import FIRST
 from momafuse.data.prepare import open_or_prepare
 from momafuse.parallel.graphs import CudaCapture, Replayed
+from momafuse.preemption import heeding
 from momafuse.reports.flops import TRAINING
 from momafuse.reports.logger import Logger
 from momafuse.routing.statistics import chosen_shares
@@ -43,7 +46,8 @@ def train(job: Job, say: Callable[[str], None] = print) -> None:
 def made(world: World, config: Config, folder: RunFolder) -> LanguageStage:
     check_vocabulary(config, Encoder.load(config.tokenizer).vocabulary)  # before a long prepare
     begins = world.on_main(lambda: begins_of(config, folder))
-    corpus = world.main_first(lambda: open_or_prepare(config))
+    with nullcontext() if world.main else heeding(FIRST):  # who waits leaves when the main process does
+        corpus = world.main_first(lambda: open_or_prepare(config))
     stage: type[LanguageStage] = Auxiliaries if config.router.auxiliary else Pretraining
     return stage(config, build(config, corpus, world, begins), corpus)
 

@@ -3,7 +3,7 @@
 tokens_per_second, tokens_per_second_per_device    or whatever the stage counts
 mfu               FLOPs of the step (active ones, reports/flops.py; nothing recomputed) / seconds / peak of all devices;
                   only where products are in bf16 and the GPU is known (reports/gpus.py)
-data_wait         seconds waited for data
+data_wait         seconds waited for data, by the rank that waited longest (data_wait.py)
 checkpoint_wait   seconds that the run has waited for saves since the row before
 memory_peak_gb    10^9 bytes: of a GPU's allocator, on a CPU of the process, since the start
 straggler         with many ranks: how much longer than the mean the slowest one worked before it met the others
@@ -33,7 +33,7 @@ class Speed:
             self._peak = peak_flops(torch.cuda.get_device_name(stage.world.device))
 
     def row(self, step: int, seconds: float, waited: float, worked: Sequence[float]) -> dict[str, float]:
-        """Of a step of `seconds`; `waited` for data; `worked`: what each rank took before it met the others."""
+        """Of a step of `seconds`; `waited` for data at most; `worked`: what each rank took before it met the others."""
         speed, name = self._stage.of_step() / seconds, f"{self._stage.unit}_per_second"
         row = {name: speed, f"{name}_per_device": speed / self._world.size, "data_wait": waited}
         row |= {} if self._peak is None else {"mfu": self._stage.flops(step) / (seconds * self._peak * self._world.size)}

@@ -77,6 +77,10 @@ class Stage(ABC, Generic[B, E]):
         """From the step after the state's on: the micro-batches of this rank, a list a step, without end."""
 
     @abstractmethod
+    def slow_data(self) -> str:
+        """What to do where steps wait for it (data_wait.py)."""
+
+    @abstractmethod
     def weight(self, micro_batches: Sequence[B]) -> int:
         """What these count in the mean over a step: targets, pictures. On the host."""
 

@@ -17,8 +17,9 @@ import torch
 
 from momafuse.checkpoint.saving import Saver
 from momafuse.draws import seed_of
-from momafuse.preemption import Preempted, warned
+from momafuse.preemption import asked, leave_if
 from momafuse.reports.logger import Logger
+from momafuse.training.data_wait import Waits
 from momafuse.training.folder import RunFolder
 from momafuse.training.guard import Guard, gradient_norm
 from momafuse.training.profile import Profile
@@ -42,6 +43,7 @@ class Steps(Generic[B, E]):
         t = config.trainer
         guard = Guard(config, stage.world, self.folder.checkpoints, state.get("guard"), self.saver.wait)
         speed, profile = Speed(stage, self.saver), Profile(t, self.folder.path, stage.world, self.logger.message)
+        waits = Waits(t.log_every, stage.slow_data(), self.logger.message)
         held_out = self._evaluate() if state.get("evaluation_due") else None  # it was left in the midst of one
         stream = stage.stream(state)
         first, together = state["step"] + 1, time.perf_counter()
@@ -49,8 +51,8 @@ class Steps(Generic[B, E]):
             profile.begin(step)
             begin = time.perf_counter()
             micro_batches = next(stream)
-            waited = time.perf_counter() - begin
-            weight, worked = self._meet(stage.weight(micro_batches), together)
+            alone = time.perf_counter() - begin
+            weight, worked, waited = self._meet(stage.weight(micro_batches), together, alone)
             together = time.perf_counter()
             row = self._step(step, micro_batches, weight, guard)
             seconds = time.perf_counter() - begin
@@ -59,6 +61,7 @@ class Steps(Generic[B, E]):
             state.update(step=step, seconds=state["seconds"] + seconds, guard=guard.state(), evaluation_due=due)
             counts = {key: state[key] for key in ("step", *stage.counted)}
             self.logger.step(counts | row | speed.row(step, seconds, waited, worked))
+            waits.step(waited, seconds)
             profile.end(step)
             saves = step == total or bool(config.checkpoint.every and step % config.checkpoint.every == 0)
             if saves or step == first:
@@ -83,15 +86,16 @@ class Steps(Generic[B, E]):
         self.state["evaluation_due"] = False
         return found
 
-    def _meet(self, weight: int, together: float) -> tuple[int, list[float]]:
-        """What the step weighs on all ranks, and the seconds that each worked since they were `together`.
+    def _meet(self, weight: int, together: float, waited: float) -> tuple[int, list[float], float]:
+        """What the step weighs on all ranks, the seconds that each worked since they were `together`, and those that one of
+        them `waited` for data, at most.
 
         Raises Preempted, on every rank, if one was asked to leave.
         """
-        ranks = self.stage.world.gather(weight, time.perf_counter() - together, warned())
-        if any(asked for *_, asked in ranks):
-            raise Preempted
-        return int(sum(weight for weight, *_ in ranks)), [seconds for _, seconds, _ in ranks]
+        ranks = self.stage.world.gather(weight, time.perf_counter() - together, waited, asked())
+        weights, worked, waits, numbers = zip(*ranks, strict=True)
+        leave_if(max(numbers))
+        return int(sum(weights)), list(worked), max(waits)
 
     def _step(self, step: int, micro_batches: Sequence[B], weight: int, guard: Guard) -> dict[str, float]:
         """Forward, backward and update; returns the losses and gradient norms of the whole step."""

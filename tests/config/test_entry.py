@@ -15,6 +15,7 @@ from momafuse.config.compose import Job
 from momafuse.config.entry import entry_point, help_text
 from momafuse.config.tokenizers import TokenizerTraining
 from momafuse.errors import UserError
+from momafuse.preemption import Interrupted, Preempted
 
 Complaint = Callable[..., str]
 RunEntry = Callable[..., list[Job]]
@@ -152,6 +153,8 @@ def test_an_error_of_the_job_itself_is_one_line_too(capsys: pytest.CaptureFixtur
         (PermissionError(errno.EACCES, "Permission denied", "runs/x"), 2, "momafuse: error: runs/x: Permission denied; "),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "momafuse: error: the disk: No space left on device; "),
         (KeyboardInterrupt(), 130, "momafuse: interrupted; "),
+        (Interrupted("step 3 is saved"), 130, "momafuse: interrupted: step 3 is saved; the same command goes on\n"),
+        (Preempted("step 3 is saved"), 75, "momafuse: asked to leave: step 3 is saved; the same command goes on\n"),
     ],
 )
 def test_a_full_disk_and_ctrl_c_are_one_line(

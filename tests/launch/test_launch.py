@@ -78,11 +78,16 @@ def test_one_rank_a_node_where_no_gpus_are_asked_for(capsys):
     assert "gpus-per-node" not in found
 
 
+def test_the_micro_batch_need_not_divide_what_a_rank_gets(capsys):
+    launch.main(["+experiment=moma_4t4i", "launch.gpus_per_node=2", "launch.dry=true"])  # nano: 16 over 2 ranks, 16 at once
+    assert options(capsys.readouterr().out)["ntasks-per-node"] == "2"
+
+
 def test_mistakes_are_found_before_the_queue(capsys):
     assert error(capsys, "cluster=mars").startswith("cluster=mars: no such option (example, plain)")
     assert error(capsys, "launch.nods=2") == "launch.nods: no such key; did you mean launch.nodes?"
     assert error(capsys, "launch.nodes=0") == "launch.nodes=0: must be at least 1"
-    assert error(capsys, "launch.nodes=3").startswith("trainer.global_batch=16: 24 ranks with trainer.micro_batch=16 need")
+    assert error(capsys, "launch.nodes=3").startswith("trainer.global_batch=16: 24 ranks with router.pool=4 need a multiple of")
     assert error(capsys, *LARGE, "trainer.replicas=3") == "trainer.replicas=3: must divide the 16 ranks of this job"
     assert error(capsys, *LARGE[:2], "-m", "launch.nodes=1,2", "run.name=a").startswith("-m: ")
 

@@ -41,9 +41,11 @@ def agrees(phase: str, saved: int | None) -> bool:
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*preemption.SIGNALS, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are told to ignore it
     yield
     preemption._received.clear()
+    preemption._listening = False
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -65,12 +67,20 @@ def alone(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "a"
 
 
-def train_again(corpus: Path, root: Path, warn: str | None = None, ranks: int = 1, rank: str | None = None) -> int:
+def again() -> None:
+    """As in a new process."""
+    preemption._received.clear()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def train_again(
+    corpus: Path, root: Path, warn: str | None = None, ranks: int = 1, rank: str | None = None, by: str = "SIGUSR1"
+) -> int:
     """The run in processes of its own; returns their exit code (of many, the lowest that is not 0)."""
     more = ["+experiment=moma_4t4i", "run.name=a", "trainer=cpu", "trainer.global_batch=8", *RUN]
     command = ["-m", "momafuse.train", *more, *words(corpus, root), *RUN, "plugins=[tests.launch.phases]"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    environment = os.environ | ({"WARN": warn} if warn else {}) | ({"WARN_RANK": rank} if rank else {})
+    environment = os.environ | ({"WARN": warn, "WARN_BY": by} if warn else {}) | ({"WARN_RANK": rank} if rank else {})
     done = subprocess.run([sys.executable, *launcher, *command], cwd=TOP, env=environment, capture_output=True, text=True)
     if ranks > 1 and done.returncode:
         codes = {int(code) for code in re.findall(r"exitcode +: (-?\d+)", done.stderr)} - {-signal.SIGTERM}
@@ -79,22 +89,26 @@ def train_again(corpus: Path, root: Path, warn: str | None = None, ranks: int = 
     return done.returncode
 
 
+@pytest.mark.parametrize("by", ["SIGUSR1", "SIGINT"])
 @pytest.mark.parametrize("phase", ["training", "evaluation", "saving"])
-def test_one_process_leaves_with_what_is_new_saved_and_goes_on(phase, run: Train, run_root, alone, monkeypatch):  # noqa: F811
+def test_one_process_leaves_with_what_is_new_saved_and_goes_on(phase, by, run: Train, run_root, alone, monkeypatch, capfd):  # noqa: F811
     preemption.listen()
     words = (*RUN, "run.name=a", "trainer.global_batch=8", "trainer.dry_step=true", "trainer=cpu")
     with monkeypatch.context() as patch:
-        phases.at(phase, patch.setattr)
+        phases.at(phase, patch.setattr, by)
         with pytest.raises(Preempted) as left:
             run(*words)
+    first = "momafuse: saving and leaving; Ctrl-C again leaves at once, without saving\n"
+    assert capfd.readouterr().err.count(first) == (by == "SIGINT")
     newest = store.latest(run_root / "a" / "checkpoints")
     saved = None if newest is None else store.read_state(newest)["step"]
     assert agrees(phase, saved)
     assert not list(run_root.glob("a/checkpoints/.step*"))
     said = "nothing new to save" if saved is None else f"step {saved} is saved"
-    assert str(left.value) == f"asked to leave: {said}; the same command goes on"
+    because, code = ("interrupted", 130) if by == "SIGINT" else ("asked to leave", 75)
+    assert (str(left.value), left.value.code) == (f"{because}: {said}; the same command goes on", code)
 
-    preemption._received.clear()
+    again()
     run(*words)
     assert rows(run_root / "a") == rows(alone)
     assert report(run_root / "a") == report(alone)
@@ -139,21 +153,23 @@ def test_who_is_asked_while_the_report_is_written_is_complete(run: Train, run_ro
     with monkeypatch.context() as patch:
         phases.at("finish", patch.setattr)
         run("trainer.max_steps=2", "run.name=a")
-    assert preemption.warned()
+    assert preemption.asked()
     assert (run_root / "a" / "report.json").is_file()
 
 
-def test_preparing_leaves_after_a_part_and_goes_on(small_corpus, tmp_path, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize("by", ["SIGUSR1", "SIGINT"])
+def test_preparing_leaves_after_a_part_and_goes_on(by, small_corpus, tmp_path, monkeypatch):  # noqa: F811
     preemption.listen()
     monkeypatch.setattr(prepare, "CHUNK_DOCUMENTS", 300)
     path = tmp_path / "corpus"
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "part_path", phases.nth(prepare.part_path, 2))
-        with pytest.raises(Preempted):
+        patch.setattr(prepare, "part_path", phases.nth(prepare.part_path, 2, by))
+        with pytest.raises(Preempted, match="parts that are done are kept") as left:
             make_small_corpus(path, patch)
+    assert left.value.code == (130 if by == "SIGINT" else 75)
     assert not path.exists()
     assert part_paths(unfinished(path), 1)
-    preemption._received.clear()
+    again()
     make_small_corpus(path, monkeypatch)
     splits = [json.loads((p / "manifest.json").read_text())["splits"] for p in (path, small_corpus)]
     assert splits[0] == splits[1]
@@ -163,11 +179,22 @@ def test_a_process_of_its_own_leaves_with_the_documented_code(small_corpus, run_
     assert train_again(small_corpus, run_root, warn="training") == 75
 
 
+def test_a_second_ctrl_c_leaves_at_once_and_the_run_goes_on_from_its_checkpoint(small_corpus, run_root, alone):  # noqa: F811
+    """When step 4 begins, which takes a minute then: the first alone would save step 3."""
+    assert train_again(small_corpus, run_root, warn="later", by="twice") == 130
+    assert store.latest(run_root / "a" / "checkpoints").name == store.step_name(2)
+    assert train_again(small_corpus, run_root, warn="evaluation", by="SIGINT") == 130
+    assert train_again(small_corpus, run_root) == 0
+    assert rows(run_root / "a") == rows(alone)
+    assert report(run_root / "a") == report(alone)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", SAVED)
+@pytest.mark.parametrize(("by", "phase"), [*(("SIGUSR1", p) for p in SAVED), ("SIGINT", "training"), ("SIGINT", "evaluation")])
 @pytest.mark.parametrize("rank", [None, "1"])
-def test_two_ranks_leave_together_even_if_one_alone_was_asked(phase, rank, small_corpus, run_root, tmp_path):  # noqa: F811
-    assert train_again(small_corpus, run_root, warn=phase, ranks=2, rank=rank if phase != "start" else None) == 75
+def test_two_ranks_leave_together_even_if_one_alone_was_asked(by, phase, rank, small_corpus, run_root, tmp_path):  # noqa: F811
+    code = train_again(small_corpus, run_root, warn=phase, ranks=2, rank=rank if phase != "start" else None, by=by)
+    assert code == (130 if by == "SIGINT" else 75)
     newest = store.latest(run_root / "a" / "checkpoints")
     assert agrees(phase, None if newest is None else store.read_state(newest)["step"])
     assert train_again(small_corpus, run_root, ranks=2) == 0

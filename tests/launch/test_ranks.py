@@ -36,5 +36,5 @@ def test_a_mistake_that_all_ranks_find_is_said_once(small_corpus, run_root):  # 
     """By rank 0, which lives until the others have seen that it does."""
     first, second = ended(*words(small_corpus, run_root), "trainer=cpu", "trainer.global_batch=4")
     assert first[0] == second[0] == 2
-    assert first[1].startswith("momafuse: error: trainer.global_batch=4: 2 ranks with trainer.micro_batch=4 need")
+    assert first[1].startswith("momafuse: error: trainer.global_batch=4: 2 ranks with router.pool=4 need")
     assert second[1] == ""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
+from momafuse.checkpoint import store
 from momafuse.config.compose import compose
 from tests.training.conftest import small_corpus, words  # noqa: F401 (a fixture)
 
@@ -78,7 +79,7 @@ def test_a_mistake_in_the_config_is_said_once(end):
 def test_a_mistake_that_all_ranks_find_is_said_once(end):
     ended = end("trainer.global_batch=4")
     (line,) = ended.said
-    assert line.startswith("momafuse: error: trainer.global_batch=4: 2 ranks with trainer.micro_batch=4 need a multiple of 8")
+    assert line.startswith("momafuse: error: trainer.global_batch=4: 2 ranks with router.pool=4 need a multiple of 8")
     assert ended.exit_codes()[0] == 2
 
 
@@ -125,19 +126,42 @@ def test_a_rank_that_hangs_ends_the_job_at_the_time_out(end):
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_one_line_and_leaves_no_process(start, run_root):
-    process = start("trainer.max_steps=5000", "run.name=long")
+def test_ctrl_c_at_torchrun_saves_and_leaves_no_process(start, run_root):
+    process = start("trainer.max_steps=5000", "run.name=long", "checkpoint.every=0")
     metrics = run_root / "long" / "metrics.jsonl"
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
         assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     report, _ = process.communicate(timeout=SOON)
+    first, second = [line for line in report.splitlines() if line.startswith(("momafuse:", "[rank"))]
+    assert first == "momafuse: saving and leaving; Ctrl-C again leaves at once, without saving"
+    saved = store.read_state(store.find(run_root / "long"))["step"]
+    assert second == f"momafuse: interrupted: step {saved} is saved; the same command goes on"
+    assert saved >= 3
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_at_torchrun_leaves_at_once(start, run_root):
+    """A step of a minute; torchrun passes the second on as SIGTERM."""
+    process = start("trainer.max_steps=5000", "run.name=long", "checkpoint.every=0", hurt="1 3 sleep")
+    metrics = run_root / "long" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    for _ in range(2):
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+    report, _ = process.communicate(timeout=SOON)
     assert [line for line in report.splitlines() if line.startswith(("momafuse:", "[rank"))] == [
-        "momafuse: interrupted; the same command goes on from what is saved"
+        "momafuse: saving and leaving; Ctrl-C again leaves at once, without saving",
+        "momafuse: interrupted; the same command goes on from what is saved",
     ]
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+    assert store.latest(run_root / "long" / "checkpoints") is None
 
 
 def test_the_commands_of_the_page_compose():

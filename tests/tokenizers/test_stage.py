@@ -95,6 +95,28 @@ def test_a_dry_step_and_bf16_change_nothing_and_something(run) -> None:
         assert other["train/loss"] == pytest.approx(one["train/loss"], rel=0.1)
 
 
+def test_ctrl_c_saves_and_the_same_command_goes_on(squares: Path, tmp_path: Path, run) -> None:
+    """In a process of its own; before the codes begin, and after."""
+    more = [JUDGED, "checkpoint.every=0", "trainer.eval_every=5"]
+    whole = run("whole", *more)
+    command = [sys.executable, "-m", "momafuse.train_tokenizer", *words(squares, tmp_path, *more)]
+    command += ["run.name=left", f"out={tmp_path / 'left-out'}", "plugins=[tests.tokenizers.pressing]"]
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are told to ignore it
+    try:
+        for saved in (2, 6):
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "PRESS": str(saved)}
+            done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, env=environment)
+            assert done.returncode == 130, done.stderr
+            first, last = (line for line in done.stderr.splitlines() if line.startswith("momafuse:"))
+            assert first.startswith("momafuse: saving and leaving; ")
+            assert last == f"momafuse: interrupted: step {saved} is saved; the same command goes on"
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    subprocess.run(command, cwd=TOP, check=True, stdout=subprocess.DEVNULL)
+    assert weights(tmp_path / "left") == weights(whole)
+    assert rows(tmp_path / "left") == rows(whole)
+
+
 @pytest.mark.slow
 def test_killed_at_random_it_goes_on_to_the_same_tokenizer(run, squares: Path, tmp_path: Path) -> None:
     more = [JUDGED, "checkpoint.every=2", "trainer.eval_every=5"]
@@ -133,10 +155,11 @@ def test_two_ranks_are_one(run, squares: Path, tmp_path: Path) -> None:
     command += [
         "-m",
         "momafuse.train_tokenizer",
-        *words(squares, tmp_path, *words_of, "trainer.micro_batch=4", "run.name=both"),
+        *words(squares, tmp_path, *words_of, "trainer.micro_batch=5", "run.name=both"),
     ]
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("micro_batch 4 in place of 5: global_batch=24 over 2 ranks\n") == 1
     for one, other in zip(rows(alone), rows(tmp_path / "both"), strict=True):
         for key in one:
             assert other[key] == pytest.approx(one[key], rel=2e-4), (one["step"], key)

@@ -70,6 +70,17 @@ def test_a_killed_stage_goes_on_as_if_nothing_had_been(run, run_root):
     assert losses[0] == losses[1]
 
 
+def test_a_micro_batch_that_does_not_divide_is_the_largest_below_it_that_does(run, run_root):
+    """The mean over micro-batches is over those that there are."""
+    source = run("trainer.max_steps=2")
+    words = ("trainer.max_steps=2", "trainer.eval_every=0")
+    asked = stage(run_root, source, *words, "trainer.micro_batch=6", "run.name=asked")
+    plain = stage(run_root, source, *words, "trainer.micro_batch=4", "run.name=plain")
+    rows = [[row["train/loss"] for row in read_metrics(f / "metrics.jsonl") if "train/loss" in row] for f in (asked, plain)]
+    assert len(rows[0]) == 2
+    assert rows[0] == rows[1]
+
+
 def test_a_source_that_has_gone_on_is_refused(run, run_root):
     source = run("trainer.max_steps=1")
     stage(run_root, source, "trainer.max_steps=1")

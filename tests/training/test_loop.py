@@ -75,6 +75,20 @@ def test_micro_batches_add_up_to_the_batch(run):
         assert a == pytest.approx(b, rel=1e-5)
 
 
+@pytest.mark.parametrize("shape", [("8", "6", "4"), ("8", "64", "8"), ("12", "8", "4")])
+def test_a_micro_batch_that_does_not_divide_is_the_largest_below_it_that_does(run, shape, capsys):
+    batch, asked, taken = shape
+    more = (f"trainer.global_batch={batch}", "trainer.max_steps=2", "trainer.eval_sequences=12")
+    found = run(*more, f"trainer.micro_batch={asked}", "run.name=asked")
+    assert f"micro_batch {taken} in place of {asked}: global_batch={batch}" in said_by(capsys)
+    plain = run(*more, f"trainer.micro_batch={taken}", "run.name=plain")
+    assert "in place of" not in said_by(capsys)
+    assert losses(found) == losses(plain)
+    reports = [json.loads((folder / "report.json").read_text()) | {"seconds": 0} for folder in (found, plain)]
+    assert reports[0] == reports[1]
+    assert store.read_state(store.find(found))["layout"]["micro_batch"] == int(taken)
+
+
 def test_the_same_command_again_does_nothing_and_more_steps_go_on(run):
     said: list[str] = []
     folder = run("trainer.max_steps=3")

@@ -26,7 +26,7 @@ from tests.training.killing import MOMENTS
 from tests.training.test_loop import losses
 
 ROOT = Path(__file__).parents[2]
-SHAPE = ("trainer.global_batch=16", "trainer.micro_batch=4")
+SHAPE = ("trainer.global_batch=16", "trainer.micro_batch=16")  # more than a rank of many has
 Torchrun = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -58,11 +58,12 @@ def layouts(
     more = (*SHAPE, "optim.schedule_steps=6", "model.ffn=60")  # 60: shards that are padded too
     whole = losses(run(f"trainer.max_steps={2 * len(ranks)}", "run.name=whole", *more, experiment=experiment))
     for number, n in enumerate(ranks, start=1):
-        here, before = (f"replicas={replicas[at]}, micro_batch=4" for at in (number - 1, number - 2))
+        here, before = (f"replicas={replicas[at]}, micro_batch={16 // ranks[at]}" for at in (number - 1, number - 2))
         words = (f"trainer.max_steps={2 * number}", f"trainer.replicas={replicas[number - 1]}", "run.name=moved")
         output = finish(torchrun(n, *words, *more, experiment=experiment))
         state = store.read_state(store.find(run_root / "moved"))
-        assert state["layout"] == {"ranks": n, "replicas": replicas[number - 1], "micro_batch": 4}
+        assert state["layout"] == {"ranks": n, "replicas": replicas[number - 1], "micro_batch": 16 // n}
+        assert output.count(f"micro_batch {16 // n} in place of 16: global_batch=16 over {n} ranks\n") == (n > 1), output
         assert state["sequences"] == 2 * number * 16
         assert sum(state["tokens_of"].values()) == state["tokens"]
         if number > 1:
