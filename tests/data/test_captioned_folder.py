@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import tarfile
 import zipfile
@@ -104,6 +105,13 @@ def test_archives_are_read_by_the_table_beside_them(tmp_path: Path, kind: str) -
         assert raw.read() == data[item.key.removeprefix(f"images.{kind}/")]
     (home / "more.tar.gz").write_bytes(b"")
     assert opened(home).notes == ("more.tar.gz: archives of this kind are not read; unpack it",)
+
+
+def test_a_caption_may_hold_line_breaks_of_any_kind(tmp_path: Path) -> None:
+    told = dict(zip(sorted(write_pictures(tmp_path, 3)), ["two\nlines", "one\u0085word\u2028more", 'a, "b"'], strict=True))
+    with (tmp_path / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file_name", "text"), *told.items()])
+    assert captions(opened(tmp_path)) == told
 
 
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ archive beside it), and others. A caption beside its picture is NAME.txt or NAME
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import tarfile
@@ -117,7 +118,7 @@ def read_table(file: Path) -> list[dict[str, Any]]:
     text = read_utf8(file.read_bytes())
     if file.suffix == ".csv":
         try:
-            return list(csv.DictReader(text.splitlines(keepends=True)))
+            return list(csv.DictReader(io.StringIO(text, newline="")))
         except csv.Error as error:
             raise ValueError(str(error)) from error
     rows = [json.loads(line) for line in text.split("\n") if line.strip()]
