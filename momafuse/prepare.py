@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from momafuse.config.compose import Job
 from momafuse.config.entry import entry_point
 from momafuse.config.prepare import PrepareConfig, check_preparation
+from momafuse.errors import UserError
 from momafuse.preemption import listen
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 def main(job: Job[PrepareConfig]) -> None:
     from rich.console import Console
 
+    from momafuse.data.making import ShareDone
     from momafuse.data.prepare import corpus_path, open_or_prepare, prepare_corpus  # a misspelt key should not wait
 
     config, path = job.config, corpus_path(job.config)
@@ -40,7 +42,11 @@ def main(job: Job[PrepareConfig]) -> None:
         corpus = open_or_prepare(config)
     else:
         complete = path.exists()
-        corpus = prepare_corpus(config, path, how=config.prepare)
+        try:
+            corpus = prepare_corpus(config, path, how=config.prepare)
+        except ShareDone as done:
+            console.print(str(done), soft_wrap=True)
+            return
         console.print(f"{path} {'is complete' if complete else 'is made'}", soft_wrap=True)
         describe(job, corpus, path, console)
     if config.show != "none":
@@ -57,12 +63,19 @@ def describe(job: Job[PrepareConfig], corpus: Corpus, path: Path, console: Conso
 
     console.print(corpus_tree(corpus.manifest))
     if not list(path.glob("fit_*.png")):  # made by train, or left in the midst of it
-        for fit in fits(job.config):
-            sheet = path / f"fit_{fit.source}_{fit.modality}.png"
-            labels, items, decoded = zip(*fit.worst, strict=True)
-            plot_reconstructions(items, decoded, labels, sheet)
-            for line in fit_lines(fit, job.config, sheet):
-                console.print(line, soft_wrap=True)
+        held: dict[str, set[str]] = {}
+        for s in (*corpus.train.sources, *corpus.validation.sources):
+            names = zip(corpus.vocabulary.names, s.items, strict=True)
+            held.setdefault(s.name, set()).update(name for name, items in names if items)
+        try:
+            for fit in fits(job.config, held, console.print):
+                sheet = path / f"fit_{fit.source}_{fit.modality}.png"
+                labels, items, decoded = zip(*fit.worst, strict=True)
+                plot_reconstructions(items, decoded, labels, sheet)
+                for line in fit_lines(fit, job.config, sheet):
+                    console.print(line, soft_wrap=True)
+        except UserError as error:  # the corpus is whole all the same
+            console.print(f"how well the tokenizers fit is not known: {error}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """How fast corpora are made. Prints one JSON object:
 
-sentencepiece_tokens_per_second  the text tokenizer alone, with as many threads as cores: the ceiling text_tokens_per_second
-`prepare` of such texts: reading, encoding, parts, assembling, checksums; by how much longer all of them take than the first
-third, so that the start of processes does not count text_share                       one by the other, in the same round;
-medians of --rounds pictures_per_second              on one thread, by part: `read` (decoding and scaling), `encode`, `judge`
-(by which the fit is told); and `all`: `prepare` of pictures on all cores, measured as texts are start_seconds
-`python -m momafuse.prepare` on 300 pictures and 30 texts, from the command to its end
+sentencepiece_tokens_per_second  the text tokenizer alone, with as many threads as cores: the ceiling
+text_tokens_per_second  `prepare` of such texts: reading, encoding, parts, assembling, checksums; by how much longer all of them
+                        take than the first third, so that the start of processes does not count
+text_share              one by the other, in the same round; medians of --rounds
+pictures_per_second     on one thread, by part: `read` (decoding and scaling), `encode`, `judge` (by which the fit is told); and
+                        `all`: `prepare` of pictures on all cores, measured as texts are
+start_seconds           `python -m momafuse.prepare` on 300 pictures and 30 texts, from the command to its end
 
 python scripts/bench_prepare.py [--megabytes 60] [--rounds 3]
 """

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from momafuse.data.sources import Item, Source
+from momafuse.data.sources import Item, Raw, Source
 from momafuse.errors import UserError
 
 DOCUMENTS = 4096
 ITEMS = 1024  # variants counted; a chunk ends earlier where it has many pictures or the like
 CHARACTERS = 2**25  # or long texts
+BYTES = 2**27  # or large files that the source hands over whole
+STEP = 0.2  # seconds of a pause between looks at whether to leave
 PAUSES = (1.0, 4.0, 15.0, 60.0)  # seconds before a source that fails is tried again
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -22,22 +24,31 @@ _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryEr
 def chunks(items: Iterable[Item], variants: int) -> Iterator[list[Item]]:
     """The items in order; a chunk holds one at least."""
     chunk: list[Item] = []
-    codings, characters = 0, 0
+    codings = characters = size = 0
     for item in items:
         chunk.append(item)
+        size += sum(len(s.data) for s in item.segments if isinstance(s, Raw) and s.data is not None)
         texts = [segment for segment in item.segments if isinstance(segment, str)]
         characters += sum(map(len, texts))
         codings += variants * (len(item.segments) - len(texts))
-        if len(chunk) == DOCUMENTS or codings >= ITEMS or characters >= CHARACTERS:
+        if len(chunk) == DOCUMENTS or codings >= ITEMS or characters >= CHARACTERS or size >= BYTES:
             yield chunk
-            chunk, codings, characters = [], 0, 0
+            chunk = []
+            codings = characters = size = 0
     if chunk:
         yield chunk
 
 
-def read(name: str, source: Source, skip: int, limit: int | None, say: Callable[[str], None]) -> Iterator[Item]:
+def read(
+    name: str,
+    source: Source,
+    skip: int,
+    limit: int | None,
+    say: Callable[[str], None],
+    look: Callable[[], None] = lambda: None,
+) -> Iterator[Item]:
     """The source's items but the first `skip`, up to `limit` in all. One that fails is tried again after pauses, which are
-    said; after the last, and for what is wrong with the data itself, a UserError."""
+    said and in which `look` may end it; after the last, and for what is wrong with the data itself, a UserError."""
     at, failed = skip, 0
     while True:
         try:
@@ -54,5 +65,8 @@ def read(name: str, source: Source, skip: int, limit: int | None, say: Callable[
                 tried = "" if final else f" (tried {failed + 1} times, at document {at + 1})"
                 raise UserError(f"data.sources.{name}: cannot be read further: {reason}{tried}") from error
             say(f"data.sources.{name}: {reason}; again in {PAUSES[failed]:g} s, from document {at + 1} on")
-            time.sleep(PAUSES[failed])
+            until = time.monotonic() + PAUSES[failed]
+            while (left := until - time.monotonic()) > 0:
+                look()
+                time.sleep(min(STEP, left))
             failed += 1

@@ -5,7 +5,8 @@
             differ), where both have the same text; and one to train on whose picture looks like a held-out one's
 
 Of equal documents the first held-out one stays, else the first; so nothing that is held out is trained on. Marks are made when
-documents are encoded, whatever else there is, and decided upon when all are there. They cost 81 bytes a document.
+documents are encoded, whatever else there is, and decided upon when all are there. They cost 81 bytes a document; `near` takes
+time by the square of how many pictures have one text (16,000: 4 s), and by those to train on times those held out.
 """
 
 from __future__ import annotations

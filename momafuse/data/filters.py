@@ -32,7 +32,8 @@ def _size(picture: Raw) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(picture.data) if picture.data is not None else picture.path or "") as image:
+        local = picture.data is None and "://" not in (picture.path or "")
+        with Image.open(picture.path or "" if local else io.BytesIO(picture.read())) as image:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

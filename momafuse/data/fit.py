@@ -6,17 +6,17 @@ A model can draw no better than its tokenizer keeps. Codecs that cannot say (a p
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from momafuse.config.schema import Config
+from momafuse.config.schema import Config, SourceConfig
+from momafuse.data import chunks
 from momafuse.data.codecs import Codes, load_codecs
-from momafuse.data.sources import Item, Raw, Source, open_source
+from momafuse.data.sources import Item, Raw, open_source
 
 SAMPLE = 64  # items, spread over the first documents of a source
 FIRST = 4096
@@ -46,12 +46,16 @@ class Fit:
     worst: list[tuple[str, Any, Any]]  # value and key, item, what is left of it; the worst first, as reports.plots draws them
 
 
-def fits(config: Config) -> Iterator[Fit]:
-    """Of every source and every modality that it holds. Raises UserError where a source is not there any more."""
+def fits(
+    config: Config, held: Mapping[str, Collection[str]] | None = None, say: Callable[[str], None] = lambda line: None
+) -> Iterator[Fit]:
+    """Of every source and modality; `held` may say of which a source has items. `say` is told of a source that has to be tried
+    again. Raises UserError where one cannot be read any more."""
     codecs = {modality: codec for modality, codec in load_codecs(config.tokenizer).items() if isinstance(codec, Judge)}
     for name, source in config.data.sources.items():
-        for modality, codec in codecs.items():
-            keys, items = _sample(open_source(name, source), modality, codec)
+        for modality in [m for m in codecs if held is None or m in held.get(name, ())]:
+            codec = codecs[modality]
+            keys, items = _sample(name, source, modality, codec, say)
             if not items:
                 continue
             decoded = codec.restore(codec.encode(items))
@@ -63,17 +67,21 @@ def fits(config: Config) -> Iterator[Fit]:
             yield Fit(name, modality, values, codec.unit, bool(values.mean() < codec.poor), worst)
 
 
-def _sample(source: Source, modality: str, codec: Any) -> tuple[list[str], list[Any]]:
+def _sample(
+    name: str, config: SourceConfig, modality: str, codec: Any, say: Callable[[str], None]
+) -> tuple[list[str], list[Any]]:
     """Keys and decoded items; those that cannot be used are passed over, as in the corpus. Reads the source twice, since its
     documents may be too large to be kept until it is known which are wanted."""
 
     def of(document: Item) -> list[Raw]:
         return [s for s in document.segments if isinstance(s, Raw) and s.modality == modality]
 
-    holding = [n for n, document in enumerate(itertools.islice(source.items(), FIRST)) if of(document)]
+    source = open_source(name, config)
+    few = FIRST if config.limit is None else min(FIRST, config.limit)
+    holding = [n for n, document in enumerate(chunks.read(name, source, 0, few, say)) if of(document)]
     wanted = {holding[int(at)] for at in np.linspace(0, len(holding) - 1, min(SAMPLE, len(holding)))}
     keys, items = [], []
-    for n, document in enumerate(itertools.islice(source.items(), max(wanted, default=-1) + 1)):
+    for n, document in enumerate(chunks.read(name, source, 0, max(wanted, default=-1) + 1, say)):
         with contextlib.suppress(OSError, ValueError):
             if n in wanted:
                 items.append(codec.read(of(document)[0].read()))

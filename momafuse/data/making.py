@@ -7,6 +7,7 @@ and listed; too many of them stop the run.
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import shutil
@@ -39,6 +40,15 @@ FIRST = "leaving after the parts at work; Ctrl-C again leaves at once, without t
 OFF = 2.0  # times as much or as little as asked is held out: told
 
 
+class ShareDone(Exception):
+    """The share of the work that was asked for is done, but not those of others."""
+
+
+def _look() -> None:
+    """Leaves if it was asked."""
+    leave_if(asked(), "parts that are done are kept")
+
+
 @dataclass
 class _Found:
     """What became of a source."""
@@ -69,7 +79,8 @@ class Making:
         self.aside = store.unfinished(path)
 
     def make(self, how: Preparation, tokenizer: Mapping[str, str] | None) -> None:
-        """`tokenizer` is what other processes load the encoder by. Raises UserError."""
+        """`tokenizer` is what other processes load the encoder by. Where another process makes the corpus at the same time,
+        waits for it. Raises UserError, and ShareDone where other shares of the work are missing."""
         try:
             self.aside.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -77,6 +88,10 @@ class Making:
             raise UserError(f"data.path={self.path}: {problem}") from error
         share = how.share
         mine = self._lock(f"{share[0] + 1}-{share[1]}")
+        with locked(mine, wait=False) as free:
+            if not free:
+                line = f"{self.path} is being prepared by another process; waiting for it"
+                Progress().say(line)
         with locked(mine):
             if self.path.exists():  # another process has just made it
                 return
@@ -87,6 +102,7 @@ class Making:
                 with locked(self._lock("finish")):
                     if not self.path.exists():
                         self._check_whole(found, share)
+                        _look()
                         self._finish(found, progress)
                         self.aside.rename(self.path)
 
@@ -99,7 +115,7 @@ class Making:
         plan, file = self._plan(), self.aside / "plan.json"
         with locked(self._lock("begin")):
             if self.aside.exists() and not (file.is_file() and json.loads(file.read_text(encoding="utf-8")) == plan):
-                for lock in set(self.path.parent.glob(f".{self.path.name}.*-*.lock")) - {mine}:
+                for lock in set(self.path.parent.glob(f".{glob.escape(self.path.name)}.*-*.lock")) - {mine}:
                     with locked(lock, wait=False) as free:
                         if not free:
                             problem = "another process prepares other data there; wait for it, or set another data.path"
@@ -116,7 +132,7 @@ class Making:
             "sources": self.recipe,
             "content": {name: source.fingerprint for name, source in self.sources.items()},
             "tokenizers": self._tokenizers(),
-            "chunk": [chunks.DOCUMENTS, chunks.ITEMS, chunks.CHARACTERS],
+            "chunk": [chunks.DOCUMENTS, chunks.ITEMS, chunks.CHARACTERS, chunks.BYTES],
             "marked": self.config.data.duplicates != "keep",
         }
 
@@ -140,8 +156,9 @@ class Making:
                 found.add(facts)
                 progress.advance(facts.items, facts.tokens, len(facts.rejects))
 
-        items = chunks.read(name, source, found.documents, config.limit, progress.say)
+        items = chunks.read(name, source, found.documents, config.limit, progress.say, _look)
         for chunk in chunks.chunks(items, config.variants):
+            _look()
             n = found.parts
             found.parts += 1
             if n in there:
@@ -152,9 +169,9 @@ class Making:
                 task = Task(part_path(self.aside, number, n), chunk, config.variants, config.filters, marked)
                 running.append(workers.submit(task))
                 collect(workers.ahead)
-                leave_if(asked(), "parts that are done are kept")
         collect(0)
-        self._check_rejects(number, name, found)
+        if share[1] == 1:
+            self._check_rejects(number, name, found)
         return found
 
     def _there(self, number: int) -> dict[int, Facts]:
@@ -186,20 +203,20 @@ class Making:
             )
 
     def _check_whole(self, found: Mapping[str, _Found], share: tuple[int, int]) -> None:
-        """Raises UserError where parts of other shares are missing."""
+        """Raises ShareDone where parts of other shares are missing, and UserError where all shares have too many rejects."""
         if share[1] > 1:
             wanted = {(s, n) for s, name in enumerate(self.sources) for n in range(found[name].parts)}
             missing = wanted - {(s, n) for s in range(len(self.sources)) for n in parts(self.aside, s)}
             if missing:
                 shares = sorted({n % share[1] + 1 for _, n in missing})
                 listed = ", ".join(f"{n}/{share[1]}" for n in shares[:8]) + (" .." if len(shares) > 8 else "")
-                raise UserError(
-                    f"prepare.shard={share[0] + 1}/{share[1]} is done; the corpus is made when {listed} are done, too"
-                )
+                done = f"prepare.shard={share[0] + 1}/{share[1]} is done"
+                raise ShareDone(f"{done}; the corpus is made when {listed} are done, too")
             for number, name in enumerate(self.sources):
                 found[name].documents, found[name].rejects, found[name].left_out = 0, [], Counter()
                 for facts in self._there(number).values():
                     found[name].add(facts)
+                self._check_rejects(number, name, found[name])
 
     def _finish(self, found: Mapping[str, _Found], progress: Progress) -> None:
         """Assembles the splits and writes the manifest last."""
@@ -209,7 +226,8 @@ class Making:
         evaluation = all(source.held_out_only for source in self.sources.values())
         for split, facts in splits.items():
             if not facts["documents"] and not (split == "train" and evaluation):
-                remedy = "give it more documents" if split == "validation" else "all documents are held out or rejected"
+                few = "give it more documents, or hold out more of a source: data.sources.NAME.held_out"
+                remedy = few if split == "validation" else "all documents are held out or rejected"
                 raise UserError(f"data.sources: no {split} documents; {remedy}")
         rejects = [row for name in self.sources for row in self._listed(name, found[name])]
         write_lines(self.aside / "rejects.jsonl", rejects)

@@ -57,17 +57,22 @@ def open_or_prepare(config: Config) -> Corpus:
 def prepare_corpus(config: Config, path: Path, encoder: Encoder | None = None, how: Preparation = ALONE) -> Corpus:
     """Makes the corpus at `path`, or opens it where it is complete.
 
-    Raises UserError, also where other shares of the work are not done yet; what is finished by then stays for the next run.
+    Raises UserError, and ShareDone where other shares of the work are not done yet; what is finished stays for the next run.
     """
+    tokenizer = config.tokenizer if encoder is None else None
     if path.exists():
-        corpus = Corpus.open(path, config.tokenizer if encoder is None else None)
-        _check_sources(config, corpus)
-        return corpus
+        return _opened(config, path, tokenizer)
     made = encoder or Encoder.load(config.tokenizer)
     sources = {name: open_source(name, source) for name, source in config.data.sources.items()}
     making = Making(config, path, sources, recipe(config), made)
-    making.make(how, config.tokenizer if encoder is None else None)
-    return Corpus.open(path)
+    making.make(how, tokenizer)
+    return _opened(config, path, tokenizer)  # another process may have made it
+
+
+def _opened(config: Config, path: Path, tokenizer: dict[str, str] | None) -> Corpus:
+    corpus = Corpus.open(path, tokenizer)
+    _check_sources(config, corpus)
+    return corpus
 
 
 def recipe(config: Config) -> dict[str, dict[str, Any]]:

@@ -26,7 +26,8 @@ from momafuse.data.writer import Facts
 from momafuse.errors import UserError
 
 ALONE = 4.0  # seconds of work in this process before others are started
-_encoder: list[Encoder] = []  # a worker's
+KILLED = "prepare.workers: a worker was killed, as is done where memory runs out; set fewer workers"
+_encoder: list[Encoder | Exception] = []  # a worker's, or why it has none
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,12 @@ class Workers:
             context = multiprocessing.get_context("spawn")
             start = partial(_start, self._tokenizer or {}, self._plugins)
             self._pool = ProcessPoolExecutor(self._count, context, start)
-            with _unheard():
-                return self._pool.submit(_work, task)
         if self._pool is not None:
-            return self._pool.submit(_work, task)
+            try:
+                with _unheard():  # a process may be started with any task
+                    return self._pool.submit(_work, task)
+            except BrokenProcessPool as error:
+                raise UserError(KILLED) from error
         done: Future[Facts] = Future()
         begun = time.monotonic()
         done.set_result(task.run(self._encoder))
@@ -87,25 +90,23 @@ def result(future: Future[Facts]) -> Facts:
     try:
         return future.result()
     except BrokenProcessPool as error:
-        raise UserError("prepare.workers: a worker was killed, as is done where memory runs out; set fewer workers") from error
+        raise UserError(KILLED) from error
 
 
 def cores() -> int:
     """Those that this process may use: OMP_NUM_THREADS bounds them, as it does for torch."""
-    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    bound = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(bound) if bound.isdigit() and int(bound) else len(os.sched_getaffinity(0))
 
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """Processes that start meanwhile do not hear Ctrl-C, which is their parent's business."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Processes that start meanwhile do not hear Ctrl-C, which is their parent's business; it hears a moment later."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(tokenizer: Mapping[str, str], plugins: Sequence[str]) -> None:
@@ -120,8 +121,11 @@ def _start(tokenizer: Mapping[str, str], plugins: Sequence[str]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    import_plugins(plugins)
-    _encoder.append(Encoder.load(tokenizer, threads=1))
+    try:
+        import_plugins(plugins)
+        _encoder.append(Encoder.load(tokenizer, threads=1))
+    except Exception as error:  # told by the first task, since a worker that cannot start only breaks the pool
+        _encoder.append(error)
 
 
 def _end_with_parent() -> None:
@@ -132,4 +136,7 @@ def _end_with_parent() -> None:
 
 
 def _work(task: Task) -> Facts:
-    return task.run(_encoder[0])
+    (encoder,) = _encoder
+    if isinstance(encoder, Exception):
+        raise encoder
+    return task.run(encoder)

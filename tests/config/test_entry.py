@@ -43,6 +43,7 @@ MISTAKES = {
     "~optim.lr": "optim.lr: no value",
     "optim.lr=${optim.lrr}": "Interpolation key 'optim.lrr' not found",
     "data=captioned_folder": "data.sources.pictures.path: no value; write data.sources.pictures.path=...",
+    "data=folder": "data.path: no value; write data.path=...",
     "tokenizer=starter_bpe": "train it with `python -m momafuse.train_tokenizer tokenizer=starter_bpe`",
     "plugins=[no_such_module]": "plugins=[no_such_module]: cannot be imported (ModuleNotFoundError",
     "--multi": "unrecognized arguments: --multi; --help lists what there is",

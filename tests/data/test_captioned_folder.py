@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -112,6 +113,93 @@ def test_a_caption_may_hold_line_breaks_of_any_kind(tmp_path: Path) -> None:
     with (tmp_path / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("file_name", "text"), *told.items()])
     assert captions(opened(tmp_path)) == told
+
+
+def test_captions_lie_in_archives_too(tmp_path: Path) -> None:
+    told = write_pictures(tmp_path / "p", 4)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for key, text in told.items():
+            archive.write(tmp_path / "p" / key, key)
+            archive.writestr(key.replace(".png", ".txt"), text)
+            archive.writestr(f"__MACOSX/._{key}", b"junk")
+    shutil.rmtree(tmp_path / "p")
+    assert captions(opened(tmp_path)) == {f"a.zip/{key}": text for key, text in told.items()}
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        rows = [json.dumps({"file_name": key, "text": f"row {text}"}) for key, text in told.items()]
+        archive.writestr("metadata.jsonl", "\n".join(rows))
+    assert captions(opened(tmp_path)) == {f"a.zip/{key}": f"row {text}" for key, text in told.items()}
+
+
+def test_a_damaged_member_is_rejected_alone(tmp_path: Path) -> None:
+    told = write_pictures(tmp_path / "p", 3)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for key, text in told.items():
+            archive.write(tmp_path / "p" / key, key)
+            archive.writestr(key.replace(".png", ".txt"), text)
+        place = archive.getinfo(min(told)).header_offset
+    shutil.rmtree(tmp_path / "p")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[place + 60] ^= 255
+    (tmp_path / "a.zip").write_bytes(data)
+    raws = [item.segments[0] for item in opened(tmp_path).items()]
+    assert all(isinstance(raw, Raw) for raw in raws)
+    with pytest.raises(OSError, match=r"a\.zip/.*CRC"):
+        raws[0].read()  # type: ignore[union-attr]
+    assert raws[1].read()  # type: ignore[union-attr]
+
+
+def test_rows_that_say_no_group_stand_alone(tmp_path: Path) -> None:
+    told = write_pictures(tmp_path, 40)
+    (tmp_path / "metadata.csv").unlink()
+    rows = [
+        {"file_name": key, "text": text, "series": None if n % 4 else f"s{n}"} for n, (key, text) in enumerate(told.items())
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    items = list(opened(tmp_path, group="series").items())
+    assert 1 <= sum(item.split == "validation" for item in items) < 8
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file_name,text\n000.png,a red, round apple\n", r"metadata\.csv: row 1 has more cells than the head"),
+        ("name,text\n000.png,a red, round apple\n", r"metadata\.csv: row 1 has more cells than the head"),
+        ("name,text\n000.png,an apple\n", r"no column file_name; it has name, text"),
+    ],
+)
+def test_tables_that_are_not_well_formed(tmp_path: Path, table: str, message: str) -> None:
+    write_pictures(tmp_path, 2)
+    (tmp_path / "metadata.csv").write_text(table)
+    with pytest.raises(UserError, match=message):
+        opened(tmp_path)
+
+
+def test_paths_may_be_written_as_under_windows(tmp_path: Path) -> None:
+    told = write_pictures(tmp_path, 4)
+    rows = "\n".join(f'"{key.replace("/", chr(92))}","{text}"' for key, text in told.items())
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\n{rows}\n")
+    assert captions(opened(tmp_path)) == told
+
+
+def test_a_caption_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 2)
+    (tmp_path / "metadata.csv").unlink()
+    (tmp_path / "001.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    with pytest.raises(UserError, match=r"path=.*: 001\.txt: no UTF-8"):
+        opened(tmp_path)
+
+
+def test_what_momafuse_wrote_there_is_passed_over(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 3)
+    before = opened(tmp_path).fingerprint
+    for name in ("corpora/c/manifest.json", "corpora/c/train/tokens.bin", "corpora/d.unfinished/rejects.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    for name in ("runs/r/config.yaml", "runs/r/metrics.jsonl", ".git/a.txt", "__MACOSX/._a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert opened(tmp_path).fingerprint == before
+    assert list(open_source("mine", source("loose_texts", tmp_path)).items()) == []
 
 
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,17 @@ import pytest
 from datasets.exceptions import DatasetsError
 from PIL import Image
 
+from momafuse import preemption
 from momafuse.config.prepare import Preparation
 from momafuse.config.schema import SourceConfig
 from momafuse.data import chunks, workers
 from momafuse.data.corpus import Corpus, unfinished
+from momafuse.data.making import ShareDone
 from momafuse.data.prepare import prepare_corpus
 from momafuse.data.sources import Source, Stream, register, registry
 from momafuse.errors import UserError
+from momafuse.files import locked
+from momafuse.prepare import main
 from tests.data import corpora
 
 REPO = Path(__file__).resolve().parents[2]
@@ -128,7 +134,7 @@ def test_shares_make_the_corpus_that_one_run_makes(
     path = tmp_path / "shared"
     for share, left in ((2, "1/3, 3/3"), (1, "3/3")):
         message = rf"^prepare\.shard={share}/3 is done; the corpus is made when {left} are done, too$"
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(ShareDone, match=message):
             make(sources, path, Preparation(None, f"{share}/3"))
         assert not path.exists()
     make(sources, path, Preparation(None, "3/3"))
@@ -148,11 +154,70 @@ def test_a_part_that_is_not_whole_is_made_again(
     monkeypatch.setattr(chunks, "DOCUMENTS", 7)
     expected = corpora.contents(make(sources, tmp_path / "whole").path)
     path = tmp_path / "corpus"
-    with pytest.raises(UserError, match="is done"):
+    with pytest.raises(ShareDone, match="is done"):
         make(sources, path, Preparation(None, "1/2"))
     for part in sorted(unfinished(path).glob("part_*"))[1:3]:
         part.write_bytes(part.read_bytes()[:100])
     assert corpora.contents(make(sources, path).path) == expected
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (2, 3, 1), (3, 1, 2)])
+def test_rejects_are_judged_over_all_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]) -> None:
+    monkeypatch.setattr(chunks, "DOCUMENTS", 10)
+    corpora.write_pictures(tmp_path / "p", 60, broken=(11, 12))  # both in one part
+    source = {"p": corpora.source("captioned_folder", tmp_path / "p")}
+    for rejects in (0.05, 0.02):
+        path = tmp_path / f"corpus_{rejects}"
+        for share in order[:-1]:
+            with pytest.raises(ShareDone):
+                make(source, path, Preparation(None, f"{share}/3"), rejects=rejects)
+        if rejects == 0.05:
+            assert make(source, path, Preparation(None, f"{order[-1]}/3"), rejects=rejects).manifest["rejects"] == 2
+        else:
+            with pytest.raises(UserError, match="2 of 60 documents cannot be used"):
+                make(source, path, Preparation(None, f"{order[-1]}/3"), rejects=rejects)
+
+
+def test_a_share_that_is_done_is_no_error(
+    sources: dict[str, SourceConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(chunks, "DOCUMENTS", 7)
+    image = corpora.write_image_tokenizer(tmp_path / "vq.safetensors")
+    words = ["data=captioned_folder", f"data.sources.pictures.path={sources['pictures'].path}", f"tokenizer.image={image}"]
+    main([*words, f"data.sources.texts.path={sources['texts'].path}", f"data.path={tmp_path / 'c'}", "prepare.shard=1/2"])
+    assert "prepare.shard=1/2 is done; the corpus is made when 2/2 are done, too" in capsys.readouterr().out
+
+
+def test_who_waited_for_other_data_is_told(sources: dict[str, SourceConfig], tmp_path: Path) -> None:
+    """Two at once with one path: the second does not take the first one's corpus for its own."""
+    path = tmp_path / "corpus"
+    lock = tmp_path / ".corpus.1-1.lock"
+    told: list[str] = []
+
+    def second() -> None:
+        try:
+            make({"texts": sources["texts"]}, path)
+        except UserError as error:
+            told.append(str(error))
+
+    waiting = threading.Thread(target=second)
+    with locked(lock):
+        waiting.start()
+        time.sleep(0.5)
+        config = corpora.config(sources, tmp_path / "other")
+        prepare_corpus(config, tmp_path / "other", corpora.encoder()).path.rename(path)
+    waiting.join(30)
+    assert len(told) == 1
+    assert "was made of other data (pictures changed)" in told[0]
+
+
+def test_asked_to_leave_it_does_while_it_only_reads(
+    sources: dict[str, SourceConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "DOCUMENTS", 7)
+    monkeypatch.setattr(preemption, "_received", [signal.SIGTERM])
+    with pytest.raises(preemption.Preempted):
+        make(sources, tmp_path / "corpus", Preparation(None, "9/9"))  # has no part of it
 
 
 # What is left out
@@ -264,11 +329,26 @@ def test_one_that_fails_for_good_is_reported(
         make({"t": SourceConfig("failing")}, tmp_path / "corpus")
 
 
-def test_a_worker_that_was_killed_is_one_line(sources: dict[str, SourceConfig], tmp_path: Path) -> None:
+def test_a_worker_that_was_killed_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = workers.Future[Any]()
     broken.set_exception(workers.BrokenProcessPool("x"))
     with pytest.raises(UserError, match=r"^prepare\.workers: a worker was killed"):
         workers.result(broken)
+
+    def refuse(*_: Any) -> Any:
+        raise workers.BrokenProcessPool("x")
+
+    monkeypatch.setattr(workers, "ALONE", -1.0)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", lambda *_: SimpleNamespace(submit=refuse, shutdown=refuse))
+    several = workers.Workers(corpora.encoder(), {}, [], 2)
+    with pytest.raises(UserError, match=r"^prepare\.workers: a worker was killed"):
+        several.submit(workers.Task(tmp_path / "p.npz", [], 1, {}, False))
+
+
+def test_a_worker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(workers, "_encoder", [UserError("tokenizer.image=x: no such file")])
+    with pytest.raises(UserError, match=r"^tokenizer\.image=x: no such file"):
+        workers._work(workers.Task(tmp_path / "p.npz", [], 1, {}, False))
 
 
 def test_words_of_any_unicode_come_back(tmp_path: Path) -> None:

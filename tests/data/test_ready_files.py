@@ -59,7 +59,8 @@ def copy_of(name: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize("name", group_options()["data"])
 def test_every_file_composes(name: str) -> None:
     speech = ["+experiment=mot_speech"] if name.startswith("spoken_") else []
-    data = composed(name, *paths(name), *speech)
+    folder = ["data.path=pictures"] if name == "folder" else []
+    data = composed(name, *paths(name), *speech, *folder)
     assert data.name == name
     assert all(
         source.path or source.reader.startswith("starter_") or name == "conversations" for source in data.sources.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -69,6 +70,20 @@ def test_a_file_longer_than_a_block_is_several_documents(tmp_path: Path) -> None
     path.write_text("".join(lines))
     joined = "".join(str(item.segments[0]) for item in read(path))
     assert joined == "".join(lines)
+
+
+def test_what_repeats_the_first_document_is_held_out_like_it(tmp_path: Path) -> None:
+    long = "a sentence of this text. " * 1600
+    for name, first in (("short", "the same text"), ("long", long)):
+        texts = ["", first, "another one", first, *(f"text {n}" for n in range(50)), first]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        found = read(tmp_path / f"{name}.jsonl")
+        held = {str(item.segments[0]) for item in found if item.split == "validation"}
+        assert held
+        assert not any(str(item.segments[0]) in held for item in found if item.split == "train")
+        copies = [item for item in found if item.key.startswith(found[0].key.partition(":")[0])]
+        assert len(copies) % 3 == 0
+        assert [item.split for item in copies[: len(copies) // 3]] * 3 == [item.split for item in copies]
 
 
 def test_a_small_source_holds_something_out(tmp_path: Path) -> None:

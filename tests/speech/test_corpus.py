@@ -82,10 +82,10 @@ def test_the_corpus_holds_what_can_be_used_and_lists_the_rest(tmp_path: Path, fo
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"no metadata\.csv or metadata\.jsonl; write one with the columns file_name,text"),
+        (None, r"no metadata\.csv or metadata\.jsonl or metadata\.parquet; write one with the columns file_name,text"),
         ("text\nhello\n", r"metadata\.csv: row 1 has no file_name"),
         ("file_name,text\na.wav,x\na.wav,y\n", r"metadata\.csv names a file twice"),
-        ("file_name,split\na.wav,test\n", r"row 1: split=test; write train or validation"),
+        ("file_name,split\na.wav,held\n", r"row 1: split=held; write train or validation"),
     ],
 )
 def test_a_folder_that_is_not_of_the_form(tmp_path: Path, content: str | None, message: str) -> None:

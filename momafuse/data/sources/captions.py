@@ -1,8 +1,8 @@
 """Where the pictures of a user's folder and their captions lie: files and archives, tables, texts beside pictures, file names.
 
 A table is `metadata.csv`, `.jsonl` or `.parquet`: a column `file_name` (a path from the table's folder on, or inside of an
-archive beside it), and others. A caption beside its picture is NAME.txt or NAME.caption. Builds no documents
-(captioned_folder.py).
+archive beside it), and others. A caption beside its picture is NAME.txt or NAME.caption. All of it may lie in archives, too.
+Builds no documents (captioned_folder.py).
 """
 
 from __future__ import annotations
@@ -11,22 +11,20 @@ import csv
 import io
 import json
 import re
-import tarfile
-import zipfile
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from momafuse.data.sources.archives import Archive, is_archive
 from momafuse.tokens.text import read_utf8
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-ARCHIVES = (".zip", ".tar")
-OTHER_ARCHIVES = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".7z", ".rar")
 _BESIDE = (".txt", ".caption")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _CAMERA = re.compile(r"(img|dsc[fn]?|pict?|image|photo|scan|screenshot|untitled)\d*|[0-9a-f]{8,}", re.IGNORECASE)
+Bytes = Callable[[], bytes]
 
 
 @dataclass(frozen=True, order=True)
@@ -44,6 +42,26 @@ class Picture:
         return (self.key, f"{inside}{self.member}") if self.member else (self.key,)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds: pictures; captions beside them and tables, to be read, by their keys."""
+
+    pictures: list[Picture] = field(default_factory=list)
+    beside: dict[str, Bytes] = field(default_factory=dict)
+    tables: dict[str, Bytes] = field(default_factory=dict)
+
+    def caption(self, picture: Picture) -> str | None:
+        """What a text file beside it says; None where there is none. Raises ValueError where it is no UTF-8."""
+        for suffix in _BESIDE:
+            name = str(PurePosixPath(picture.key).with_suffix(suffix))
+            if name in self.beside:
+                try:
+                    return read_utf8(self.beside[name]()).strip()
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
+        return None
+
+
 @cache
 def picture_suffixes() -> frozenset[str]:
     from PIL import Image
@@ -51,7 +69,7 @@ def picture_suffixes() -> frozenset[str]:
     return frozenset(Image.registered_extensions()) - {".pdf", ".h5", ".hdf"}
 
 
-def is_picture(path: Path) -> bool:
+def is_picture(path: Path | PurePosixPath) -> bool:
     return path.suffix.lower() in picture_suffixes()
 
 
@@ -64,83 +82,68 @@ def is_caption(path: Path, pictures: Collection[Path]) -> bool:
     return path.suffix.lower() in _BESIDE and path.with_suffix("") in pictures
 
 
-def find_pictures(folder: Path, files: Iterable[Path]) -> Iterator[Picture]:
-    """Those among `files`, and those in archives among them. Raises ValueError for an archive that cannot be read."""
+def key_of(folder: Path, path: Path) -> str:
+    """The path in the folder; names need not be UTF-8."""
+    return path.relative_to(folder).as_posix().encode("utf-8", "backslashreplace").decode()
+
+
+def find(folder: Path, files: Iterable[Path]) -> Found:
+    """Raises ValueError for an archive that cannot be read."""
+    found = Found()
     for path in files:
-        key = path.relative_to(folder).as_posix().encode("utf-8", "replace").decode()  # names need not be UTF-8
-        if is_picture(path):
-            yield Picture(key, path)
-        elif path.suffix.lower() in ARCHIVES:
-            for name in _members(path):
-                if is_picture(Path(name)):
-                    yield Picture(f"{key}/{name}", path, name)
+        key = key_of(folder, path)
+        if is_archive(path):
+            archive = Archive(path)
+            for name in archive.names:
+                _sort(found, f"{key}/{name}", Picture(f"{key}/{name}", path, name), partial(archive.read, name))
+        else:
+            _sort(found, key, Picture(key, path), path.read_bytes)
+    found.pictures.sort()
+    return found
 
 
-def _members(path: Path) -> list[str]:
-    try:
-        if path.suffix.lower() == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                return archive.namelist()
-        with tarfile.open(path) as tar:
-            return [member.name for member in tar if member.isfile()]
-    except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read: {' '.join(str(error).split())}") from error
+def _sort(found: Found, key: str, picture: Picture, data: Bytes) -> None:
+    path = PurePosixPath(key)
+    if is_picture(path):
+        found.pictures.append(picture)
+    elif path.name in TABLES:
+        found.tables[key] = data
+    elif path.suffix.lower() in _BESIDE:
+        found.beside[str(path.with_suffix(path.suffix.lower()))] = data
 
 
-class Archives:
-    """Bytes of members; each archive is opened once."""
-
-    def __init__(self) -> None:
-        self._open: dict[Path, zipfile.ZipFile | tarfile.TarFile] = {}
-
-    def read(self, path: Path, member: str) -> bytes:
-        if path not in self._open:
-            opened = zipfile.ZipFile if path.suffix.lower() == ".zip" else tarfile.open
-            self._open[path] = opened(path)
-        archive = self._open[path]
-        if isinstance(archive, zipfile.ZipFile):
-            return archive.read(member)
-        file = archive.extractfile(member)
-        return b"" if file is None else file.read()
-
-
-def read_table(file: Path) -> list[dict[str, Any]]:
-    """Its rows. Raises ValueError where it is no table."""
-    if file.suffix == ".parquet":
+def read_table(name: str, data: bytes) -> list[dict[str, Any]]:
+    """The rows of a table of that name. Raises ValueError where it is none."""
+    if name.endswith(".parquet"):
         import pyarrow as pa
         from pyarrow.parquet import read_table as read
 
         try:
-            rows: list[dict[str, Any]] = read(file).to_pylist()
+            rows: list[dict[str, Any]] = read(pa.BufferReader(data)).to_pylist()
         except pa.ArrowException as error:
             raise ValueError(" ".join(str(error).split())) from error
         return rows
-    text = read_utf8(file.read_bytes())
-    if file.suffix == ".csv":
+    text = read_utf8(data)
+    if name.endswith(".csv"):
         try:
-            return list(csv.DictReader(io.StringIO(text, newline="")))
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
         except csv.Error as error:
             raise ValueError(str(error)) from error
+        if odd := next((n for n, row in enumerate(rows, 1) if None in row), None):
+            raise ValueError(f"row {odd} has more cells than the head; put texts with commas in quotes")
+        return rows
     rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line that is no object")
     return rows
 
 
-def caption_beside(path: Path) -> str | None:
-    """What a text file beside a picture says; None where there is none. Raises ValueError where it is no UTF-8."""
-    for suffix in _BESIDE:
-        beside = path.with_suffix(suffix)
-        if beside.is_file():
-            try:
-                return read_utf8(beside.read_bytes()).strip()
-            except ValueError as error:
-                raise ValueError(f"{beside.name}: {error}") from error
-    return None
+def by_name(pictures: Iterable[Picture]) -> Mapping[str, Picture]:
+    return {name: picture for picture in pictures for name in picture.names}
 
 
 def caption_by_name(name: str) -> str | None:
     """The words of a file's name, `red_apple-02.png` -> `red apple`; None where it has none, as IMG_2041.jpg."""
-    words = [word for word in re.split(r"[\s_.\-]+", Path(name).stem) if word and not _CAMERA.fullmatch(word)]
+    words = [word for word in re.split(r"[\s_.\-]+", PurePosixPath(name).stem) if word and not _CAMERA.fullmatch(word)]
     words = [word for word in words if not word.isdigit()]
     return " ".join(words) if any(_WORD.search(word) for word in words) else None

@@ -27,7 +27,7 @@ from momafuse.data.sources.loading import Table, load
 from momafuse.data.sources.obelics import interleaved, picture_of
 from momafuse.data.sources.registry import Raw, Row, Source, Stream, register
 from momafuse.data.sources.splitting import split_of
-from momafuse.data.sources.streams import Segments, content_key, divided, unicode_text
+from momafuse.data.sources.streams import Segments, content_key, divided, string_of
 from momafuse.errors import UserError
 
 _CAPTIONS = ("text", "caption")
@@ -86,7 +86,7 @@ def dataset(config: SourceConfig) -> Source:
     needed = [name for name in table.columns if name in (_NAME, _TAR, *(column.top for column in columns))]
     _check(config, table, needed, columns, read)
     stream = Stream(partial(_rows, config, table, needed, read, group))
-    return Source(stream, table.fingerprint, held_out_only=config.held_out == 1)
+    return Source(stream, table.fingerprint, held_out_only=config.held_out == 1, held_out=config.held_out)
 
 
 def _column(config: SourceConfig, table: Table, field: str, *names: str) -> Column:
@@ -121,7 +121,7 @@ def _check(config: SourceConfig, table: Table, needed: Sequence[str], columns: S
 
 
 def _rows(config: SourceConfig, table: Table, needed: Sequence[str], read: Reading, group: Column | None) -> Iterator[Row]:
-    number, first = 0, None
+    first: str | None = None
     for at, row in enumerate(table.rows(needed), 1):
         found = _numbered(read, at, row)
         together = group.of(row) if group else None
@@ -129,11 +129,11 @@ def _rows(config: SourceConfig, table: Table, needed: Sequence[str], read: Readi
         for n, (content, segments) in enumerate(found.documents):
             key = _key(row, content, n)
             if by is None:
-                yield from divided(config, number, table.size, key, segments)
+                first = first or key
+                yield from divided(config, int(key != first), table.size, key, segments)
             else:
                 first = first or by  # all that is of one group or picture with the first document is held out with it
                 yield key, split_of(content_key(by), 0 if by == first else 1, config.held_out), segments
-            number += 1
 
 
 def _numbered(read: Reading, at: int, row: dict[str, Any]) -> Found:
@@ -152,7 +152,7 @@ def _key(row: dict[str, Any], content: str, number: int) -> str:
 
 
 def _text(column: Column, row: dict[str, Any]) -> Found:
-    text = _string(column, column.of(row))
+    text = string_of(str(column), column.of(row))
     return Found([(text, [{"text": text}])] if text.strip() else [])
 
 
@@ -163,15 +163,8 @@ def _with_picture(table: Table, image: Column, text: Column, row: dict[str, Any]
         document = interleaved(table.folder, picture, texts)
         return Found([document] if document else [])
     raw, name = picture_of(table.folder, b"" if picture is None else picture, str(image))  # of no bytes: rejected as no picture
-    captions = [_string(text, caption).strip() for caption in (texts if isinstance(texts, list) else [texts])]
+    captions = [string_of(str(text), caption).strip() for caption in (texts if isinstance(texts, list) else [texts])]
     pairs: list[tuple[str, Segments]] = [
         (json.dumps([name, caption]), [{"image": raw}, {"text": caption}]) for caption in captions if caption
     ]
     return Found(pairs, name)
-
-
-def _string(column: Column, value: Any) -> str:
-    """Nothing for null. ValueError for what is no text."""
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{column}: {str(value)[:60]} is no text")
-    return unicode_text(value or "")

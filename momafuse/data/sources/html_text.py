@@ -6,14 +6,15 @@ the head, scripts and styles, navigation, footers, controls, what is hidden, by 
 documentation give (`NAVIGATION`); <header> and <aside> too, unless they belong to an <article> or <main>. Where a page has a
 <main> (or a role of that name) that says something, the rest of it is left out.
 
-Repairs no trees: an element that is never closed ends with the one around it. Runs no scripts, and knows nothing of styles but
-`display: none` in the element itself.
+Elements whose end may be left out (`ENDS`) end where another one begins; any other that is never closed ends with the one
+around it. Runs no scripts, and knows nothing of styles but `display: none` in the element itself.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from typing import NamedTuple
 
@@ -33,6 +34,9 @@ NAVIGATION = frozenset(
 PARAGRAPHS = frozenset("p h1 h2 h3 h4 h5 h6 pre table ul ol dl blockquote figure section article main hr".split())
 LINES = frozenset("div li dt dd tr br caption figcaption address header footer aside details summary".split())
 CELLS = frozenset({"td", "th"})
+_ITEMS, _ROWS = frozenset({"dt", "dd"}), frozenset({"td", "th"})
+ENDS = {"li": frozenset({"li"}), "dt": _ITEMS, "dd": _ITEMS, "tr": _ROWS | {"tr"}, "td": _ROWS, "th": _ROWS}
+AROUND = frozenset({"ul", "ol", "dl", "table"})  # an element of another one of these ends nothing
 UNREADABLE = 0.01  # share of replaced characters from which on a page is no text in its encoding
 _DECLARED = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _HIDDEN = re.compile(r"display\s*:\s*none", re.IGNORECASE)
@@ -63,8 +67,11 @@ def decode(data: bytes) -> str | None:
 def read(page: str) -> list[str | Picture]:
     """Texts and pictures in order. Texts carry the white space that separates them, so that two of them can be joined."""
     reader = _Reader()
-    reader.feed(page)
-    reader.close()
+    try:
+        reader.feed(page)
+        reader.close()
+    except AssertionError:  # of the parser, at a declaration like <![foo[; what stands before it is read
+        pass
     reader.end_text()
     mains = [part for part, in_main in reader.parts if in_main]
     if any(isinstance(part, str) for part in mains):
@@ -87,6 +94,7 @@ class _Reader(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.parts: list[tuple[str | Picture, bool]] = []
         self._open: list[_Open] = []
+        self._tags: Counter[str] = Counter()  # of those that are open
         self._text: list[str] = []
         self._breaks = 0  # line ends before the next word
         self._space = False
@@ -94,6 +102,7 @@ class _Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = {name: value or "" for name, value in attrs}
+        self._end_before(tag)
         self._separate(tag)
         if tag == "img" and not self._dropped and not _is_dropped(tag, named):
             self.end_text()
@@ -106,7 +115,20 @@ class _Reader(HTMLParser):
         if main and not self._main:
             self.end_text()
         self._open.append(element)
+        self._tags[tag] += 1
         self._count(element, 1)
+
+    def _end_before(self, tag: str) -> None:
+        if self._open and self._open[-1].tag == "p" and (tag in PARAGRAPHS or tag in LINES):
+            self.handle_endtag("p")
+        ends = ENDS.get(tag, frozenset())
+        if any(self._tags[name] for name in ends):
+            for element in reversed(self._open):
+                if element.tag in ends:
+                    self.handle_endtag(element.tag)
+                    return
+                if element.tag in AROUND:
+                    return
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -114,10 +136,11 @@ class _Reader(HTMLParser):
             self.handle_endtag(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in VOID or not any(element.tag == tag for element in self._open):
+        if tag in VOID or not self._tags[tag]:
             return
         while True:
             element = self._open.pop()
+            self._tags[element.tag] -= 1
             self._separate(element.tag)
             if element.main and self._main == 1:
                 self.end_text()

@@ -7,11 +7,11 @@ one always. A picture's key is that path. Pictures are not decoded here.
 
 from __future__ import annotations
 
-from PIL import Image
-
 from momafuse.config.schema import SourceConfig
+from momafuse.data.sources.captions import is_picture, key_of
 from momafuse.data.sources.registry import Row, Source, folder_fingerprint, in_memory, register, user_folder
 from momafuse.data.sources.splitting import split_of
+from momafuse.data.sources.streams import all_files
 from momafuse.errors import UserError
 
 HELD_OUT = "validation"  # the subfolder
@@ -21,18 +21,17 @@ HELD_OUT = "validation"  # the subfolder
 def picture_folder(config: SourceConfig) -> Source:
     """A document of one picture each. Raises UserError where there are none, or none in the subfolder `validation`."""
     folder = user_folder(config)
-    suffixes = set(Image.registered_extensions())
-    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in suffixes and path.is_file()]
+    paths = [path for path in all_files(folder) if is_picture(path)]
     if not paths:
         raise UserError(f"path={config.path}: no pictures in this folder; set it to a folder of pictures")
     divided = (folder / HELD_OUT).is_dir()
     rows: list[Row] = []
     for number, path in enumerate(paths):
-        key = path.relative_to(folder).as_posix().encode("utf-8", "replace").decode()  # names need not be UTF-8
+        key = key_of(folder, path)
         heldout = key.startswith(f"{HELD_OUT}/") if divided else split_of(key, number, config.held_out) == "validation"
         picture = {"bytes": None, "path": str(path)}
         rows.append((key, "validation" if heldout else "train", [{"text": None, "image": picture}]))
     if divided and not any(split == "validation" for _, split, _ in rows):
         remedy = "put some there, or delete it and about 2 % are held out"
         raise UserError(f"path={config.path}: {folder / HELD_OUT} holds no picture; {remedy}")
-    return Source(in_memory(rows), folder_fingerprint(paths, folder))
+    return Source(in_memory(rows), folder_fingerprint(paths, folder), held_out=None if divided else config.held_out)

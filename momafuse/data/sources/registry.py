@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from momafuse.config.schema import SourceConfig
+from momafuse.data.sources.archives import DAMAGED
 from momafuse.data.sources.splitting import SplitName
 from momafuse.errors import UserError
 
@@ -50,8 +51,11 @@ class Raw:
             raise OSError(f"{path} is an address, which is not fetched; give the file")
         from datasets.utils.file_utils import xopen
 
-        with xopen(path, "rb") as file:
-            return bytes(file.read())
+        try:
+            with xopen(path, "rb") as file:
+                return bytes(file.read())
+        except DAMAGED as error:
+            raise OSError(f"{path}: {' '.join(str(error).split())}") from error
 
     @property
     def is_address(self) -> bool:

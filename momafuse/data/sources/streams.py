@@ -12,7 +12,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -51,8 +53,21 @@ def with_suffix(paths: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
 
 
 def all_files(path: Path) -> list[Path]:
-    """Every file in a folder and its sub-folders, sorted; a file is itself."""
-    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    """Every file in a folder and its sub-folders, sorted; a file is itself. Hidden folders are passed over, and what momafuse
+    has written there: corpora and runs."""
+    if path.is_file():
+        return [path]
+    found: list[Path] = []
+    for folder, below, names in os.walk(path):
+        here = Path(folder)
+        below[:] = [name for name in below if not name.startswith(".") and name != "__MACOSX" and not _is_ours(here / name)]
+        found += [file for name in names if not name.startswith("._") and (file := here / name).is_file()]
+    return sorted(found)
+
+
+def _is_ours(folder: Path) -> bool:
+    corpus, run = ("manifest.json", "train/tokens.bin"), ("config.yaml", "metrics.jsonl")
+    return folder.name.endswith(".unfinished") or any(all((folder / n).is_file() for n in names) for names in (corpus, run))
 
 
 def read_rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str], document: Document) -> Source:
@@ -72,13 +87,20 @@ def read_rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str
     return Source(stream, fingerprint, held_out=config.held_out)
 
 
+def string_of(column: str, value: Any) -> str:
+    """Nothing for null. ValueError for what is no text."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{column}: {str(value)[:60]} is no text")
+    return unicode_text(value or "")
+
+
 def unicode_text(text: str) -> str:
     """With U+FFFD for lone surrogates, which no file of UTF-8 can hold."""
     return _SURROGATE.sub("\ufffd", text)
 
 
 def _rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str], document: Document) -> Iterator[Row]:
-    number, total, given = 0, sum(path.stat().st_size for path in paths), user_folder(config)
+    first, total, given = "", sum(path.stat().st_size for path in paths), user_folder(config)
     root = given.parent if given.is_file() else given
     for path in paths:
         for at, row in enumerate(_read(path, columns), 1):
@@ -89,12 +111,13 @@ def _rows(config: SourceConfig, paths: Sequence[Path], columns: Sequence[str], d
             except ValueError as error:
                 raise ValueError(f"{path.name}, row {at}: {error}") from error
             if found is not None:
-                yield from divided(config, number, total, content_key(found[0]), found[1])
+                key = content_key(found[0])
+                first = first or key  # repeats of the first document are held out as it is
+                yield from divided(config, int(key != first), total, key, found[1])
             elif row is None:  # read again by the encoder, which rejects it
                 unread = {"modality": "text", "raw": {"bytes": None, "path": str(path)}}
                 name = path.relative_to(root).as_posix()
-                yield name, split_of(name, number, config.held_out), [unread]
-            number += 1
+                yield name, split_of(name, 1, config.held_out), [unread]
 
 
 def content_key(content: str) -> str:
@@ -103,8 +126,8 @@ def content_key(content: str) -> str:
 
 
 def divided(config: SourceConfig, number: int, total: int | None, key: str, segments: Segments) -> Iterator[Row]:
-    """The source's document `number`, or the stretches of one that is a long text alone. `total`: bytes of the source, where
-    known."""
+    """The source's document `number`, or the stretches of one that is a long text alone. The first one is 0, and what repeats
+    it. `total`: bytes of the source, where known."""
     if len(segments) == 1 and segments[0].get("text") and not segments[0].get("given"):
         for part, split, text in split_text(segments[0]["text"], key, number, config.held_out, total):
             yield part, split, [{"text": text}]
@@ -142,6 +165,8 @@ def _lines(path: Path) -> Iterator[str]:
             yield from file
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}: {not_utf8(error)}") from error
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def _values(line: str, columns: Sequence[str]) -> tuple[Any, ...]:

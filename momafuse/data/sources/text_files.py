@@ -10,6 +10,7 @@ what of long ones is held out.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from momafuse.config.schema import SourceConfig
@@ -23,7 +24,7 @@ from momafuse.data.sources.streams import (
     all_files,
     read_rows,
     row_files,
-    unicode_text,
+    string_of,
     with_suffix,
 )
 
@@ -33,7 +34,8 @@ KINDS = (*PLAIN, *LINES, *PARQUET)
 @register("text_files")
 def text_files(config: SourceConfig) -> Source:
     """Text documents in the order of the paths. Raises UserError where `path` holds none."""
-    return read_rows(config, row_files(config, "text", KINDS), [config.text or "text"], _document)
+    column = config.text or "text"
+    return read_rows(config, row_files(config, "text", KINDS), [column], partial(_document, column))
 
 
 @register("loose_texts")
@@ -43,10 +45,11 @@ def loose_texts(config: SourceConfig) -> Source:
     files = all_files(folder)
     pictures = {path.with_suffix("") for path in files if is_picture(path)}
     paths = [p for p in with_suffix(files, KINDS) if not is_table(p) and not is_caption(p, pictures)]
-    opened = read_rows(config, paths, [config.text or "text"], _document)
+    column = config.text or "text"
+    opened = read_rows(config, paths, [column], partial(_document, column))
     return replace(opened, may_be_empty=True, fingerprint=folder_fingerprint(paths, folder))
 
 
-def _document(value: Any) -> tuple[str, Segments] | None:
-    text = unicode_text("" if value is None else str(value))
+def _document(column: str, value: Any) -> tuple[str, Segments] | None:
+    text = string_of(column, value)
     return (text, [{"text": text}]) if text.strip() else None
