@@ -14,7 +14,7 @@ from typing import Any
 from momafuse.config.prepare import ALONE, Preparation
 from momafuse.config.schema import Config, SourceConfig
 from momafuse.data.codecs import tokenizer_fingerprints
-from momafuse.data.corpus import Corpus
+from momafuse.data.corpus import MANIFEST, Corpus
 from momafuse.data.encoding import Encoder
 from momafuse.data.making import FOUND, Making
 from momafuse.data.sources import open_source
@@ -95,8 +95,10 @@ def _absolute(source: SourceConfig) -> str | None:
 
 
 def _is_source(config: Config) -> bool:
-    """Whether `data.path` is where a source lies, as in data=folder."""
-    return config.data.path in {source.path for source in config.data.sources.values()}
+    """Whether `data.path` is where a source lies, as in data=folder, and no corpus."""
+    path = config.data.path
+    named = path is not None and path in {source.path for source in config.data.sources.values()}
+    return named and not (Path(path or "").expanduser() / MANIFEST).is_file()
 
 
 def _check_sources(config: Config, corpus: Corpus) -> None:

@@ -407,6 +407,8 @@ def test_a_folder_as_people_have_it_in_one_line(
     (job,) = compose_jobs(words, "train", Config)
     corpus = open_or_prepare(job.config)
     assert f"{corpus.path} is made" == first
+    (job,) = compose_jobs([*words, f"data.path={corpus.path}"], "train", Config)
+    assert open_or_prepare(job.config).path == corpus.path
     documents = {s.name: s.documents for s in corpus.train.sources}
     held = {s.name: s.documents for s in corpus.validation.sources}
     assert documents["pictures"] + held["pictures"] == 59

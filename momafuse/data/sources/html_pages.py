@@ -28,6 +28,7 @@ from PIL import Image
 
 from momafuse.config.schema import SourceConfig
 from momafuse.data.sources import html_text
+from momafuse.data.sources.captions import key_of
 from momafuse.data.sources.registry import Row, Source, Stream, folder_fingerprint, register, user_folder
 from momafuse.data.sources.splitting import split_of, split_text
 from momafuse.data.sources.streams import Segments, all_files, unicode_text
@@ -121,7 +122,7 @@ def _rows(folder: Path, pages: Sequence[str], share: float) -> Iterator[Row]:
         segments = segments_of(folder, folder / name)
         if not segments:
             continue
-        key = name.encode("utf-8", "replace").decode()  # names need not be UTF-8
+        key = key_of(folder, folder / name)
         if any(segment["image"] is not None for segment in segments):
             yield key, split_of(key, number, share), segments
         else:
