@@ -39,12 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=60.0, help="of text")
     parser.add_argument("--documents", type=int, default=4000, help="characters of a document")
+    parser.add_argument("--pictures", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as room:
         folder = Path(room)
         texts = write_texts(folder / "texts.jsonl", asked.megabytes, asked.documents)
-        pictures = write_pictures(folder / "pictures", 300)
+        pictures = write_pictures(folder / "pictures", 300)[: asked.pictures]
         rounds = [measure_text(folder, texts, n) for n in range(asked.rounds)]
         result = {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
         result |= {"pictures_per_second": measure_pictures(folder, pictures, asked.rounds)}
