@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from momafuse.config.compose import compose_jobs
 from momafuse.config.schema import Config, SourceConfig
 from momafuse.data import chunks, prepare
 from momafuse.data.bpe import train_text_tokenizer
@@ -383,34 +381,3 @@ def test_the_shipped_bpe_is_what_training_gives(tmp_path: Path) -> None:
     again = train_text_tokenizer(BPEConfig("bpe", "starter_bpe_v1", 4088, 0.9999), sources, tmp_path)
     assert again.fingerprint == TextTokenizer.load("starter_bpe_v1").fingerprint
     assert TextTokenizer.load(str(tmp_path / "starter_bpe_v1.model")).pieces == 4088
-
-
-def test_a_folder_as_people_have_it_in_one_line(
-    tmp_path: Path,
-    tiny_image: Callable[[int], str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Captions beside pictures, a story among them, one picture without anything; the corpus is train's, too."""
-    told = corpora.write_pictures(tmp_path / "own", 60)
-    (tmp_path / "own" / "metadata.csv").unlink()
-    for key, text in list(told.items())[:-1]:
-        (tmp_path / "own" / key).with_suffix(".txt").write_text(text)
-    (tmp_path / "own" / "story.md").write_text("a bird sees a tree\n" * 5000)
-    monkeypatch.chdir(tmp_path)
-    words = ["data=folder", "data.path=own", f"tokenizer.image={tiny_image(0)}", "~data.sources.glosses"]
-    main(words)
-    out, err = capsys.readouterr()
-    assert "data.sources.pictures: 1 of 60 pictures are left out" in err
-    first = out.splitlines()[0]
-    assert re.fullmatch(r"corpora/folder-[0-9a-f]{8} is made", first)
-    (job,) = compose_jobs(words, "train", Config)
-    corpus = open_or_prepare(job.config)
-    assert f"{corpus.path} is made" == first
-    (job,) = compose_jobs([*words, f"data.path={corpus.path}"], "train", Config)
-    assert open_or_prepare(job.config).path == corpus.path
-    documents = {s.name: s.documents for s in corpus.train.sources}
-    held = {s.name: s.documents for s in corpus.validation.sources}
-    assert documents["pictures"] + held["pictures"] == 59
-    assert held["texts"] >= 1
-    assert sum(s.tokens[0] for s in corpus.validation.sources if s.name == "texts") < 0.025 * len(corpus.train.tokens)
