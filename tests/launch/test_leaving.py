@@ -15,9 +15,9 @@ import pytest
 
 from momafuse import preemption
 from momafuse.checkpoint import store
-from momafuse.data import prepare
+from momafuse.data import chunks, making
 from momafuse.data.corpus import unfinished
-from momafuse.data.writer import part_paths
+from momafuse.data.writer import parts
 from momafuse.preemption import Preempted
 from momafuse.reports.metrics import read_metrics
 from momafuse.training import held_out
@@ -160,15 +160,15 @@ def test_who_is_asked_while_the_report_is_written_is_complete(run: Train, run_ro
 @pytest.mark.parametrize("by", ["SIGUSR1", "SIGINT"])
 def test_preparing_leaves_after_a_part_and_goes_on(by, small_corpus, tmp_path, monkeypatch):  # noqa: F811
     preemption.listen()
-    monkeypatch.setattr(prepare, "CHUNK_DOCUMENTS", 300)
+    monkeypatch.setattr(chunks, "DOCUMENTS", 300)
     path = tmp_path / "corpus"
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "part_path", phases.nth(prepare.part_path, 2, by))
+        patch.setattr(making, "part_path", phases.nth(making.part_path, 2, by))
         with pytest.raises(Preempted, match="parts that are done are kept") as left:
             make_small_corpus(path, patch)
     assert left.value.code == (130 if by == "SIGINT" else 75)
     assert not path.exists()
-    assert part_paths(unfinished(path), 1)
+    assert parts(unfinished(path), 1)
     again()
     make_small_corpus(path, monkeypatch)
     splits = [json.loads((p / "manifest.json").read_text())["splits"] for p in (path, small_corpus)]
