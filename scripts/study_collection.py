@@ -87,7 +87,7 @@ def named(found: dict[str, object], modality: str) -> dict[str, list[float]]:
 def draw(found: dict[str, object], out: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    figure = Figure(figsize=(14, 4.8), layout="constrained")
     steps, frequencies = found["steps"], found["frequencies"]
     assert isinstance(frequencies, dict)
     for panel, modality in zip(figure.subplots(1, 2), ("text", "image"), strict=True):
@@ -98,7 +98,7 @@ def draw(found: dict[str, object], out: Path) -> None:
             panel.axhline(frequencies[modality], color="grey", linestyle=":", label=f"frequencies {frequencies[modality]:.2f}")
         panel.set(title=f"{modality}, held out", xlabel="step", ylabel="nats a token")
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
+        panel.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(out, dpi=120)
 
 
@@ -110,7 +110,10 @@ def page(found: dict[str, object], name: str) -> str:
     lines = [
         f"# {found['run']}: held-out loss by modality and source",
         "",
-        f"{found['sequences']} held-out sequences at each checkpoint, nats a token; {note}.",
+        f"{found['sequences']} held-out sequences at each checkpoint, nats a token; {note}. The run made {steps[-1]:,} steps"
+        + (f" in {float(str(found['seconds'])) / 60:.0f} minutes." if found.get("seconds") else "."),
+        "",
+        f"    python scripts/study_collection.py runs/{found['run']}",
         "",
         f"![curves]({name}.png)",
         "",
