@@ -45,6 +45,15 @@ def no_network() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A test that leaves torch with more threads would change the last digits of every later one."""
+    yield
+    left = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert left == 1, f"the test left torch with {left} threads"
+
+
 @pytest.fixture
 def run_root(tmp_path: Path) -> Path:
     """An empty folder for `run.root`."""

@@ -12,6 +12,7 @@ from momafuse.config.compose import compose
 from momafuse.config.convert import known_keys
 from momafuse.config.describe import DescribeConfig
 from momafuse.config.launch import LaunchConfig
+from momafuse.config.prepare import PrepareConfig
 from momafuse.config.results import MAX_NAME, RESULT_NEUTRAL, changes_results, config_differences, sanitise
 from momafuse.config.tokenizers import TokenizerTraining
 
@@ -60,7 +61,7 @@ def test_long_names_stay_apart() -> None:
 
 
 def test_every_neutral_pattern_names_a_key() -> None:
-    keys = [key for schema in (LaunchConfig, DescribeConfig, TokenizerTraining) for key in known_keys(schema)]
+    keys = [key for schema in (LaunchConfig, DescribeConfig, PrepareConfig, TokenizerTraining) for key in known_keys(schema)]
     for pattern in RESULT_NEUTRAL:
         if pattern != "hydra.*":
             assert any(not changes_results(k) for k in keys if k.startswith(pattern.rstrip("*")))

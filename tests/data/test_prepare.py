@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from momafuse.config.schema import Config, SourceConfig
@@ -298,9 +297,8 @@ def test_threads_and_batches_do_not_change_the_codes(
     made = {}
     for threads, batch in ((1, 64), (2, 3)):
         monkeypatch.setattr("momafuse.data.items.BATCH", batch)
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        path = tmp_path / f"corpus_{threads}"
-        made[threads] = corpora.contents(prepare_corpus(with_tokenizer(corpora.config(sources), tiny_image(0)), path).path)
+        path, config = tmp_path / f"corpus_{threads}", with_tokenizer(corpora.config(sources), tiny_image(0))
+        made[threads] = corpora.contents(prepare_corpus(config, path, Encoder.load(config.tokenizer, threads)).path)
     assert made[1] == made[2]
 
 
