@@ -15,7 +15,7 @@ import torch
 from momafuse.data.codecs import Codec, Codes, load_codecs, vocabulary_of
 from momafuse.data.duplicates import Marks
 from momafuse.data.filters import unwanted
-from momafuse.data.items import Encoded, encode_items, versions
+from momafuse.data.items import Encoded, ItemEncoder, versions
 from momafuse.data.sources import Item, Raw
 from momafuse.data.writer import Group, Part
 from momafuse.tokens.document import EncodedDocument, encode_document
@@ -57,7 +57,7 @@ class Encoder:
             left_out = Counter(reason for reason in reasons if reason is not None)
         items = [_with_text(n, item, encoded.rejects) for n, item in enumerate(items)]
         for modality, codec in self.codecs.items():
-            encode_items(modality, codec, items, variants, encoded, self.threads, self.device, looks=marked)
+            ItemEncoder(codec, items, variants, encoded, self.threads, self.device, marked).run(modality)
         texts = iter(self._texts(items))
         groups: list[list[EncodedDocument]] = [[] for _ in range(variants + 1)]
         for n, item in enumerate(items):

@@ -6,10 +6,11 @@ readable head is left to the codec, which says what is wrong with it.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
+from pathlib import Path
 
 from momafuse.data.sources import Item, Raw
+from momafuse.data.sources.pictures import picture_size
 
 
 def unwanted(item: Item, filters: Mapping[str, int | float]) -> str | None:
@@ -29,11 +30,8 @@ def unwanted(item: Item, filters: Mapping[str, int | float]) -> str | None:
 
 
 def _size(picture: Raw) -> tuple[int, int] | None:
-    from PIL import Image
-
+    local = picture.data is None and "://" not in (picture.path or "")
     try:
-        local = picture.data is None and "://" not in (picture.path or "")
-        with Image.open(picture.path or "" if local else io.BytesIO(picture.read())) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return picture_size(Path(picture.path or "") if local else picture.read())
+    except OSError:
         return None

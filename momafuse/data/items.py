@@ -49,66 +49,57 @@ class Encoded:
         return self.looks.get(spots[0]) if len(spots) == 1 else None
 
 
-def encode_items(
-    modality: str,
-    codec: Codec,
-    items: Sequence[Item],
-    variants: int,
-    encoded: Encoded,
-    threads: int,
-    device: str,
-    *,
-    looks: bool = False,
-) -> None:
-    """Adds to `encoded` what a codec is for, of each (item, variant). An item that occurs in several documents, and as it is,
-    is encoded once."""
-    arguments = (codec, items, variants, encoded, threads, device)
-    jobs, again = _jobs(modality, items, variants)
-    _run(jobs, *arguments, looks=looks)
-    for (n, place), (first, there) in again.items():
-        if (first, 0, there) in encoded.codes:
-            encoded.codes[n, 0, place] = encoded.codes[first, 0, there]
-            encoded.looks |= {(n, place): encoded.looks[first, there]} if (first, there) in encoded.looks else {}
-    left = [(n, place) for n, place in again if (n, 0, place) not in encoded.codes]  # the first one's document was rejected
-    _run([(n, place, _raw(items[n], place)) for n, place in left], *arguments, looks=looks)
+@dataclass(frozen=True)
+class ItemEncoder:
+    """What the items of one modality in a chunk are encoded by; results go to `encoded`. `looks`: also how each looks."""
+
+    codec: Codec
+    items: Sequence[Item]
+    variants: int
+    encoded: Encoded
+    threads: int
+    device: str
+    looks: bool = False
+
+    def run(self, modality: str) -> None:
+        """Of each (item, variant). An item that occurs in several documents, and as it is, is encoded once."""
+        encoded = self.encoded
+        jobs, again = _jobs(modality, self.items, self.variants)
+        self._encode(jobs)
+        for (n, place), (first, there) in again.items():
+            if (first, 0, there) in encoded.codes:
+                encoded.codes[n, 0, place] = encoded.codes[first, 0, there]
+                encoded.looks |= {(n, place): encoded.looks[first, there]} if (first, there) in encoded.looks else {}
+        left = [spot for spot in again if (spot[0], 0, spot[1]) not in encoded.codes]  # the first one's document was rejected
+        self._encode([(n, place, _raw(self.items[n], place)) for n, place in left])
+
+    def _encode(self, jobs: Sequence[Job]) -> None:
+        codec, encoded, threads = self.codec, self.encoded, self.threads
+        running: deque[tuple[list[Place], Future[list[Codes]]]] = deque()
+        same: dict[Place, Place] = {}
+
+        def collect(leave: int) -> None:
+            while len(running) > leave:
+                places, future = running.popleft()
+                encoded.codes.update(zip(places, future.result(), strict=True))
+
+        workers = threads if self.device == "cpu" else 1
+        with _single_threaded(), ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(threads) as readers:
+            read = _read_ahead(readers, codec, jobs, AHEAD * threads) if threads > 1 else _read(codec, jobs)
+            if self.looks:
+                read = _looked(read, codec, encoded)
+            for batch in _batched(_varied(read, codec, self.items, self.variants, encoded.rejects, same), BATCH):
+                places, decoded = zip(*batch, strict=True)
+                running.append((list(places), pool.submit(codec.encode, decoded)))
+                collect(leave=2 * workers)
+            collect(leave=0)
+        encoded.codes.update({place: encoded.codes[first] for place, first in same.items()})
 
 
 def versions(item: Item, variants: int) -> range:
     """Only training documents that are no text alone have more than one."""
     many = item.split == "train" and any(isinstance(s, Raw) for s in item.segments)
     return range(variants if many else 1)
-
-
-def _run(
-    jobs: Sequence[Job],
-    codec: Codec,
-    items: Sequence[Item],
-    variants: int,
-    encoded: Encoded,
-    threads: int,
-    device: str,
-    *,
-    looks: bool,
-) -> None:
-    running: deque[tuple[list[Place], Future[list[Codes]]]] = deque()
-    same: dict[Place, Place] = {}
-
-    def collect(leave: int) -> None:
-        while len(running) > leave:
-            places, future = running.popleft()
-            encoded.codes.update(zip(places, future.result(), strict=True))
-
-    workers = threads if device == "cpu" else 1
-    with _single_threaded(), ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(threads) as readers:
-        read = _read_ahead(readers, codec, jobs, AHEAD * threads) if threads > 1 else _read(codec, jobs)
-        if looks:
-            read = _looked(read, codec, encoded)
-        for batch in _batched(_varied(read, codec, items, variants, encoded.rejects, same), BATCH):
-            places, decoded = zip(*batch, strict=True)
-            running.append((list(places), pool.submit(codec.encode, decoded)))
-            collect(leave=2 * workers)
-        collect(leave=0)
-    encoded.codes.update({place: encoded.codes[first] for place, first in same.items()})
 
 
 def _jobs(modality: str, items: Sequence[Item], variants: int) -> tuple[list[Job], dict[Spot, Spot]]:

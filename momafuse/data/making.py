@@ -25,7 +25,7 @@ from momafuse.config.schema import Config
 from momafuse.data import chunks
 from momafuse.data import corpus as store
 from momafuse.data.encoding import Encoder
-from momafuse.data.layout import layout_of
+from momafuse.data.layout import layout_of, source_info
 from momafuse.data.progress import Progress
 from momafuse.data.sources import Source
 from momafuse.data.workers import Task, Workers, cores, result
@@ -96,7 +96,7 @@ class Making:
             if self.path.exists():  # another process has just made it
                 return
             self._begin(mine)
-            workers = Workers(self.encoder, tokenizer, getattr(self.config, "plugins", []), how.workers or cores())
+            workers = Workers(self.encoder, tokenizer, self.config.plugins, how.workers or cores())
             with Progress() as progress, heeding(FIRST), workers:
                 found = {name: self._source(number, name, share, workers, progress) for number, name in enumerate(self.sources)}
                 with locked(self._lock("finish")):
@@ -260,14 +260,15 @@ class Making:
 
     def _say_held_out(self, splits: Mapping[str, Any], progress: Progress) -> None:
         """A line for every source that holds out much more or less than was asked of it."""
-        for name, source in self.sources.items():
-            tokens = []
-            for facts in splits.values():
-                entry: dict[str, Any] = next((e for e in facts["sources"] if e["name"] == name), {})
-                counts = entry.get("tokens", entry.get("text_tokens", 0))
-                tokens.append(sum(counts.values()) if isinstance(counts, dict) else counts + entry.get("image_tokens", 0))
-            asked, reached = source.held_out, tokens[1] / max(1, sum(tokens))
-            if asked and sum(tokens) and not asked / OFF <= reached <= asked * OFF:
+        held = dict.fromkeys(self.sources, 0)
+        whole = Counter(held)
+        for split, facts in splits.items():
+            for source in (source_info(entry, self.encoder.vocabulary) for entry in facts["sources"]):
+                whole[source.name] += sum(source.tokens)
+                held[source.name] += sum(source.tokens) * (split == "validation")
+        for name, tokens in whole.items():
+            asked, reached = self.sources[name].held_out, held[name] / max(1, tokens)
+            if asked and tokens and not asked / OFF <= reached <= asked * OFF:
                 remedy = f"set data.sources.{name}.held_out, or give it more documents"
                 progress.say(f"data.sources.{name}: {reached:.2%} of its tokens are held out, {asked:.2%} were asked; {remedy}")
 

@@ -55,7 +55,7 @@ def config(
 ) -> Config:
     """Only what the data room reads of a Config."""
     data = DataConfig("test", None if path is None else str(path), sources, [], 64, 0.5, {}, 16, rejects, duplicates)  # type: ignore[arg-type]
-    return cast(Config, SimpleNamespace(data=data, tokenizer={"text": TEXT, "image": "starter_vq_v1"}))
+    return cast(Config, SimpleNamespace(data=data, plugins=[], tokenizer={"text": TEXT, "image": "starter_vq_v1"}))
 
 
 def write_pictures(folder: Path, count: int, broken: tuple[int, ...] = ()) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,7 @@ from momafuse.errors import UserError
 from tests.data import corpora
 from tests.data.tables import picture, sentence, write_json_lines, write_shards
 
-
-@pytest.fixture(autouse=True)
-def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Local files that leave something in the user's cache fail their test."""
-    home = tmp_path / "home"
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", home)
-    yield
-    assert not home.exists()
+pytestmark = pytest.mark.usefixtures("no_cache")
 
 
 def source(path: str | Path, files: str | Path | None = None, **fields: Any) -> SourceConfig:

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from momafuse.data.items import Encoded, encode_items
+from momafuse.data.items import Encoded, ItemEncoder
 from momafuse.data.sources import Item, Raw
 
 
@@ -52,10 +52,10 @@ def test_every_document_has_what_it_would_have_alone(
         for n, (train, held) in enumerate(documents)
     ]
     together, codec = Encoded(), Letters()
-    encode_items("image", codec, items, variants, together, threads, "cpu", looks=True)
+    ItemEncoder(codec, items, variants, together, threads, "cpu", looks=True).run("image")
     for n, item in enumerate(items):
         alone = Encoded()
-        encode_items("image", Letters(), [item], variants, alone, 1, "cpu", looks=True)
+        ItemEncoder(Letters(), [item], variants, alone, 1, "cpu", looks=True).run("image")
         assert together.rejects.get(n) == alone.rejects.get(0)
         if n not in together.rejects:
             assert together.look(n, item) == alone.look(0, item)

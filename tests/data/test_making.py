@@ -37,16 +37,6 @@ from tests.data import corpora
 REPO = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def sources(tmp_path: Path) -> dict[str, SourceConfig]:
-    corpora.write_pictures(tmp_path / "pictures", 40)
-    corpora.write_texts(tmp_path / "texts.jsonl", 60)
-    return {
-        "pictures": corpora.source("captioned_folder", tmp_path / "pictures", 2),
-        "texts": corpora.source("text_files", tmp_path / "texts.jsonl"),
-    }
-
-
 def make(sources: dict[str, SourceConfig], path: Path, how: Preparation | None = None, **changes: Any) -> Corpus:
     config = corpora.config(sources, path, **changes)
     return prepare_corpus(config, path, corpora.encoder(), how or Preparation(None, None))
@@ -349,6 +339,33 @@ def test_a_worker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(workers, "_encoder", [UserError("tokenizer.image=x: no such file")])
     with pytest.raises(UserError, match=r"^tokenizer\.image=x: no such file"):
         workers._work(workers.Task(tmp_path / "p.npz", [], 1, {}, False))
+
+
+def test_pictures_keep_their_place_in_a_document(tmp_path: Path) -> None:
+    """Codes of the k-th picture of a page stand k-th, between the texts that stand around it there."""
+    folder, codec = tmp_path / "pages", corpora.encoder().codecs["image"]
+    folder.mkdir()
+    for n in range(4):
+        Image.new("RGB", (80, 80), (60 * n, 255 - 60 * n, 30 * n)).save(folder / f"{n}.png")
+    order = [[2, 0, 3], [1], [3, 3, 0, 2]]
+    for page, pictures in enumerate(order):
+        shown = "".join(f"<p>before {n}</p><img src='{n}.png'>" for n in pictures)
+        (folder / f"{page}.html").write_text(f"<html><body>{shown}<p>end {page}</p></body></html>")
+    corpus = make({"p": corpora.source("html_pages", folder)}, tmp_path / "corpus")
+    text, image = (corpus.vocabulary.modality(name).first for name in ("text", "image"))
+    codes = [codec.encode([codec.read((folder / f"{n}.png").read_bytes())])[0].tolist() for n in range(4)]
+    found = []
+    for split in (corpus.train, corpus.validation):
+        for d in range(split.documents):
+            ids = np.asarray(split.tokens[split.offsets[d] : split.offsets[d + 1]]).astype(np.int64)
+            numbers, last, said = [], 1, []
+            for first, count in split.items_of(d)[0].tolist():
+                numbers.append(codes.index((ids[first : first + count] - image).tolist()))
+                said.append(corpora.encoder().text.decode((ids[last : first - 1] - text).tolist()))
+                last = first + count + 1
+            assert said == [f"before {n}" for n in numbers]
+            found.append(numbers)
+    assert sorted(found) == sorted(order)
 
 
 def test_words_of_any_unicode_come_back(tmp_path: Path) -> None:

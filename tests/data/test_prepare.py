@@ -33,16 +33,6 @@ from tests.data import corpora
 REPO = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def sources(tmp_path: Path) -> dict[str, SourceConfig]:
-    corpora.write_pictures(tmp_path / "pictures", 40)
-    corpora.write_texts(tmp_path / "texts.jsonl", 60)
-    return {
-        "pictures": corpora.source("captioned_folder", tmp_path / "pictures", 2),
-        "texts": corpora.source("text_files", tmp_path / "texts.jsonl"),
-    }
-
-
 def make(sources: dict[str, SourceConfig], path: Path, **changes: Any) -> Corpus:
     return prepare_corpus(corpora.config(sources, path, **changes), path, corpora.encoder())
 

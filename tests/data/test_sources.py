@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,7 @@ from momafuse.data.sources import FEATURE_NAMES, Item, Raw, Source, Stream, feat
 from momafuse.errors import UserError
 from tests.data.corpora import source, write_conversations, write_pictures, write_texts
 
-
-@pytest.fixture(autouse=True)
-def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A reader that writes to the user's cache fails its test."""
-    home = tmp_path / "home"
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", home)
-    yield
-    assert not home.exists()
+pytestmark = pytest.mark.usefixtures("no_cache")
 
 
 @pytest.fixture

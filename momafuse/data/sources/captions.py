@@ -13,11 +13,12 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from momafuse.data.sources.archives import Archive, is_archive
+from momafuse.data.sources.pictures import is_picture
 from momafuse.tokens.text import read_utf8
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -60,17 +61,6 @@ class Found:
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
         return None
-
-
-@cache
-def picture_suffixes() -> frozenset[str]:
-    from PIL import Image
-
-    return frozenset(Image.registered_extensions()) - {".pdf", ".h5", ".hdf"}
-
-
-def is_picture(path: Path | PurePosixPath) -> bool:
-    return path.suffix.lower() in picture_suffixes()
 
 
 def is_table(path: Path) -> bool:

@@ -24,11 +24,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from PIL import Image
-
 from momafuse.config.schema import SourceConfig
 from momafuse.data.sources import html_text
 from momafuse.data.sources.captions import key_of
+from momafuse.data.sources.pictures import picture_size
 from momafuse.data.sources.registry import Row, Source, Stream, folder_fingerprint, register, user_folder
 from momafuse.data.sources.splitting import split_of, split_text
 from momafuse.data.sources.streams import Segments, all_files, unicode_text
@@ -100,12 +99,8 @@ def find_picture(folder: Path, page: Path, address: str) -> Path | None:
 
 @lru_cache(maxsize=4096)  # pages of a manual share pictures
 def _shorter_side(file: Path) -> int:
-    """0 for what is no picture. Reads the head of the file only."""
-    try:
-        with Image.open(file) as image:
-            return min(image.size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return 0
+    """0 for what is no picture."""
+    return min(picture_size(file) or (0,))
 
 
 def _text(text: str) -> Segments:

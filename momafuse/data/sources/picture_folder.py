@@ -8,7 +8,8 @@ one always. A picture's key is that path. Pictures are not decoded here.
 from __future__ import annotations
 
 from momafuse.config.schema import SourceConfig
-from momafuse.data.sources.captions import is_picture, key_of
+from momafuse.data.sources.captions import key_of
+from momafuse.data.sources.pictures import is_picture
 from momafuse.data.sources.registry import Row, Source, folder_fingerprint, in_memory, register, user_folder
 from momafuse.data.sources.splitting import split_of
 from momafuse.data.sources.streams import all_files

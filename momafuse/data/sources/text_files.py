@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any
 
 from momafuse.config.schema import SourceConfig
-from momafuse.data.sources.captions import is_caption, is_picture, is_table
+from momafuse.data.sources.captions import is_caption, is_table
+from momafuse.data.sources.pictures import is_picture
 from momafuse.data.sources.registry import Source, folder_fingerprint, register, user_folder
 from momafuse.data.sources.streams import (
     LINES,
