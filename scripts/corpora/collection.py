@@ -93,10 +93,15 @@ PARTS = (  # pairs in the order in which of two alike the first stays; then the 
     _manual("gimp", GIMP, "GFDL-1.2-or-later", "usr/share/gimp/2.0/help/en"),
     _manual("sklearn", SKLEARN, "BSD-3-Clause", "usr/share/doc/python-sklearn-doc/html", skip=INDICES),
     _manual(
-        *("opencv", OPENCV, "Apache-2.0", "usr/share/doc/opencv-doc/opencv4/html"), skip=DOXYGEN, pictures_skipped=DIAGRAMS
+        "opencv",
+        OPENCV,
+        "Apache-2.0",
+        "usr/share/doc/opencv-doc/opencv4/html",
+        skip=DOXYGEN,
+        pictures_skipped=DIAGRAMS,
     ),
     _manual("linux", _deb("linux-doc-6.1"), "GPL-2", "usr/share/doc/linux-doc-6.1/html", skip=INDICES),
-    _manual(*("libreoffice", _deb("libreoffice-help-en-us"), "MPL-2.0"), "usr/share/libreoffice/help/en-US/text"),
+    _manual("libreoffice", _deb("libreoffice-help-en-us"), "MPL-2.0", "usr/share/libreoffice/help/en-US/text"),
     _texts("perl", "manuals", _deb("perl-doc"), "Artistic or GPL-1-or-later", texts.pod),
     _texts("gnome", "manuals", GNOME, "CC-BY-SA-3.0", texts.mallard),
     _texts("wordnet", "dictionaries", WORDNET, "WordNet-3.0", texts.wordnet),
