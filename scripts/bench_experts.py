@@ -23,7 +23,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,8 @@ from momafuse.kernels.gather import places_by_row, sum_places
 from momafuse.kernels.weights import GroupWeights
 from momafuse.models.experts import expert_width
 from momafuse.parallel.host_memory import keep_freed_memory
+from momafuse.routing.expert_choice import ExpertChoice
 from momafuse.routing.plan import Group, Plan, fixed_plan
-from momafuse.routing.routers import Router
 
 MODALITIES = 2
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -113,14 +113,15 @@ def stretch(case: Case) -> Stretch:
     return Stretch(modality.view(1, -1), torch.arange(case.rows, device=case.device), (half,) * MODALITIES)
 
 
-def routed(case: Case, generator: torch.Generator) -> tuple[Router | None, Callable[[Tensor], Plan]]:
+def routed(case: Case, generator: torch.Generator) -> tuple[ExpertChoice | None, Callable[[Tensor], Plan]]:
     """A router of random weights and the plan that it makes; experts of one are planned without."""
     rows = stretch(case)
     if case.experts == 1:
         plan = fixed_plan(groups_of(case), rows)
         assert plan is not None
         return None, lambda x: plan
-    router = Router(groups_of(case), case.dim, 1, 1.0).to(case.device)
+    settings = replace(compose([]).config.router, pool=1)
+    router = ExpertChoice(groups_of(case), case.dim, settings).to(case.device)
     for p in router.parameters():
         p.data.normal_(std=0.02, generator=generator)
     return router, lambda x: router(x, rows, None)

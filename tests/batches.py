@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from momafuse.config.schema import AttentionConfig, DepthConfig, ModelConfig, RouterConfig
+from momafuse.config.compose import compose
+from momafuse.config.schema import AttentionConfig, DepthConfig, ModelConfig
 from momafuse.data.batch import Batch, begins_of
 from momafuse.models.initialise import initialise
 from momafuse.models.transformer import Transformer
+from momafuse.routing.config import RouterConfig
 
 
 def make_batch(
@@ -43,6 +47,14 @@ def make_batch(
     )
 
 
+def router_config(**changes: Any) -> RouterConfig:
+    """That of configs/train.yaml, without noise, with these values; `loss` is a mapping of its own changes."""
+    plain = replace(compose([]).config.router, noise=False)
+    if "loss" in changes:
+        changes["loss"] = replace(plain.loss, **changes["loss"])
+    return replace(plain, **changes)
+
+
 def make_model(
     experts: dict[str, int],
     *,
@@ -65,9 +77,11 @@ def make_model(
     towers: Sequence[Sequence[str]] = (),
     depth: DepthConfig | None = None,
     auxiliary: bool = False,
+    routing: dict[str, Any] | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Transformer:
+    """`routing`: more keys of `router`."""
     config = ModelConfig(
         name="test",
         vocabulary_size=None,
@@ -86,7 +100,7 @@ def make_model(
         towers=[list(tower) for tower in towers],
         depth=depth,
     )
-    router = RouterConfig(pool=pool, capacity_factor=capacity_factor, noise=False, auxiliary=auxiliary)
+    router = router_config(pool=pool, capacity_factor=capacity_factor, auxiliary=auxiliary, **(routing or {}))
     model = Transformer(
         config,
         router,

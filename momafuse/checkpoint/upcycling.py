@@ -60,7 +60,7 @@ RULES = (
     Rule(rf"(.*\.experts\.groups){ONE}\.(\w+)", r"\1.all.\2", "tile"),  # a modality's, where all shared one group
     Rule(rf"(.*\.experts\.router\.weight){ONE}", r"\1.all", "tile"),
     Rule(rf"(.*\.(?:attention|attention_norm|ffn_norm)\..*(?:weight|bias)){ONE}", r"\1", "untie"),
-    Rule(r".*\.experts\.router\.weight\.[\w+]+", None, "fresh"),
+    Rule(r".*\.experts\.router\.(?:weight|state)\.[\w+]+", None, "fresh"),
 )
 
 
@@ -118,7 +118,7 @@ class SeedTensors:
         self._stored = {key: x for key, x in stored.items() if isinstance(x, TensorStorageMetadata)}
 
     def shapes(self) -> dict[str, Shape]:
-        """Path -> shape of the model's parameters."""
+        """Path -> shape of the model's parameters and buffers."""
         return {key.removeprefix(MODEL): tuple(x.size) for key, x in self._stored.items() if key.startswith(MODEL)}
 
     def weight(self, path: str) -> Tensor:
@@ -157,7 +157,7 @@ def upcycle(
     `fill(parameter, full tensor)` writes one. Every rank may call it alone. Returns how many tensors each rule made. Raises
     UserError where the seed cannot become the model; nothing is written then.
     """
-    parameters = dict(model.named_parameters())
+    parameters: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     origins = trace({path: tuple(p.shape) for path, p in parameters.items()}, tensors.shapes())
     for source, targets in _by_source(origins):
         weight = tensors.weight(source)
@@ -185,7 +185,7 @@ def told_apart(copies: Tensor, path: str, config: UpcyclingConfig, seed: int) ->
     """copies (E, ...) of experts, or of the rows of a router, changed in place as `config` says."""
     if config.redraw and copies.dim() == 3:
         redraw(copies, path, config.redraw, seed)
-    if config.weight_noise:
+    if config.weight_noise and copies.dim() > 1:  # one number an expert is a router's state
         std = copies.flatten(1).std(1).view(-1, *[1] * (copies.dim() - 1))
         copies += config.weight_noise * std * torch.randn(copies.shape, generator=generator(seed, f"{path}:noise"))
     return copies

@@ -11,15 +11,20 @@ from typing import Any
 
 from momafuse.config.overrides import Override
 from momafuse.errors import UserError
+from momafuse.routing.kinds import EXPERT_CHOICE
 
 SECTIONS = ("model", "router", "data", "tokenizer", "objective", "size")
 MAY_DIFFER = ("data.path",)  # a corpus may have moved; its fingerprint is compared
 UPCYCLING = {"optimizer": "fresh", "weight_noise": 0.0, "redraw": 0.0, "capacity_steps": 0}
+ROUTER_LOSS = {"balance": 0.0, "importance": 0.0, "load": 0.0, "z": 0.0, "local_entropy": {}, "global_entropy": {},
+               "least_experts": {}, "by_modality": False}  # fmt: skip
+ROUTER = {"auxiliary": False, "kind": EXPERT_CHOICE, "top_k": 1, "score": "softmax", "normalise": False, "dropless": True,
+          "priority": False, "bias_rate": 0.0, "decay": 0.99, "loss": ROUTER_LOSS, "options": {}}  # fmt: skip
 LATER: Mapping[str, Mapping[str, Any]] = {  # keys that older runs lack
     "": {"model_from": None, "upcycle": None, "upcycling": UPCYCLING},
     "data": {"share": {}, "stages": [], "max_rejects": 0.01, "duplicates": "keep"},
     "model": {"towers": []},
-    "router": {"auxiliary": False},
+    "router": ROUTER,
     "trainer": {"profile": None, "probe": 0},
 }
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from momafuse.routing.config import RouterConfig
 from momafuse.routing.names import ALL, SHARED
 from momafuse.tokens.vocabulary import TEXT
 
@@ -92,14 +93,6 @@ class ModelConfig:
         """Whether the layer is one of a mixture of depths."""
         d = self.depth
         return d is not None and layer >= d.start and (layer - d.start) % d.every == 0
-
-
-@dataclass(frozen=True)
-class RouterConfig:
-    pool: int  # consecutive global sequences that experts choose from together
-    capacity_factor: float
-    noise: bool | Literal["auto"]  # Gumbel-sigmoid noise in training, never in evaluation; auto: in upcycled runs
-    auxiliary: bool  # routers that choose causally; they learn after the model, by +experiment=aux_routers model_from=RUN
 
 
 @dataclass(frozen=True)
@@ -317,9 +310,14 @@ class Config(RunnableConfig):
 
     @property
     def routed(self) -> dict[str, int]:
-        """The groups whose experts choose among rows -> their experts."""
+        """The groups of several experts, between which a router chooses -> their experts."""
         groups = self.model.groups(self.modalities)
         return {name: count for name, count in groups.items() if count > 1 and name != SHARED}
+
+    @property
+    def needs_auxiliary(self) -> bool:
+        """Whether choosing causally takes auxiliary routers."""
+        return self.model.depth is not None or bool(self.routed and self.router.needs_auxiliary)
 
     @property
     def together(self) -> int:

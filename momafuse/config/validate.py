@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from momafuse.config.broken import fail, signs
 from momafuse.config.nearest import did_you_mean
 from momafuse.config.schema import (
     EXPERT_LAYERS,
@@ -24,6 +25,7 @@ from momafuse.config.schema import (
     share_key,
 )
 from momafuse.config.shares import fitted
+from momafuse.config.validate_routers import check_router
 from momafuse.config.validate_stages import check_stages
 from momafuse.errors import UserError
 from momafuse.routing.names import ALL, SHARED
@@ -41,7 +43,7 @@ def validate(config: Config) -> None:
     _experts(config.model, config.modalities)
     _towers(config.model, config.modalities)
     _layers(config.model, config.modalities)
-    _router(config)
+    check_router(config)
     _auxiliary(config)
     _depth(config)
     _data(config)
@@ -98,21 +100,6 @@ def folder(key: str, name: str) -> None:
         fail(key, name, f"{existing} may not be written; name another folder")
 
 
-def signs(above_zero: Mapping[str, float], zero_or_above: Mapping[str, float]) -> None:
-    """Raises UserError for the first key whose value is of the other sign."""
-    for key, value in above_zero.items():
-        if value <= 0:
-            fail(key, value, "must be greater than 0")
-    for key, value in zero_or_above.items():
-        if value < 0:
-            fail(key, value, "must not be negative")
-
-
-def fail(key: str, value: object, problem: str) -> None:
-    """Raises the UserError of a broken rule."""
-    raise UserError(f"{key}={value}: {problem}")
-
-
 def _signs(config: Config) -> None:
     m, r, d, t, o = config.model, config.router, config.data, config.trainer, config.optim
     above_zero: dict[str, float] = {
@@ -125,6 +112,7 @@ def _signs(config: Config) -> None:
         "model.attention.rope_theta": m.attention.rope_theta,
         "router.pool": r.pool,
         "router.capacity_factor": r.capacity_factor,
+        "router.top_k": r.top_k,
         "data.window": d.window,
         "optim.eps": o.eps,
         "trainer.eval_sequences": t.eval_sequences,
@@ -136,6 +124,8 @@ def _signs(config: Config) -> None:
         "objective.z_loss": config.objective.z_loss,
         "optim.weight_decay": o.weight_decay,
         "trainer.probe": t.probe,
+        "router.bias_rate": r.bias_rate,
+        **{f"router.loss.{name}": getattr(r.loss, name) for name in ("balance", "importance", "load", "z")},
         "upcycling.weight_noise": config.upcycling.weight_noise,
         "upcycling.capacity_steps": config.upcycling.capacity_steps,
     }
@@ -252,27 +242,16 @@ def _depth(config: Config) -> None:
         fail("trainer.backend", config.trainer.backend, problem)
 
 
-def _router(config: Config) -> None:
-    factor = config.router.capacity_factor
-    for name, count in config.routed.items():
-        if factor > count:
-            problem = f"an expert of `{name}` would take more tokens than there are; at most {count} (its experts)"
-            fail("router.capacity_factor", factor, problem)
-        if not config.model.norm_eps and factor < count:
-            problem = f"a row that no expert takes would be divided by 0; write 1e-5, or router.capacity_factor={count}"
-            fail("model.norm_eps", config.model.norm_eps, problem)
-
-
 def _auxiliary(config: Config) -> None:
-    source, depth = config.model_from, config.model.depth
+    source = config.model_from
     if not config.router.auxiliary:
         if source is not None:
             fail("model_from", source, "goes with +experiment=aux_routers; to go on training write resume=...")
         return
     if source is None:
         fail("router.auxiliary", "true", "these learn from a trained model: +experiment=aux_routers model_from=RUN")
-    if depth is None and not config.routed:
-        problem = f"{config.model.name} has no router that chooses rows; it is causal as it is"
+    if not config.needs_auxiliary:
+        problem = f"{config.model.name} has no router that looks at later rows; it chooses causally as it is"
         fail("model_from", source, problem)
     if config.trainer.compile is True:
         fail("trainer.compile", "true", "is not for the stage of auxiliary routers; write false")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from momafuse.config.broken import fail, signs
 from momafuse.config.tokenizers import TokenizerTraining
-from momafuse.config.validate import NAME, check_run_root, fail, folder, signs, signs_of_run, validate_run
+from momafuse.config.validate import NAME, check_run_root, folder, signs_of_run, validate_run
 from momafuse.tokens.config import BPEConfig
 from momafuse.vision.config import VQConfig
 from momafuse.vq.config import GROUPS

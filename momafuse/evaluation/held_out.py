@@ -45,7 +45,7 @@ class Results:
     seen: dict[str, float]  # step, tokens and FLOPs of the checkpoint
     corpus: str  # its path, where it is not the run's; else empty
     sequences: int
-    causal_anyway: bool  # no router chooses rows
+    causal_anyway: bool  # training is causal, too
     losses: dict[str, dict[str, tuple[float, int]]]  # routing -> name -> mean cross-entropy in nats, targets
 
 
@@ -61,7 +61,7 @@ def evaluate_run(e: EvaluateConfig) -> Results:
     store.load(checkpoint, model, [], world)
     model.eval()
     routings: Sequence[Named] = ("training", "causal") if e.routing == "both" else (e.routing,)
-    if not model.routes:
+    if not model.looks_ahead:
         routings = ("causal",)
     held_out = held_out_sequences(config, corpus)
     available, asked = held_out.plan.sequences_per_epoch, config.trainer.eval_sequences
@@ -75,7 +75,7 @@ def evaluate_run(e: EvaluateConfig) -> Results:
     folder = checkpoint.parent.parent
     other = str(corpus.path) if e.data.path else ""
     seen = {key: state[key] for key in ("step", "tokens", "flops")}
-    return Results(folder, checkpoint.name, seen, other, sequences, not model.routes, losses)
+    return Results(folder, checkpoint.name, seen, other, sequences, not model.looks_ahead, losses)
 
 
 def run_config(e: EvaluateConfig, checkpoint: Path) -> Config:
@@ -88,8 +88,7 @@ def run_config(e: EvaluateConfig, checkpoint: Path) -> Config:
 
 def refuse_without_auxiliary(e: EvaluateConfig, config: Config) -> None:
     """UserError where causal routing is asked of a model whose routers see the future."""
-    routed = config.model.depth is not None or config.routed
-    if routed and not config.router.auxiliary and e.routing != "training":
+    if config.needs_auxiliary and not config.router.auxiliary and e.routing != "training":
         train = f"python -m momafuse.train +experiment=aux_routers model_from={e.run}"
         problem = f"{e.run} has no auxiliary routers; write routing=training, or train them: {train}"
         raise UserError(f"routing={e.routing}: {problem}")

@@ -64,7 +64,7 @@ class LanguageModel:
         store.verify(checkpoint)
         world = World(0, 1, resolve_device(device), None, None)
         model, dtype = build_model(_plain(config), vocabulary, world)
-        if model.routes and not config.router.auxiliary:
+        if model.needs_auxiliary and not config.router.auxiliary:
             train = f"python -m momafuse.train +experiment=aux_routers model_from={run}"
             raise UserError(f"run={run}: has no auxiliary routers, without which it sees the future; train them: {train}")
         store.load(checkpoint, model, [], world)

@@ -1,16 +1,18 @@
 """The expert op and its backends: y[t] = sum over places p of row t of weight[p] * SwiGLU_e(p)(x[t]).
 
     reference   the loop that judges the others; serves plans whose sizes only the device knows, too, and waits for them
-    bmm         batched products of torch, on any device, where the host knows the sizes
+    bmm         products of torch, batched where the experts of a group have equal sizes, on any device where the host knows
+                the sizes; on a CPU, where nothing is waited for, it reads them from the plan
     grouped_mm  torch's grouped products instead, where experts of a group have unequal sizes that the host knows
     triton      kernels of ours for GPUs from compute capability 8.0: sizes stay on the device
 
-`auto` is triton on such a GPU, else bmm, or the reference where only the device knows the sizes. One expert that takes every
+`auto` is triton on such a GPU, else bmm, or the reference where only a GPU knows the sizes. One expert that takes every
 row is no sparse product: bmm computes it for triton, too. What is said here of backends holds for kernels/linear.py as well.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
@@ -53,12 +55,16 @@ def apply_experts(x: Tensor, plan: ExpertPlan | None, groups: list[GroupWeights]
         return experts_reference(x, plan.rows, plan.offsets, plan.weights, groups)
     if chosen == "triton":
         return experts_triton(x, plan.rows, plan.offsets, plan.weights, plan.slots, plan.sizes, groups)
-    if plan.sizes is None:
+    if plan.sizes is not None:
+        offsets = plan.offsets if chosen == "grouped_mm" else None
+        return experts_bmm(x, plan.rows, plan.slots, plan.weights, plan.sizes, groups, offsets)
+    if chosen == "grouped_mm" or x.device.type != "cpu":
         raise ValueError(
             f"trainer.backend={chosen}: only the device knows the sizes of this router's experts; use trainer.backend=auto"
         )
-    offsets = plan.offsets if chosen == "grouped_mm" else None
-    return experts_bmm(x, plan.rows, plan.slots, plan.weights, plan.sizes, groups, offsets)
+    ends = plan.offsets.tolist()
+    weights = None if plan.weights is None else plan.weights[: ends[-1]]
+    return experts_bmm(x, plan.rows[: ends[-1]], plan.slots, weights, [b - a for a, b in pairwise(ends)], groups)
 
 
 def choose(backend: Backend, x: Tensor, plan: ExpertPlan) -> Backend:
@@ -67,7 +73,7 @@ def choose(backend: Backend, x: Tensor, plan: ExpertPlan) -> Backend:
         return backend
     if triton_serves(x):
         return "triton"
-    return "reference" if plan.sizes is None else "bmm"
+    return "reference" if plan.sizes is None and x.device.type != "cpu" else "bmm"
 
 
 def leaves_sizes(backend: Backend, device: torch.device) -> bool:

@@ -26,13 +26,18 @@ class Input(Rows, Protocol):
     """What a model reads; `data.batch.Batch` is one."""
 
     @property
-    def tokens(self) -> Tensor: ...  # (B, S) int64
-    @property
     def document(self) -> Tensor: ...  # (B, S) integers
     @property
-    def position(self) -> Tensor: ...  # (B, S) integers
-    @property
     def begins(self) -> Tensor | None: ...  # as `data.batch.Batch.begins`
+
+
+class Replayed(Protocol):
+    """What routers of a layer decided; `models.block.Decision` is one."""
+
+    @property
+    def experts(self) -> Plan | None: ...
+    @property
+    def kept(self) -> Kept | None: ...
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,8 @@ class Recipe:
             sequence = kept.rows // length
             span = sequence if span is None else sequence * length + span
         mine = self.context(kept, table, span, dtype, context.routing)
+        if context.replay is not None:
+            mine = replace(mine, replay=context.replay)
         memory = context.memory
         return mine if memory is None else replace(mine, memory=memory.of_kept(kept.rows.flatten()))
 
@@ -96,6 +103,7 @@ class Context:
     one_hot: Tensor | None  # (B, S, M) bool, where norms are untied
     fixed: Plan | None  # the plan of the experts where no group is routed
     routing: Routing = "training"  # who chooses rows
+    replay: Replayed | None = None  # what the layer's routers decided before, and decide again
     memory: Memory | None = None  # the layer's own, where rows of earlier passes are kept
 
 

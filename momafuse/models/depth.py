@@ -60,6 +60,8 @@ class DepthBlock(Block):
         return y, Decision(decision.experts, kept, decision.lesson, lesson)
 
     def _keep(self, rows: Tensor, c: Context) -> tuple[Kept, Lesson | None]:
+        if c.replay is not None and c.replay.kept is not None:
+            return self.depth_router(rows, c.rows, again=c.replay.kept), None
         if c.routing == "training":
             return self.depth_router(rows, c.rows), None
         assert self.depth_auxiliary is not None, "this routing needs auxiliary routers"

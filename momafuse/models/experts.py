@@ -3,7 +3,8 @@
 `dense` is one group of one expert for all modalities; `moma_4t4i` two groups of four; the class is the same (docs/design.md,
 idea 2). Every group is computed on every step, with no rows if need be.
 
-State: `router.weight.GROUP (E_g, D)` where E_g > 1, `auxiliary.*` (routing/auxiliary.py) if asked for,
+State: `router.weight.GROUP (E_g, D)` where E_g > 1, `router.state.GROUP (E_g,)` of kinds that have one, `auxiliary.*`
+(routing/auxiliary.py) if asked for,
 `GROUP.gate (E_g, D, F)`, `GROUP.up (E_g, D, F)`,
 `GROUP.down (E_g, F, D)` under `groups.`. Does not choose rows (routing/) and does not multiply (kernels/).
 """
@@ -23,7 +24,7 @@ from momafuse.models.context import Context
 from momafuse.routing.auxiliary import Auxiliary, Lesson, taken_by
 from momafuse.routing.names import ALL
 from momafuse.routing.plan import Group, Plan, groups_of, served
-from momafuse.routing.routers import Router, logits
+from momafuse.routing.routers import Router
 
 
 def expert_width(ffn: int, multiple_of: int, share: float = 1.0) -> int:
@@ -66,7 +67,8 @@ class Experts(nn.Module):
         super().__init__()
         self.members = tuple(groups)
         self.router = router
-        self.auxiliary = Auxiliary({g.name: g.experts for g in router.routed}, dim) if router and auxiliary else None
+        guessed = router is not None and auxiliary and router.config.needs_auxiliary
+        self.auxiliary = Auxiliary({g.name: g.experts for g in router.routed}, dim) if router and guessed else None
         self.groups = nn.ModuleDict({g.name: ExpertGroup(g, dim) for g in groups})
         self.backend: Backend = backend
 
@@ -87,38 +89,49 @@ class Experts(nn.Module):
         return y.view_as(x), plan, lesson
 
     def _step(self, x: Tensor, c: Context) -> Tensor:
-        """A step of decoding, x (T, D) of few rows -> y (T, D): the host reads what auxiliary routers chose, and only
+        """A step of decoding, x (T, D) of few rows -> y (T, D): the host reads what was chosen causally, and only
         experts that took a row compute. No plan is made."""
         if len(self.members) == 1 and self.router is None:
             return swiglu_reference(x, *(w[0] for w in self.groups[self.members[0].name](x.dtype)))
-        y, modality = torch.zeros_like(x), c.rows.modality.flatten().tolist()
+        y, modality, first = torch.zeros_like(x), c.rows.modality.flatten().tolist(), 0
+        if self.router is not None:
+            z = self.router.logits(x)
+            taken = self._taken(x, c) if self.router.config.needs_auxiliary else self.router.choose(z, c.rows)
+            gates, choices = self.router.weigh(z, taken, c.rows).to(x.dtype), taken.t().tolist()
         for g in self.members:
-            mine = [t for t, m in enumerate(modality) if m in g.modalities]
-            if not mine:
-                continue
-            rows, weights = x[mine], self.groups[g.name](x.dtype)
             if g.experts == 1:
-                y[mine] += swiglu_reference(rows, *(w[0] for w in weights))
+                if mine := [t for t, m in enumerate(modality) if m in g.modalities]:
+                    y[mine] += swiglu_reference(x[mine], *(w[0] for w in self.groups[g.name](x.dtype)))
                 continue
-            assert self.router is not None
-            assert self.auxiliary is not None, "this routing needs auxiliary routers"
-            taken = (self.auxiliary.of_group(g.name, rows) > 0).t().tolist()
-            gates = torch.sigmoid(logits(rows, self.router.weight[g.name])).to(x.dtype)
-            for e, chosen in enumerate(taken):
-                if any(chosen):
-                    out = swiglu_reference(rows[chosen], *(w[e] for w in weights))
-                    y[[t for t, chose in zip(mine, chosen, strict=True) if chose]] += out * gates[chosen, e : e + 1]
+            for e in range(g.experts):
+                if mine := [t for t, chose in enumerate(choices[first + e]) if chose]:
+                    out = swiglu_reference(x[mine], *(w[e] for w in self.groups[g.name](x.dtype)))
+                    y[mine] += out * gates[mine, first + e : first + e + 1]
+            first += g.experts
         return y
 
-    def _routed(self, router: Router, rows: Tensor, c: Context, noise: Tensor | None) -> tuple[Plan, Lesson | None]:
-        if c.routing == "training":
-            return router(rows, c.rows, noise), None
+    def _taken(self, rows: Tensor, c: Context) -> Tensor:
+        """(T, N) bool: what auxiliary routers choose."""
+        assert self.router is not None
         assert self.auxiliary is not None, "this routing needs auxiliary routers"
+        said: Tensor = self.auxiliary(rows) > 0
+        return said & served(self.router.routed, c.rows).t()
+
+    def _routed(self, router: Router, rows: Tensor, c: Context, noise: Tensor | None) -> tuple[Plan, Lesson | None]:
+        if c.replay is not None and c.replay.experts is not None:
+            return router(rows, c.rows, noise, taken=self._routed_columns(taken_by(c.replay.experts, len(rows)))), None
+        needed = router.config.needs_auxiliary
         if c.routing == "causal":
-            return router(rows, c.rows, None, self.auxiliary(rows)), None
+            return router(rows, c.rows, None, ahead=False, taken=self._taken(rows, c) if needed else None), None
         plan: Plan = router(rows, c.rows, noise)
+        if c.routing == "training" or not needed:
+            return plan, None
+        assert self.auxiliary is not None, "this routing needs auxiliary routers"
         with torch.enable_grad():  # the model around it may run without
             guessed = self.auxiliary(rows)
-        columns = [e for e, g in enumerate(g for g in router.groups for _ in range(g.experts)) if g.experts > 1]
-        taken = taken_by(plan, len(rows))[:, columns]
+        taken = self._routed_columns(taken_by(plan, len(rows)))
         return plan, Lesson(guessed, taken, served(router.routed, c.rows).t(), c.rows.modality.flatten())
+
+    def _routed_columns(self, taken: Tensor) -> Tensor:
+        """(T, E) -> (T, N): without groups of one."""
+        return taken[:, [e for e, g in enumerate(g for g in self.members for _ in range(g.experts)) if g.experts > 1]]

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from momafuse.models.transformer import Transformer
+from momafuse.routing.routers import State
 
 BLOCK = 1 << 20  # elements: smaller ones cost more in seeding and starting, larger ones more where shards cut them
 
@@ -85,6 +86,9 @@ def initialise(model: Transformer, seed: int, held: Callable[[Tensor], Held] = w
             continue
         std = _std(path, p, config.placement == "swin", config.n_layers)
         tasks.append(_draws(p.shape, held(p), seed, path, std))
+    for module in model.modules():
+        if isinstance(module, State):
+            module.reset()
     with ThreadPoolExecutor(threads()) as pool:
         for _ in pool.map(lambda draw: draw(), chain.from_iterable(tasks)):
             pass  # raises what a thread raised

@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from momafuse.config.schema import ModelConfig, RouterConfig
+from momafuse.config.schema import ModelConfig
 from momafuse.kernels.experts import Backend
 from momafuse.models.block import Block, Decision
 from momafuse.models.context import Input, recipe, rotary_table
@@ -25,6 +25,8 @@ from momafuse.models.experts import Experts, expert_groups, layer_groups
 from momafuse.models.memory import Memory, ModelMemory
 from momafuse.models.norms import Norm
 from momafuse.routing.auxiliary import Routing
+from momafuse.routing.config import RouterConfig
+from momafuse.routing.kinds import EXPERT_CHOICE, KINDS
 from momafuse.routing.routers import Router
 
 T = TypeVar("T")
@@ -57,6 +59,7 @@ class Transformer(nn.Module):
         """`vocabulary_size` is the number of ids; `model.vocabulary_size` may ask for more rows."""
         super().__init__()
         self.config = config
+        self.router = router
         self.modality_names = tuple(modality_names)
         self.groups = expert_groups(config, modality_names)
         self.recipe = recipe(self.groups, config.tower_names(modality_names), config.untie, backend)
@@ -71,11 +74,15 @@ class Transformer(nn.Module):
         c, names = self.config, self.modality_names
         groups = layer_groups(c, names, layer)
         routed = any(g.experts > 1 for g in groups)
-        router = Router(groups, c.dim, r.pool, r.capacity_factor) if routed else None
+        router = KINDS[r.kind].load()(groups, c.dim, r) if routed else None
         experts = Experts(groups, c.dim, router, backend, r.auxiliary)
         if c.depth is None or not c.skips(layer):
             return Block(c, names, experts, backend)
         return DepthBlock(c, names, experts, backend, depth=c.depth, pool=r.pool, recipe=self.recipe, auxiliary=r.auxiliary)
+
+    def routers(self) -> list[Router | None]:
+        """Of each layer; None where no group has several experts."""
+        return [block.experts.router for block in self.blocks if isinstance(block, Block)]
 
     @property
     def n_experts(self) -> int:
@@ -83,8 +90,23 @@ class Transformer(nn.Module):
 
     @property
     def routes(self) -> bool:
-        """Whether any router chooses rows; if so, training sees the future (routing/routers.py, routing/depth.py)."""
+        """Whether any router chooses: an expert among rows, a row among experts, or which rows a layer keeps."""
         return self.config.depth is not None or self.chooses_experts
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether training sees the future: what a row meets hangs on later ones (routing/kinds.py, routing/depth.py)."""
+        return self.config.depth is not None or (self.chooses_experts and self.router.looks_ahead)
+
+    @property
+    def needs_auxiliary(self) -> bool:
+        """Whether choosing causally takes auxiliary routers."""
+        return self.config.depth is not None or (self.chooses_experts and self.router.needs_auxiliary)
+
+    @property
+    def leaves_sizes(self) -> bool:
+        """Whether only the device knows how many rows an expert takes."""
+        return self.chooses_experts and self.router.kind != EXPERT_CHOICE
 
     @property
     def chooses_experts(self) -> bool:
@@ -106,11 +128,13 @@ class Transformer(nn.Module):
         routing: Routing = "training",
         observe: Observe | None = None,
         memory: Sequence[Memory] | None = None,
+        replay: Sequence[Decision] | None = None,
     ) -> tuple[T, list[Decision]]:
         """noise (layers, T, E) fp32 or None -> what the objective makes of the last hidden rows, and each layer's decision.
 
-        `routing` says who chooses rows (routing/auxiliary.py); another one than `training` needs auxiliary routers where the
-        model has routers. No row depends on later ones under `causal`. `observe` gets the output of every layer.
+        `routing` says who chooses (routing/auxiliary.py); `causal` needs auxiliary routers where the kind of router does, and
+        no row depends on later ones under it. `observe` gets the output of every layer.
+        With the decisions of an earlier forward to `replay` routers choose as they did then, and weigh anew.
         `memory` of each layer holds earlier rows of these sequences, each one document.
         """
         x = self.embedding(batch.tokens)
@@ -121,6 +145,7 @@ class Transformer(nn.Module):
         decisions = []
         for i, block in enumerate(self.blocks):
             mine = context if memory is None else replace(context, memory=memory[i])
+            mine = mine if replay is None else replace(mine, replay=replay[i])
             x, decision = block(x, mine, None if noise is None else noise[i])
             decisions.append(decision)
             if observe is not None:

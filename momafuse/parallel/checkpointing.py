@@ -22,7 +22,7 @@ from momafuse.models.transformer import Transformer
 Mode = Literal["none", "selective", "full"]
 
 _ATEN, _OURS = torch.ops.aten, torch.ops.momafuse
-DECISIONS = (_OURS.top_rows.default, _OURS.choose_rows.default)
+DECISIONS = (_OURS.top_rows.default, _OURS.above.default, _OURS.choose_rows.default)
 ATTENTION = (
     _ATEN.mm.default,
     _ATEN.addmm.default,

@@ -1,9 +1,9 @@
 """torch.compile of every block, each one graph without breaks: the rest of a step is a loop and two products.
 
 Shapes are constants (a modality budget for every sequence), so nothing is compiled for dynamic sizes. Where only the device
-knows sizes (`model.depth.per_modality=false` with several groups) the triton backend leaves them there; the reference reads
-them on the host, which breaks a graph: such a model is refused. Applied after activation checkpointing, in place; parameter
-paths stay.
+knows sizes (kinds of routers other than expert choice; `model.depth.per_modality=false` with several groups) the triton backend
+leaves them there; on a CPU the host reads them, which breaks a graph: such a model is refused. Applied after activation
+checkpointing, in place; parameter paths stay.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ def is_compiled(model: Transformer) -> bool:
 def _one_graph(model: Transformer, ragged: bool) -> bool:
     depth = model.config.depth
     several = len(model.groups) > 1 or model.n_experts > 1 or model.config.untie
+    if model.leaves_sizes and not ragged:
+        return False
     return depth is None or depth.per_modality or not several or ragged
 
 
 def apply_compile(model: Transformer, backend: str = "inductor", *, ragged: bool = False) -> None:
     """`ragged`: the products may leave sizes on the device. Raises UserError where a block would not be one graph."""
     if not _one_graph(model, ragged):
+        why = f"router.kind={model.router.kind}" if model.leaves_sizes else "model.depth.per_modality=false"
         raise UserError(
-            "trainer.compile=true: with model.depth.per_modality=false only the device knows how many rows an expert takes; "
-            "write trainer.compile=false or model.depth.per_modality=true, or use a GPU that trainer.backend=triton serves"
+            f"trainer.compile=true: with {why} only the device knows how many rows an expert takes; write "
+            "trainer.compile=false, or use a GPU that trainer.backend=triton serves"
         )
     for block in model.blocks:
         block.compile(fullgraph=True, dynamic=False, backend=backend)

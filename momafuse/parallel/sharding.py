@@ -26,13 +26,13 @@ from momafuse.models.initialise import Held, whole
 from momafuse.models.transformer import Transformer
 from momafuse.routing.auxiliary import Auxiliary, Lesson
 from momafuse.routing.depth import DepthRouter, Kept
-from momafuse.routing.plan import Plan
+from momafuse.routing.plan import Plan, Scores
 from momafuse.routing.routers import Router
 
 # Blocks return views, which is safe as long as nobody writes into them in place; nothing in models/ does.
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
-for data in (Plan, Kept, Lesson):  # FSDP looks for tensors with gradients in what a module returns
+for data in (Plan, Scores, Kept, Lesson):  # FSDP looks for tensors with gradients in what a module returns
     register_dataclass(data)
 
 
@@ -49,7 +49,8 @@ def shard(model: Transformer, mesh: DeviceMesh, dtype: torch.dtype, reduce_dtype
     exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     padded = [path for path, p in model.named_parameters() if p.shape[shard_dim(p, size)] % size]
     for block in model.blocks:
-        for router in (m for m in block.modules() if isinstance(m, Router | DepthRouter | Auxiliary)):
+        routers = (m for m in block.modules() if isinstance(m, Router | DepthRouter | Auxiliary))
+        for router in (r for r in routers if any(True for _ in r.parameters())):
             fully_shard(router, mesh=mesh, mp_policy=exact, shard_placement_fn=place, reshard_after_forward=size > 1)
         fully_shard(block, mesh=mesh, mp_policy=products, shard_placement_fn=place, reshard_after_forward=size > 1)
     fully_shard(model, mesh=mesh, mp_policy=products, shard_placement_fn=place)

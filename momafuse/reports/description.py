@@ -62,7 +62,7 @@ def describe(s: Subject) -> Values:
         "parameters": _parameters(s.model, work),
         "flops_per_token": _flops(s, work),
         "memory": _memory(s),
-        "causal_training": not s.model.routes,
+        "causal_training": not s.model.looks_ahead,
         "chosen_among_sequences": _choosers(m, work),
     }
 

@@ -41,7 +41,7 @@ def layer_flops(config: ModelConfig, work: Work, layer: LayerWork) -> Counts:
     """Part -> FLOPs of one layer for a pool."""
     dim, rows = config.dim, sum(layer.rows)
     kv = config.attention.n_kv_heads or config.n_heads
-    routed = sum(g.experts for g in layer.groups if g.experts > 1)
+    routed = sum(g.experts for g in layer.groups if g.experts > 1) if work.scored else 0
     parts: Counts = {
         "attention_projections": 2 * rows * dim * (2 * dim + 2 * kv * (dim // config.n_heads)),
         "attention_scores": 4 * dim * work.pool * layer.span * (layer.span + 1) / 2,

@@ -50,5 +50,5 @@ def _place(path: str, modality_names: tuple[str, ...], work: Work) -> tuple[str,
     return "norms" if "norm" in path else "attention_projections", rows / work.rows
 
 
-def _group(layer: LayerWork, name: str) -> tuple[Group, int]:
+def _group(layer: LayerWork, name: str) -> tuple[Group, float]:
     return next((g, places) for g, places in zip(layer.groups, layer.places, strict=True) if g.name == name)

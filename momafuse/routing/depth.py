@@ -14,7 +14,7 @@ Does not compute the block. Not causal: whether a row is kept depends on later r
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class Kept:
 
     rows: Tensor  # (G, K) int64, their numbers among the T rows
     gates: Tensor  # (G, K) fp32, differentiable
+    tokens: Tensor  # (G, K) int64
+    position: Tensor  # (G, K) integers
     modality: Tensor  # (G, K) uint8
     order: Tensor  # (G * K,) int64
     budget: tuple[int, ...] | None  # None without per_modality
@@ -47,14 +49,17 @@ class DepthRouter(nn.Module):
         self.per_modality = per_modality
         self.pool = pool
 
-    def forward(self, x: Tensor, rows: Rows, auxiliary: Tensor | None = None) -> Kept:
-        """x (T, D). With logits `auxiliary` (T, 1) the rows above 0 are kept, each by itself (auxiliary.py), as one stretch.
+    def forward(self, x: Tensor, rows: Rows, auxiliary: Tensor | None = None, again: Kept | None = None) -> Kept:
+        """x (T, D). The rows that are kept `again` are only weighed. With logits `auxiliary` (T, 1) the rows above 0 are kept,
+        each by itself (auxiliary.py), as one stretch.
 
         Waits for the device to know how many. Without: raises ValueError if sequences fill no whole pools, where the choice is
         over pools.
         """
         z = logits(x, self.weight).squeeze(1)
         sequences, length = rows.modality.shape
+        if again is not None:
+            return replace(again, gates=torch.sigmoid(z)[again.rows])
         if auxiliary is not None:
             return self._kept(z, (auxiliary.flatten() > 0).nonzero().view(1, -1), z.numel(), rows, None)
         if self.per_modality:
@@ -75,6 +80,6 @@ class DepthRouter(nn.Module):
     def _kept(z: Tensor, places: Tensor, size: int, rows: Rows, budget: tuple[int, ...] | None) -> Kept:
         """`places` (G, K) within stretches of `size` rows."""
         numbers = places + torch.arange(places.shape[0], device=z.device).unsqueeze(1) * size
-        modality = rows.modality.flatten()[numbers]
+        tokens, position, modality = (x.flatten()[numbers] for x in (rows.tokens, rows.position, rows.modality))
         order = modality.flatten().argsort(stable=True)
-        return Kept(numbers, torch.sigmoid(z)[numbers], modality, order, budget)
+        return Kept(numbers, torch.sigmoid(z)[numbers], tokens, position, modality, order, budget)

@@ -28,8 +28,8 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(x: Tensor) -> Tensor:
-    """The splitmix64 finaliser on int64, whose products wrap."""
+def mixed(x: Tensor) -> Tensor:
+    """Any int64 -> int64 that look random: the splitmix64 finaliser on int64, whose products wrap."""
     x = x + _signed(_INCREMENT)
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
         x = (x ^ _shift(x, shift)) * _signed(multiplier)
@@ -39,11 +39,11 @@ def _mix(x: Tensor) -> Tensor:
 def logistic_noise(batch: NoiseKeys, *, seed: int, step: int | Tensor, layers: int, experts: int) -> Tensor:
     """(layers, T, experts) fp32 on the batch's device: independent standard logistic variables. `step` may be on the device."""
     device = batch.sequence.device
-    key = _mix(torch.full((), _signed(seed), device=device))  # filled there: a copy would wait for the device
-    key = _mix(key ^ step)
-    layer = _mix(key ^ torch.arange(layers, device=device))
-    row = _mix(layer[:, None] ^ batch.sequence[None, :])
-    row = _mix(row[:, :, None] ^ batch.position[None, :, :].long()).flatten(1)
-    bits = _mix(row[:, :, None] ^ torch.arange(experts, device=device))
+    key = mixed(torch.full((), _signed(seed), device=device))  # filled there: a copy would wait for the device
+    key = mixed(key ^ step)
+    layer = mixed(key ^ torch.arange(layers, device=device))
+    row = mixed(layer[:, None] ^ batch.sequence[None, :])
+    row = mixed(row[:, :, None] ^ batch.position[None, :, :].long()).flatten(1)
+    bits = mixed(row[:, :, None] ^ torch.arange(experts, device=device))
     u = (_shift(bits, 12).double() + 0.5) * 2.0**-52  # 52 bits and a half: exact, never 0 or 1
     return (torch.log(u) - torch.log1p(-u)).float()

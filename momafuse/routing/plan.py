@@ -32,6 +32,16 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What a router computed on the way to its plan: its losses, its state and reports are made from it."""
+
+    logits: Tensor  # (T, N) fp32 at least, differentiable, without noise: of the experts of the routed groups
+    chosen: Tensor | None = None  # (T, N) bool: the choice before any row was dropped; None: the plan has all of it
+    cut: Tensor | None = None  # (T,) the least noisy logit that was chosen, differentiable; None: no noise was added
+    measured: Tensor | None = None  # float64, adds up over batches: what the router's state is written from
+
+
+@dataclass(frozen=True)
 class Plan:
     """Rows sorted by expert. `sizes[e] = offsets[e + 1] - offsets[e]` where the router knows it as host integers."""
 
@@ -40,6 +50,7 @@ class Plan:
     weights: Tensor | None  # (R,) fp32 gates, differentiable; None: every weight is 1
     slots: Tensor  # (T, n) int64, the places of each row, -1 for none
     sizes: tuple[int, ...] | None  # host constants, for backends that need equal or known shapes
+    scores: Scores | None = None  # None: nothing was scored
 
 
 def groups_of(
@@ -75,7 +86,13 @@ def slot_columns(groups: Sequence[Group]) -> tuple[tuple[int, ...], int]:
 
 
 def make_plan(
-    rows: Tensor, shapes: Sequence[tuple[int, int]], weights: Tensor | None, columns: Sequence[int], n: int, t: int
+    rows: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    weights: Tensor | None,
+    columns: Sequence[int],
+    n: int,
+    t: int,
+    scores: Scores | None = None,
 ) -> Plan:
     """Complete a plan without padding from its rows (R,), `shapes` = (experts, places of each) of every group, and T = `t`."""
     device = rows.device
@@ -89,10 +106,12 @@ def make_plan(
     places = torch.arange(start, device=device)
     slots = torch.full((t * n,), -1, device=device).scatter(0, rows * n + torch.cat(column), places)
     sizes = tuple(count for experts, count in shapes for _ in range(experts))
-    return Plan(rows, torch.cat([*starts, end]), weights, slots.view(t, n), sizes)
+    return Plan(rows, torch.cat([*starts, end]), weights, slots.view(t, n), sizes, scores)
 
 
-def plan_of_choices(taken: Tensor, gates: Tensor | None, groups: Sequence[Group], bound: int) -> Plan:
+def plan_of_choices(
+    taken: Tensor, gates: Tensor | None, groups: Sequence[Group], bound: int, scores: Scores | None = None
+) -> Plan:
     """A plan whose sizes only the device knows: taken (E, T) bool, gates (E, T) or None; at most `bound` places (R).
 
     Rows stand by expert, then by number. What exceeds the bound is dropped, last experts first.
@@ -117,7 +136,28 @@ def plan_of_choices(taken: Tensor, gates: Tensor | None, groups: Sequence[Group]
         for local in range(g.experts):
             slots[:, first + local] = torch.maximum(slots[:, first + local], place[e])
             e += 1
-    return Plan(rows * used, offsets, weights, slots, None)
+    return Plan(rows * used, offsets, weights, slots, None, scores)
+
+
+def plan_of_assignment(
+    expert: Tensor, gates: Tensor | None, experts: int, places: int | None = None, scores: Scores | None = None
+) -> Plan:
+    """A plan whose sizes only the device knows from the experts (T, n) int64 of each row, `experts` for none, and their gates
+    (T, n) or None. `places`: how many are not none, where the host knows; else T * n, the rest padding.
+
+    Rows stand by expert, then by number.
+    """
+    t, n = expert.shape
+    flat, most = expert.flatten(), t * n if places is None else places
+    order = flat.argsort(stable=True)[:most]
+    counts = flat.new_zeros(experts + 1).scatter_add_(0, flat, torch.ones_like(flat))
+    offsets = torch.cat([counts.new_zeros(1), torch.cumsum(counts[:experts], 0)])
+    rows, weights = order // n, None if gates is None else gates.flatten().index_select(0, order)
+    if places is None:
+        used = torch.arange(most, device=flat.device) < offsets[-1]
+        rows, weights = rows * used, None if weights is None else weights * used
+    slots = torch.full_like(flat, -1).scatter(0, order, torch.arange(most, device=flat.device))
+    return Plan(rows, offsets, weights, torch.where(flat < experts, slots, -1).view(t, n), None, scores)
 
 
 def served(groups: Sequence[Group], rows: Rows) -> Tensor:

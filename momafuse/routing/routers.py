@@ -1,31 +1,30 @@
-"""Expert choice within groups.
+"""What all routers share: logits, the opaque choice of the largest, capacities, and the class that kinds of routers extend.
 
-    z = x W_r                                             logits, fp32 at least
-    expert e takes the C rows of its pool with the largest z_e (noisy in training if asked)
-    gate_e(x) = sigmoid(z_e)                              (MoMa, arXiv 2407.21770 section 2.2; expert choice, 2202.09368)
-    C = floor(rows of the group's modalities in the pool * capacity_factor / E_group)
+    z = x W_r        logits, fp32 at least
 
-Selection is by logits, not by gates: sigmoids of large logits tie in fp32. Equal logits go to the lower row. A pool is
-`pool` consecutive sequences, so that no result depends on the micro-batch. A group of one expert takes every row of its
-modalities, without gate: its capacity is all of them and the choice is trivial.
+A router is made for one layer whose groups have several experts; a group of one expert takes every row of its modalities,
+without gate. In training it plans for all rows of a batch (`forward`), at inference each row by itself (`choose`): where a kind
+cannot (expert choice), auxiliary routers choose for it (auxiliary.py) and it weighs. Which kinds there are: kinds.py.
 
-Shape legend: T rows, D width, E experts, P pools, S rows of a pool, C capacity. State: `weight.GROUP (E_group, D)`.
-Does not know what experts compute. Expert choice is not causal: whether a row is taken depends on later rows.
+State that is no parameter (`State`) is read in the forward of step t as it was after step t - 1, and written by the loop alone,
+after the update, from `Scores.measured` summed over ranks and micro-batches.
+
+Shape legend: T rows, D width, E experts of all groups, N experts of the routed groups, P pools, S rows of a pool, C capacity.
+Parameters: `weight.GROUP (E_group, D)`. Does not know what experts compute.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from momafuse.kernels.capability import triton_serves
-from momafuse.kernels.triton.router import MOST_EXPERTS, MOST_ROWS, choose_rows, router_logits
-from momafuse.routing.names import SHARED
-from momafuse.routing.plan import Group, Plan, make_plan, plan_of_choices, rows_of, served, slot_columns
+from momafuse.kernels.triton.router import router_logits
+from momafuse.routing.config import RouterConfig
+from momafuse.routing.plan import Group, Plan, Scores, plan_of_choices, served, slot_columns
 from momafuse.routing.rows import Rows
 
 CEILING = 1e-9  # 200 * 1.15 is 229.99999999999997
@@ -55,6 +54,17 @@ def _(scores: Tensor, count: int) -> Tensor:
     return scores.new_empty((*scores.shape[:-1], count), dtype=torch.int64)
 
 
+@torch.library.custom_op("momafuse::above", mutates_args=())
+def above(scores: Tensor, level: Tensor) -> Tensor:
+    """scores (..., n) > level (n,) -> bool. One opaque op for the same reason."""
+    return scores > level
+
+
+@above.register_fake
+def _(scores: Tensor, level: Tensor) -> Tensor:
+    return scores.new_empty(scores.shape, dtype=torch.bool)
+
+
 def logits(x: Tensor, weight: Tensor) -> Tensor:
     """x (T, D), weight (E, D) -> (T, E) in fp32 at least: experts must not tie because logits were rounded."""
     if triton_serves(x):
@@ -63,125 +73,131 @@ def logits(x: Tensor, weight: Tensor) -> Tensor:
     return x.to(dtype) @ weight.to(dtype).t()
 
 
-def chooses_in_one(z: Tensor, rows_of_pool: int) -> bool:
-    """Whether one kernel makes the choice: on a GPU, for pools and experts that it has room for."""
-    return triton_serves(z) and rows_of_pool <= MOST_ROWS and z.shape[1] <= MOST_EXPERTS
-
-
 def capacity(group: Group, budget: Sequence[int], pool: int, capacity_factor: float) -> int:
     """C of one expert in a pool of `pool` sequences of `budget[m]` rows each; all rows for a group of one; 0 is legal."""
     rows = pool * sum(budget[m] for m in group.modalities)
     return rows if group.experts == 1 else min(rows, math.floor(rows * capacity_factor / group.experts + CEILING))
 
 
+class State(nn.Module):
+    """A number for every expert of the routed groups that is no parameter: buffers `GROUP (E_group,)`, saved with the model."""
+
+    def __init__(self, groups: Sequence[Group], first: float) -> None:
+        super().__init__()
+        self.first = first
+        for g in groups:
+            self.register_buffer(g.name, torch.full((g.experts,), first))
+
+    def forward(self) -> Tensor:
+        """(N,) fp32"""
+        return torch.cat(list(self.buffers()))
+
+    @torch.no_grad()
+    def write(self, values: Tensor) -> None:
+        """values (N,)"""
+        buffers = list(self.buffers())
+        for buffer, part in zip(buffers, torch.split(values, [b.numel() for b in buffers]), strict=True):
+            buffer.copy_(part)
+
+    def reset(self) -> None:
+        for buffer in self.buffers():
+            buffer.fill_(self.first)
+
+
 class Router(nn.Module):
     """Makes the plan of one layer from its input, where at least one group has several experts."""
 
-    def __init__(self, groups: Sequence[Group], dim: int, pool: int, capacity_factor: float) -> None:
+    def __init__(self, groups: Sequence[Group], dim: int, config: RouterConfig) -> None:
         super().__init__()
         self.groups = tuple(groups)
         self.routed = tuple(g for g in groups if g.experts > 1)
-        self.pool = pool
-        self.capacity_factor = capacity_factor
+        self.n_routed = sum(g.experts for g in self.routed)
+        self.config = config
+        self.pool = config.pool
+        self.capacity_factor = config.capacity_factor  # the loop lets it fall after upcycling
         self.columns, self.n_slots = slot_columns(groups)
         self.weight = nn.ParameterDict({g.name: nn.Parameter(torch.empty(g.experts, dim)) for g in self.routed})
+        self.state: State | None = None
 
-    def forward(self, x: Tensor, rows: Rows, noise: Tensor | None, auxiliary: Tensor | None = None) -> Plan:
+    @property
+    def most(self) -> int:
+        """Experts that one row can go to."""
+        return self.n_slots
+
+    @property
+    def measures(self) -> int:
+        """How many numbers `Scores.measured` has: one for each of the state's, unless a kind says otherwise."""
+        return 0 if self.state is None else self.n_routed
+
+    def forward(self, x: Tensor, rows: Rows, noise: Tensor | None, *, ahead: bool = True, taken: Tensor | None = None) -> Plan:
         """x (T, D), noise (T, E) fp32 or None -> the plan.
 
-        With logits `auxiliary` (T, E) of the routed groups an expert takes the rows above 0 that it serves, each by itself
-        (auxiliary.py). Else rows whose counts only the device knows come one pool a sequence. Raises ValueError if sequences
-        fill no whole pools.
+        `ahead`: as in training, where the choice may hang on other rows; else each row's is its own, and nothing is dropped.
+        With `taken` (T, N) bool the choice is made already, and this router only weighs. Raises ValueError if sequences fill
+        no whole pools and the kind has pools.
         """
-        if auxiliary is not None:
-            assert noise is None, "no noise outside of training"
-            taken = (auxiliary > 0).t() & served(self.routed, rows)
-            z = logits(x, torch.cat([self.weight[g.name] for g in self.routed]))
-            return self._chosen(taken, torch.sigmoid(z).t(), rows, x.shape[0] * self.n_slots)
+        if taken is None and ahead:
+            return self.plan(x, rows, noise)
+        assert noise is None or taken is not None, "no noise outside of training"
+        z = self.logits(x)
+        taken = self.choose(z, rows) if taken is None else taken
+        return self.chosen(taken, self.weigh(z, taken, rows), rows, x.shape[0] * self.most, Scores(z))
+
+    def plan(self, x: Tensor, rows: Rows, noise: Tensor | None) -> Plan:
+        """The plan of training."""
+        raise NotImplementedError
+
+    def choose(self, z: Tensor, rows: Rows) -> Tensor:
+        """Logits (T, N) -> (T, N) bool: the experts of each row, by what the row itself holds."""
+        raise NotImplementedError
+
+    def weigh(self, z: Tensor, taken: Tensor, rows: Rows) -> Tensor:
+        """Logits (T, N), taken (T, N) bool -> the gates (T, N) of a row's experts, where it is taken."""
+        return torch.sigmoid(z)
+
+    def update(self, measured: Tensor) -> None:
+        """Write the state of the next step from `Scores.measured` of all of a step's rows, where the kind has state."""
+
+    # -- parts of kinds
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x (T, D) -> (T, N)"""
+        return logits(x, torch.cat([self.weight[g.name] for g in self.routed]))
+
+    def with_noise(self, z: Tensor, noise: Tensor | None) -> Tensor:
+        """z (T, N), noise (T, E) or None -> z with the noise of the routed groups' experts."""
+        if noise is None:
+            return z
+        parts = torch.split(noise, [g.experts for g in self.groups], dim=1)  # a list of columns would be copied there
+        return z + torch.cat([p for p, g in zip(parts, self.groups, strict=True) if g.experts > 1], dim=1).to(z.dtype)
+
+    def pools(self, rows: Rows) -> int:
+        """How many pools the rows fill. Rows whose counts only the device knows come one pool a sequence."""
         sequences = rows.modality.shape[0]
         pool = self.pool if rows.budget is not None else 1
         if sequences % pool:
-            raise ValueError(f"router.pool={pool}: a batch of {sequences} sequences holds no whole number of pools")
-        z = logits(x, torch.cat([self.weight[g.name] for g in self.routed]))
-        if noise is not None:
-            parts = torch.split(noise, [g.experts for g in self.groups], dim=1)  # a list of columns would be copied there
-            z = z + torch.cat([p for p, g in zip(parts, self.groups, strict=True) if g.experts > 1], dim=1).to(z.dtype)
-        if rows.budget is not None and chooses_in_one(z, rows.modality.numel() // (sequences // pool)):
-            return self._in_one(z, rows, rows.budget)
-        z = z.view(sequences // pool, -1, z.shape[1]).transpose(1, 2)
+            raise ValueError(f"router.pool={self.pool}: a batch of {sequences} sequences holds no whole number of pools")
+        return sequences // pool
+
+    def by_pool(self, z: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """z (T, N) -> z as (P, N, S), and detached scores with -inf for rows that an expert does not serve."""
+        z = z.view(self.pools(rows), -1, z.shape[1]).transpose(1, 2)
         allowed = served(self.routed, rows).view(z.shape[1], z.shape[0], -1).transpose(0, 1)
-        scores = z.detach().masked_fill(~allowed, float("-inf"))
-        return self._ragged(z, scores, rows) if rows.budget is None else self._constant(z, scores, rows, rows.budget)
+        return z, z.detach().masked_fill(~allowed, float("-inf"))
 
-    def _constant(self, z: Tensor, scores: Tensor, rows: Rows, budget: tuple[int, ...]) -> Plan:
-        """z and scores (P, E, S) -> a plan of host-known sizes: rows by expert, then pool, then number."""
-        counts = {g.name: capacity(g, budget, self.pool, self.capacity_factor) for g in self.routed}
-        top = top_rows(scores, max(counts.values()))
-        first_rows = torch.arange(z.shape[0], device=z.device).view(-1, 1, 1) * z.shape[2]
-        parts, gates, shapes, e = [], [], [], 0
-        for g in self.groups:
-            if g.name in counts:
-                taken = top[:, e : e + g.experts, : counts[g.name]].sort(dim=-1).values  # in order: kinder to memory
-                gate = torch.sigmoid(z[:, e : e + g.experts].gather(2, taken))
-                parts.append((taken + first_rows).transpose(0, 1).reshape(-1))
-                gates.append(gate.transpose(0, 1).reshape(-1))
-                e += g.experts
-            else:
-                parts.append(rows_of(g, rows))
-                gates.append(z.new_ones(parts[-1].shape))
-            shapes.append((g.experts, parts[-1].numel() // g.experts))
-        t = rows.modality.numel()
-        return make_plan(torch.cat(parts), shapes, torch.cat(gates), self.columns, self.n_slots, t)
-
-    def _in_one(self, z: Tensor, rows: Rows, budget: tuple[int, ...]) -> Plan:
-        """z (T, E) -> the plan of `_constant`, made by one kernel but for groups of one."""
-        counts = {g.name: capacity(g, budget, self.pool, self.capacity_factor) for g in self.groups}
-        pools = rows.modality.shape[0] // self.pool
-        sizes = [pools * counts[g.name] for g in self.groups for _ in range(g.experts)]
-        starts = list(accumulate(sizes, initial=0))
-        first = list(accumulate((g.experts for g in self.groups), initial=0))
-        chosen = [(i, g, e) for i, g in enumerate(self.groups) if g.experts > 1 for e in range(g.experts)]
-        taken, gates, slots, offsets = choose_rows(
-            z,
-            rows.modality.flatten(),
-            pools,
-            [counts[g.name] for _, g, _ in chosen],
-            [sum(1 << m for m in g.modalities) for _, g, _ in chosen],
-            [starts[first[i] + e] for i, _, e in chosen],
-            [self.columns[i] + e for i, _, e in chosen],
-            starts,
-            self.n_slots,
-        )
-        for i, g in enumerate(self.groups):
-            if g.experts == 1:
-                low, high = starts[first[i]], starts[first[i] + 1]
-                mine = rows_of(g, rows)
-                taken = taken.slice_scatter(mine, 0, low, high)
-                gates = gates.slice_scatter(torch.ones_like(gates[low:high]), 0, low, high)
-                places = torch.arange(low, high, device=z.device)
-                slots = slots.flatten().scatter(0, mine * self.n_slots + self.columns[i], places).view_as(slots)
-        return Plan(taken, offsets, gates, slots, tuple(sizes))
-
-    def _ragged(self, z: Tensor, scores: Tensor, rows: Rows) -> Plan:
-        """The same choice where counts of a modality live on the device: C with them, R bounded by the rows."""
-        pools, _, s = z.shape
-        rank = torch.empty_like(scores, dtype=torch.int64)
-        rank.scatter_(2, top_rows(scores, s), torch.arange(s, device=z.device).expand_as(rank))
+    def counted(self, scores: Tensor) -> Tensor:
+        """scores (P, N, S) with -inf for none -> C (P, N) as the device counts it, in float64."""
         present = torch.isfinite(scores).sum(2).double()
         share = torch.cat([present.new_full((g.experts,), self.capacity_factor / g.experts) for g in self.routed])
-        count = torch.minimum(present, torch.floor(present * share + CEILING))
-        chosen = (rank < count.unsqueeze(2)).transpose(0, 1).reshape(-1, pools * s)
-        gate = torch.sigmoid(z).transpose(0, 1).reshape(-1, pools * s)
-        overlap = sum(1 for g in self.groups if g.name == SHARED)
-        return self._chosen(chosen, gate, rows, math.ceil(pools * s * (max(1.0, self.capacity_factor) + overlap)))
+        return torch.minimum(present, torch.floor(present * share + CEILING))
 
-    def _chosen(self, chosen: Tensor, gate: Tensor, rows: Rows, bound: int) -> Plan:
-        """chosen and gate (E, T) of the routed groups -> the plan of all groups, of `bound` places."""
-        fixed = served(self.groups, rows)
+    def chosen(self, chosen: Tensor, gate: Tensor, rows: Rows, bound: int, scores: Scores | None = None) -> Plan:
+        """chosen and gate (T, N) of the routed groups -> the plan of all groups, of `bound` places."""
+        fixed, chosen, gate = served(self.groups, rows), chosen.t(), gate.t()
         taken, gates, e, at = [], [], 0, 0
         for g in self.groups:
             one = g.experts == 1
             taken.append(fixed[at : at + 1] if one else chosen[e : e + g.experts])
             gates.append(torch.ones_like(gate[:1]) if one else gate[e : e + g.experts])
             e, at = e + (0 if one else g.experts), at + g.experts
-        return plan_of_choices(torch.cat(taken), torch.cat(gates), self.groups, bound)
+        return plan_of_choices(torch.cat(taken), torch.cat(gates), self.groups, bound, scores)

@@ -11,6 +11,10 @@ class Rows(Protocol):
     """B sequences of S rows, T = B * S rows in sequence order; what a router reads."""
 
     @property
+    def tokens(self) -> Tensor: ...  # (B, S) int64, ids
+    @property
+    def position(self) -> Tensor: ...  # (B, S) integers, place in the sequence
+    @property
     def modality(self) -> Tensor: ...  # (B, S) uint8
     @property
     def order(self) -> Tensor: ...  # (T,) int64, rows sorted by modality, then by row

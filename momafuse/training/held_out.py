@@ -1,7 +1,8 @@
 """The held-out loss by modality, what a frequency table would reach on the same tokens, and what the routers did there.
 
 Under expert choice the choice of a row depends on the rows after it, so the loss is not that of a causal model: it is
-reported with `eval/routing = training`. Models without routers report `causal`. Router noise is off.
+reported with `eval/routing = training`. Models without routers, and those whose rows choose by themselves, report `causal`.
+Router noise is off.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def evaluate(config: Config, setup: Setup, corpus: Corpus, routing: Literal["tra
             new = new if counted else [c.nothing() for c in new]
             counts = [a + b for a, b in zip(counts, new, strict=True)] if counts else new
     setup.model.train()
-    named = routing if setup.model.routes else "causal"
+    named = routing if setup.model.looks_ahead else "causal"  # of these the training routing is causal, too
     return HeldOut(meter.means("eval/", world), named, sum_counts(counts, world.sum))
 
 

@@ -84,7 +84,7 @@ def facts(job: Job, setup: Setup, state: Mapping[str, Any]) -> list[tuple[str, s
 def _why_none(path: Path, setup: Setup, job: Job) -> str:
     if setup.world.mesh is not None:
         return f"python -m momafuse.generate run={path}"
-    if setup.model.routes and not job.config.router.auxiliary:
+    if setup.model.needs_auxiliary and not job.config.router.auxiliary:
         return f"python -m momafuse.train +experiment=aux_routers model_from={path}"
     return ""
 

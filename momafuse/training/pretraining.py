@@ -4,11 +4,11 @@ and its run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,10 +32,13 @@ from momafuse.training.held_out import HeldOut, evaluate
 from momafuse.training.language import STAGES, LanguageStage
 from momafuse.training.loop import run
 from momafuse.training.losses import LossMeter, modality_table
+from momafuse.training.routers import RouterWork
 from momafuse.training.schedule import stage_begins
 from momafuse.training.setup import build, check_vocabulary
 from momafuse.training.step import backward, micro_batch, numbers, step_flops
 from momafuse.world import World
+
+S = TypeVar("S", Sequence[float], Tensor)
 
 
 def train(job: Job, say: Callable[[str], None] = print) -> None:
@@ -63,6 +66,13 @@ def begins_of(config: Config, folder: RunFolder) -> list[int]:
 
 
 class Pretraining(LanguageStage):
+    _done = 0  # micro-batches of this step
+
+    @cached_property
+    def _routers(self) -> RouterWork:
+        t = self.config.trainer
+        return RouterWork(self.setup.model, self.world, t.global_batch // (t.micro_batch * self.world.size))
+
     @cached_property
     def _table(self) -> Tensor:
         return modality_table(self.corpus.vocabulary, self.world.device)
@@ -77,28 +87,49 @@ class Pretraining(LanguageStage):
 
     def _micro_batch(self, batch: Batch, of_step: Tensor) -> tuple[Tensor, Tensor]:
         meter = self._meter()
-        chosen = micro_batch(self.config, self.setup, batch, meter, of_step)
+        chosen = micro_batch(self.config, self.setup, batch, meter, of_step, None, self._routers)
         return meter.sums, chosen
 
     def backward(self, batch: Batch, weight: int, step: int) -> Tensor:
-        """-> nats and targets by modality, then rows of each modality chosen by 0, 1 and more experts."""
+        """-> nats and targets by modality, rows of each modality chosen by 0, 1 and more experts, and what routers add up."""
+        self._done += 1
+        of_step = numbers(self.setup, weight, step, self._done)
         if self.observe is not None or not self.config.trainer.cuda_graphs:
             meter = self._meter()
-            chosen = backward(self.config, self.setup, batch, meter, weight, step, self.observe)
+            chosen = backward(self.config, self.setup, batch, meter, of_step, step, self.observe, self._routers)
             return torch.cat([meter.sums.flatten(), chosen])
-        sums, chosen = self._replayed(batch, numbers(self.setup, weight, step))
+        sums, chosen = self._replayed(batch, of_step)
         return torch.cat([sums.flatten(), chosen])
 
     def row(self, sums: Sequence[float]) -> dict[str, float]:
-        losses = 2 * len(self.corpus.vocabulary.names)
-        found = self._meter().named("train/", sums[:losses])
-        return found | chosen_shares(sums[losses:], self.setup.model.modality_names)
+        losses, chosen, routers = self._parts(sums)
+        found = self._meter().named("train/", losses) | chosen_shares(chosen, self.setup.model.modality_names)
+        return found | self._routers.row(routers)
+
+    def said(self) -> list[str]:
+        return self._routers.said()
+
+    def begin(self, step: int, state: Mapping[str, Any]) -> dict[str, float]:
+        self._done = 0
+        self._routers.begin()
+        return super().begin(step, state)
+
+    def update(self, norms: Mapping[str, Tensor], sums: Tensor) -> None:
+        super().update(norms, sums)
+        self._routers.update(self._parts(sums)[2])
+
+    def _parts(self, sums: S) -> tuple[S, S, S]:
+        """Losses, rows chosen, and what routers add up."""
+        m = len(self.corpus.vocabulary.names)
+        return sums[: 2 * m], sums[2 * m : 5 * m], sums[5 * m :]
 
     def flops(self, step: int) -> float:
         return TRAINING * sum(step_flops(self.config, self.setup, step).values())
 
     def evaluate(self) -> HeldOut:
-        return evaluate(self.config, self.setup, self.corpus)
+        model = self.setup.model
+        causal = model.routes and not model.needs_auxiliary  # else the same, or what only auxiliary routers can
+        return evaluate(self.config, self.setup, self.corpus, "causal" if causal else "training")
 
     def renew(self, job: Job, path: Path, state: dict[str, Any], found: HeldOut, logger: Logger) -> None:
         renew(job, self.setup, self.corpus, path, state, found, logger)

@@ -79,7 +79,7 @@ def _made(generator: Generator, given: list[list[int]], names: list[str], wanted
 def generator_of(config: Config, setup: Setup, vocabulary: Vocabulary) -> Generator | None:
     """Of the model as it stands; None where it cannot make anything: see above."""
     model = setup.model
-    if setup.world.mesh is not None or (model.routes and not config.router.auxiliary):
+    if setup.world.mesh is not None or (model.needs_auxiliary and not config.router.auxiliary):
         return None
     text = TextTokenizer.load(config.tokenizer[TEXT])
     return Generator(model, text, load_codecs(config.tokenizer), vocabulary, config.data.sequence_length)

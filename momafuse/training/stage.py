@@ -100,6 +100,10 @@ class Stage(ABC, Generic[B, E]):
     def row(self, sums: Sequence[float]) -> dict[str, float]:
         """`train/loss` and more, from the sums of all micro-batches and ranks, on the host."""
 
+    def said(self) -> list[str]:
+        """Lines for people, of the last `row`."""
+        return []
+
     def after_backward(self) -> None:
         """When all micro-batches of the step have added their gradients."""
 
@@ -107,8 +111,8 @@ class Stage(ABC, Generic[B, E]):
         """Parameters whose gradients' norm is reported, as `train/NAME_grad_norm`, beside that of all."""
         return {}
 
-    def update(self, norms: Mapping[str, Tensor]) -> None:
-        """Change the weights; `norms` of gradients, of `watched` and of `all` parameters."""
+    def update(self, norms: Mapping[str, Tensor], sums: Tensor) -> None:
+        """Change the weights; `norms` of gradients, of `watched` and of `all` parameters; `sums` as in `row`, on the device."""
         if self.config.optim.grad_clip is not None:
             parameters = [p for p in self.model.parameters() if p.grad is not None]
             for sharded in (True, False):  # one launch takes tensors of one kind

@@ -20,6 +20,7 @@ from momafuse.routing.noise import logistic_noise
 from momafuse.routing.routers import Router
 from momafuse.routing.statistics import chosen_counts
 from momafuse.training.losses import LossMeter, objective
+from momafuse.training.routers import RouterWork
 from momafuse.training.schedule import capacity_factor
 from momafuse.training.setup import Setup
 
@@ -27,31 +28,52 @@ COLLECT_EVERY = 100  # steps
 
 
 def backward(
-    config: Config, setup: Setup, host_batch: Batch, meter: LossMeter, valid: int, step: int, observe: Observe | None = None
+    config: Config,
+    setup: Setup,
+    host_batch: Batch,
+    meter: LossMeter,
+    of_step: Tensor,
+    step: int,
+    observe: Observe | None = None,
+    work: RouterWork | None = None,
 ) -> Tensor:
-    """Add the gradients of a micro-batch: its loss over the `valid` targets of the whole step. `meter` adds it up.
+    """Add the gradients of a micro-batch: its loss over the valid targets of the whole step, `numbers` `of_step`. `meter` adds
+    it up.
 
-    `observe` gets the output of every layer. Returns `chosen_rows`.
+    `observe` gets the output of every layer. Returns what `micro_batch` does.
     """
     with capacity_of(config, setup, step):
-        return micro_batch(config, setup, host_batch.to(setup.world.device), meter, numbers(setup, valid, step), observe)
+        return micro_batch(config, setup, host_batch.to(setup.world.device), meter, of_step, observe, work)
 
 
-def numbers(setup: Setup, valid: int, step: int) -> Tensor:
-    """(2,) int64 on the device: valid targets, at least 1, and step. Filled there: a copy would wait."""
-    return torch.cat([torch.full((1,), n, device=setup.world.device) for n in (max(1, valid), step)])
+def numbers(setup: Setup, valid: int, step: int, nth: int = 1) -> Tensor:
+    """(3,) int64 on the device: valid targets, at least 1, step, and which of its micro-batches. Filled there: a copy would
+    wait."""
+    return torch.cat([torch.full((1,), n, device=setup.world.device) for n in (max(1, valid), step, nth)])
 
 
 def micro_batch(
-    config: Config, setup: Setup, batch: Batch, meter: LossMeter, numbers: Tensor, observe: Observe | None = None
+    config: Config,
+    setup: Setup,
+    batch: Batch,
+    meter: LossMeter,
+    numbers: Tensor,
+    observe: Observe | None = None,
+    work: RouterWork | None = None,
 ) -> Tensor:
     """`backward` of a batch on the device and the `numbers` of its step. The host gives its launches nothing that changes from
-    call to call: done again on other contents of the same tensors, they are the micro-batch of those."""
-    valid, step = numbers
+    call to call: done again on other contents of the same tensors, they are the micro-batch of those. Returns `chosen_rows` and
+    what routers add up."""
+    valid, step, nth = numbers
     loss_of, drawn = objective(batch, meter, config.objective, valid), noise(config, setup, batch, step)
     loss, decisions = setup.model(batch, loss_of, drawn, observe=observe)
-    loss.total.backward()
-    return chosen_rows(setup, batch, decisions)
+    chosen = chosen_rows(setup, batch, decisions)
+    if work is None:
+        loss.total.backward()
+        return chosen
+    of_routers, sums = work.of_micro_batch(batch, decisions, nth)
+    (loss.total if of_routers is None else loss.total + of_routers).backward()
+    return torch.cat([chosen, sums])
 
 
 def chosen_rows(setup: Setup, batch: Batch, decisions: Sequence[Decision]) -> Tensor:

@@ -110,11 +110,13 @@ class Steps(Generic[B, E]):
         summed = stage.world.sum(sums)  # of losses and whatever the stage counts in one piece
         values = torch.cat([summed, torch.stack(list(norms.values())).double()]).tolist()  # waits for the device
         row |= stage.row(values[: len(sums)])
+        for line in stage.said():
+            self.logger.message(line)
         found = dict(zip(norms, values[len(sums) :], strict=True))
         objection = guard.objection(step, row["train/loss"], found["all"])
         stage.before_update()
         if objection is None:
-            stage.update(norms)
+            stage.update(norms, summed)
         else:
             self.logger.message(objection)
         for optimizer in stage.optimizers:

@@ -18,7 +18,7 @@ from tests.kernels.test_experts import loop
 
 OPS = torch.ops.momafuse
 SHAPES = [(2, 5, 3), (1, 4, 6), (2, 3, 0)]  # (experts, width, places of each) of three groups
-COUNTS = [e * c for e, _, c in SHAPES]
+SIZES = [c for e, _, c in SHAPES for _ in range(e)]
 D, ROWS = 4, 6
 
 
@@ -35,7 +35,7 @@ def test_the_expert_op_keeps_to_the_rules_of_torch(gated, frozen):
         for w in stacks[::2]:
             w.requires_grad_(False)
     by_row, starts = places_by_row(plan.slots, plan.rows.numel())
-    args = (x, plan.rows, by_row, starts, plan.weights, stacks, COUNTS, None)
+    args = (x, plan.rows, by_row, starts, plan.weights, stacks, SIZES, None)
     torch.library.opcheck(OPS.experts_bmm.default, args)
 
 
@@ -65,10 +65,10 @@ def test_the_backward_of_the_expert_op_keeps_to_them_too(gated):
     by_row, starts = places_by_row(plan.slots, plan.rows.numel())
     stacks = [w.detach() for w in stacks_of(groups)]
     weights = None if plan.weights is None else plan.weights.detach()
-    kept = OPS.experts_bmm(x.detach(), plan.rows, by_row, starts, weights, stacks, COUNTS, None)[1]
+    kept = OPS.experts_bmm(x.detach(), plan.rows, by_row, starts, weights, stacks, SIZES, None)[1]
     ab, xs, ys = kept[:6], kept[6], kept[7] if gated else None
     needed = [True, False, True] * 3
-    args = (torch.ones_like(x).detach(), xs, ys, plan.rows, by_row, starts, weights, stacks, ab, COUNTS, None, needed)
+    args = (torch.ones_like(x).detach(), xs, ys, plan.rows, by_row, starts, weights, stacks, ab, SIZES, None, needed)
     torch.library.opcheck(OPS.experts_bmm_backward.default, args)
 
 

@@ -13,10 +13,10 @@ from momafuse.data.batch import Batch
 from momafuse.models.context import recipe
 from momafuse.models.experts import Experts
 from momafuse.models.transformer import Transformer
+from momafuse.routing.expert_choice import ExpertChoice
 from momafuse.routing.plan import groups_of
-from momafuse.routing.routers import Router
 from momafuse.training.optimizer import build_optimizer
-from tests.batches import make_batch, make_model
+from tests.batches import make_batch, make_model, router_config
 from tests.members import mean_loss
 from tests.models.loops import shaken, silu
 from tests.models.zoo import EVERYTHING, build, composed
@@ -27,7 +27,8 @@ NAMES = ("text", "image")
 def make_experts(counts: dict[str, int], capacity_factor: float = 1.0, equal: bool = False) -> Experts:
     """Experts of width 8 for rows of 6 numbers, in pools of 2; `equal`: all experts of all groups are one FFN."""
     groups = groups_of(counts, NAMES, 8)
-    router = Router(groups, 6, 2, capacity_factor) if any(g.experts > 1 for g in groups) else None
+    settings = router_config(pool=2, capacity_factor=capacity_factor)
+    router = ExpertChoice(groups, 6, settings) if any(g.experts > 1 for g in groups) else None
     experts = Experts(groups, 6, router, "auto").double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

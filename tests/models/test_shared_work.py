@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from momafuse.config.schema import DepthConfig
 from momafuse.models import context
-from momafuse.routing import plan, routers
+from momafuse.routing import expert_choice, plan
 from tests.batches import make_batch, make_model
 from tests.models.zoo import EVERYTHING
 
@@ -46,7 +46,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(context, "fixed_plan", counted("fixed", plan.fixed_plan))
     monkeypatch.setattr(plan, "make_plan", counted("made by fixed_plan", plan.make_plan))
-    monkeypatch.setattr(routers, "make_plan", counted("routed", routers.make_plan))
+    monkeypatch.setattr(expert_choice, "make_plan", counted("routed", expert_choice.make_plan))
     return made
 
 

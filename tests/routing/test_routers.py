@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from momafuse.data.batch import begins_of
+from momafuse.routing.expert_choice import ExpertChoice
 from momafuse.routing.plan import Group, fixed_plan, groups_of, slot_columns
 from momafuse.routing.routers import Router, capacity, top_rows
-from tests.batches import make_batch
+from tests.batches import make_batch, router_config
 
 DIM = 6
 
 
 def make_router(groups: tuple[Group, ...], pool: int, capacity_factor: float = 1.0) -> Router:
-    router = Router(groups, DIM, pool, capacity_factor).double()
+    router = ExpertChoice(groups, DIM, router_config(pool=pool, capacity_factor=capacity_factor)).double()
     generator = torch.Generator().manual_seed(3)
     for p in router.parameters():
         torch.nn.init.normal_(p, generator=generator)

@@ -8,10 +8,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from momafuse.kernels.triton.router import choose_rows, router_logits
-from momafuse.routing import routers
+from momafuse.routing import expert_choice
+from momafuse.routing.expert_choice import ExpertChoice
 from momafuse.routing.plan import groups_of
-from momafuse.routing.routers import Router
-from tests.batches import make_batch
+from tests.batches import make_batch, router_config
 
 EXPERTS = [
     {"text": 4, "image": 4}, {"text": 3, "image": 1}, {"text": 1, "image": 2}, {"all": 8}, {"text": 2, "image": 2, "all": 1},
@@ -21,25 +21,25 @@ ULPS = 4 * 2.0**-24  # two ways to compute a sigmoid: an exponential, a sum and 
 AWKWARD = [0.0, -0.0, 1.0, -1.0, float("inf"), float("nan"), 1e-40, -1e-40, 3.4e38]
 
 
-def router_of(experts, pool: int, factor: float, dim: int = 8) -> Router:
-    router = Router(groups_of(experts, ("text", "image"), 4), dim, pool, factor)
+def router_of(experts, pool: int, factor: float, dim: int = 8) -> ExpertChoice:
+    router = ExpertChoice(groups_of(experts, ("text", "image"), 4), dim, router_config(pool=pool, capacity_factor=factor))
     g = torch.Generator().manual_seed(1)
     for p in router.parameters():
         torch.nn.init.normal_(p, generator=g)
     return router
 
 
-def plans(router: Router, z: torch.Tensor, batch):
+def plans(router: ExpertChoice, z: torch.Tensor, batch):
     """What torch's path and the kernel make of the same logits (T, E)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routers, "logits", lambda x, weight: z)
+        patch.setattr(ExpertChoice, "logits", lambda self, x: z)
         x = torch.empty(z.shape[0], 1, device=z.device)
         for in_one in (False, True):
-            patch.setattr(routers, "chooses_in_one", lambda z, rows, in_one=in_one: in_one)
+            patch.setattr(expert_choice, "chooses_in_one", lambda z, rows, in_one=in_one: in_one)
             yield router(x, batch, None)
 
 
-def check(router: Router, z: torch.Tensor, batch) -> None:
+def check(router: ExpertChoice, z: torch.Tensor, batch) -> None:
     plain, mine = plans(router, z, batch)
     for name in ("rows", "offsets", "slots"):
         assert torch.equal(getattr(mine, name), getattr(plain, name)), name
