@@ -39,6 +39,7 @@ from momafuse.reports.flops import TRAINING, forward_flops
 from momafuse.reports.work import model_work
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.optimizer import build_optimizer
+from momafuse.training.routers import RouterWork
 from momafuse.training.setup import build_model
 from momafuse.world import World
 
@@ -97,18 +98,23 @@ def steps_of(
     def loss(hidden: Tensor, head: Tensor) -> Tensor:
         return next_token(hidden, head, targets, weights, config.objective.z_loss).total
 
-    def micro_batch(batch: Batch, _: Tensor) -> tuple[()]:
-        model(batch, loss)[0].backward()
-        return ()
+    routers = RouterWork(model, World(0, 1, device, None, None), accumulate)
 
-    once, none = micro_batch, torch.zeros(0, device=device)
+    def micro_batch(batch: Batch, nth: Tensor) -> tuple[Tensor, ...]:
+        total, decisions = model(batch, loss)
+        of_routers, sums = routers.of_micro_batch(batch, decisions, nth)
+        (total if of_routers is None else total + of_routers).backward()
+        return (sums,)
+
+    once = micro_batch
     if config.trainer.cuda_graphs:
         once = Replayed(micro_batch, [p for p in model.parameters() if p.requires_grad], CudaCapture(device))
 
     def whole() -> None:
+        routers.begin()
         with under():
-            for _ in range(accumulate):
-                once(batch, none)
+            done = [once(batch, torch.full((), nth, device=device))[0] for nth in range(1, accumulate + 1)]
+        routers.update(torch.stack(done).sum(0))
         clip_grad_norm_(model.parameters(), config.optim.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

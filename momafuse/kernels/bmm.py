@@ -39,12 +39,14 @@ def experts_bmm(
     sizes: Sequence[int],
     groups: list[GroupWeights],
     offsets: Tensor | None = None,
+    used: int | None = None,
 ) -> Tensor:
     """x (T, D), rows (R,), slots (T, n), weights (R,) or None -> y (T, D); `sizes` (E,) places of each expert.
 
-    `offsets` (E + 1,) where experts begin: given, it is torch's grouped_mm that multiplies.
+    `offsets` (E + 1,) where experts begin: given, it is torch's grouped_mm that multiplies. `used`: how many places are in
+    slots, where not all are; the others weigh 0.
     """
-    by_row, starts = places_by_row(slots, rows.numel())
+    by_row, starts = places_by_row(slots, rows.numel() if used is None else used)
     y: Tensor = _experts(x, rows, by_row, starts, weights, [w for g in groups for w in g], list(sizes), offsets)[0]
     return y
 
