@@ -20,8 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from momafuse.reports.metrics import read_metrics
-from momafuse.reports.plots import COLOURS, DPI, GREY, _figure
+from momafuse.reports.plots import COLOURS, DPI, GREY
 
 MEMBERS = {
     "moe_1t1i": "by modality, one expert each: no router",
@@ -112,8 +114,8 @@ def cell(runs: list[dict[str, Any]], key: str, digits: int = 3) -> str:
 def page(found: dict[str, list[dict[str, Any]]]) -> str:
     base = mean(next(iter(found.values())), "flops") or 1.0
     lines = [
-        "| member | chooses by | FLOPs | text, causal | image, causal | text, training routing | image | MaxVio | success, text "
-        "| image | seconds |",
+        "| member | chooses by | FLOPs | text, causal | image, causal | text, training routing | image | MaxVio "
+        "| success, text | image | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for member, runs in found.items():
@@ -127,9 +129,9 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
         [
             "# Routers compared",
             "",
-            f"{steps} steps each, {seeds} seeds, mean and half of the spread; nats a token, held out. A table of frequencies: text "
-            f"{first[0]['unigram_text']:.3f}, image {first[0]['unigram_image']:.3f}. MaxVio is the busiest expert's load over an "
-            "even one, less 1, of the worst layer; success the share of rows that an expert computed, both of the last "
+            f"{steps} steps each, {seeds} seeds, mean and half of the spread; nats a token, held out. A table of frequencies: "
+            f"text {first[0]['unigram_text']:.3f}, image {first[0]['unigram_image']:.3f}. MaxVio is the busiest expert's load "
+            "over an even one, less 1, of the worst layer; success the share of rows that an expert computed, both of the last "
             f"{LAST} steps of training. Expert choice is evaluated causally with auxiliary routers. Seconds are of runs beside "
             "other work and no measure of speed (docs/routers.md has that).",
             "",
@@ -144,7 +146,7 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def draw(found: dict[str, list[dict[str, Any]]], out: Path) -> None:
-    figure = _figure(10, 0.42 * len(found) + 1.2)
+    figure = Figure(figsize=(10, 0.42 * len(found) + 1.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for panel, m, colour in zip(panels, MODALITIES, COLOURS, strict=False):
         for y, runs in enumerate(found.values()):

@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor
 
 from momafuse.checkpoint import store
-from momafuse.config.compose import load_config
+from momafuse.config.compose import import_plugins, load_config
 from momafuse.config.evaluate import EvaluateConfig
 from momafuse.config.schema import Config
 from momafuse.config.shares import fitted
@@ -81,6 +81,7 @@ def evaluate_run(e: EvaluateConfig) -> Results:
 def run_config(e: EvaluateConfig, checkpoint: Path) -> Config:
     """The run's config with what the command says of device and length; nothing compiled, any backend."""
     config = load_config(checkpoint / "config.yaml")
+    import_plugins(config.plugins)
     asked = config.trainer.eval_sequences if e.sequences is None else e.sequences
     plain = replace(fitted(config, 1).trainer, device=e.device, eval_sequences=asked, backend="auto", compile=False)
     return replace(config, trainer=replace(plain, activation_checkpointing="none"))

@@ -23,7 +23,7 @@ from momafuse.kernels.weights import GroupWeights
 from momafuse.models.context import Context
 from momafuse.routing.auxiliary import Auxiliary, Lesson, taken_by
 from momafuse.routing.names import ALL
-from momafuse.routing.plan import Group, Plan, groups_of, served
+from momafuse.routing.plan import Group, Plan, groups_of, of_routed, served
 from momafuse.routing.routers import Router
 
 
@@ -119,7 +119,7 @@ class Experts(nn.Module):
 
     def _routed(self, router: Router, rows: Tensor, c: Context, noise: Tensor | None) -> tuple[Plan, Lesson | None]:
         if c.replay is not None and c.replay.experts is not None:
-            return router(rows, c.rows, noise, taken=self._routed_columns(taken_by(c.replay.experts, len(rows)))), None
+            return router(rows, c.rows, noise, taken=of_routed(taken_by(c.replay.experts, len(rows)), self.members)), None
         needed = router.config.needs_auxiliary
         if c.routing == "causal":
             return router(rows, c.rows, None, ahead=False, taken=self._taken(rows, c) if needed else None), None
@@ -129,9 +129,5 @@ class Experts(nn.Module):
         assert self.auxiliary is not None, "this routing needs auxiliary routers"
         with torch.enable_grad():  # the model around it may run without
             guessed = self.auxiliary(rows)
-        taken = self._routed_columns(taken_by(plan, len(rows)))
+        taken = of_routed(taken_by(plan, len(rows)), self.members)
         return plan, Lesson(guessed, taken, served(router.routed, c.rows).t(), c.rows.modality.flatten())
-
-    def _routed_columns(self, taken: Tensor) -> Tensor:
-        """(T, E) -> (T, N): without groups of one."""
-        return taken[:, [e for e, g in enumerate(g for g in self.members for _ in range(g.experts)) if g.experts > 1]]

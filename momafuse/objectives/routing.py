@@ -27,7 +27,7 @@ from torch import Tensor
 
 from momafuse.routing.auxiliary import taken_by
 from momafuse.routing.config import RouterLossConfig
-from momafuse.routing.plan import Group, Plan, served
+from momafuse.routing.plan import Group, Plan, of_routed, served
 from momafuse.routing.rows import Rows
 
 TINY = 1e-10
@@ -85,9 +85,7 @@ class RouterLosses:
         logits, chosen, cut = plan.scores.logits, plan.scores.chosen, plan.scores.cut
         mine = served(self.groups, rows).t()
         if chosen is None:
-            taken = taken_by(plan, len(logits))
-            columns = [e for e, g in enumerate(g for g in self.members for _ in range(g.experts)) if g.experts > 1]
-            chosen = taken[:, columns]
+            chosen = of_routed(taken_by(plan, len(logits)), self.members)
         numbers = torch.arange(len(self.modalities), device=logits.device)
         one_hot = (rows.modality.flatten() == numbers[:, None]).to(logits.dtype)  # (M, T)
         p, likely, per_group = torch.zeros_like(logits), torch.zeros_like(logits), []

@@ -45,10 +45,10 @@ def register_router(
 ) -> Callable[[C], C]:
     """Makes a subclass of `routing.routers.Router` known as `router.kind=name`; the rest as in `Kind`. Raises ValueError for a
     name that is taken."""
+    if name in KINDS:
+        raise ValueError(f"register_router: {name} is taken")
 
     def register(made_by: C) -> C:
-        if name in KINDS:
-            raise ValueError(f"register_router: {name} is taken")
         KINDS[name] = Kind(made_by, needs_auxiliary, scores, per_row)
         return made_by
 

@@ -172,6 +172,12 @@ def served(groups: Sequence[Group], rows: Rows) -> Tensor:
     return torch.cat(parts)
 
 
+def of_routed(x: Tensor, groups: Sequence[Group]) -> Tensor:
+    """x (T, E), a column an expert -> (T, N): without the columns of groups of one."""
+    parts = torch.split(x, [g.experts for g in groups], dim=1)  # a list of columns would be copied to the device
+    return torch.cat([part for part, g in zip(parts, groups, strict=True) if g.experts > 1], dim=1)
+
+
 def rows_of(group: Group, rows: Rows) -> Tensor:
     """The rows of the group's modalities, by modality, then by number; the rows' budget must be known."""
     assert rows.budget is not None, "only the device knows these counts"

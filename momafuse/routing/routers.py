@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from momafuse.kernels.capability import triton_serves
 from momafuse.kernels.triton.router import router_logits
 from momafuse.routing.config import RouterConfig
-from momafuse.routing.plan import Group, Plan, Scores, plan_of_choices, served, slot_columns
+from momafuse.routing.plan import Group, Plan, Scores, of_routed, plan_of_choices, served, slot_columns
 from momafuse.routing.rows import Rows
 
 CEILING = 1e-9  # 200 * 1.15 is 229.99999999999997
@@ -166,10 +166,7 @@ class Router(nn.Module):
 
     def with_noise(self, z: Tensor, noise: Tensor | None) -> Tensor:
         """z (T, N), noise (T, E) or None -> z with the noise of the routed groups' experts."""
-        if noise is None:
-            return z
-        parts = torch.split(noise, [g.experts for g in self.groups], dim=1)  # a list of columns would be copied there
-        return z + torch.cat([p for p, g in zip(parts, self.groups, strict=True) if g.experts > 1], dim=1).to(z.dtype)
+        return z if noise is None else z + of_routed(noise, self.groups).to(z.dtype)
 
     def pools(self, rows: Rows) -> int:
         """How many pools the rows fill. Rows whose counts only the device knows come one pool a sequence."""

@@ -20,6 +20,7 @@ SECTIONS = {  # heading of docs/zoo.md -> its members; one that is named nowhere
     "one-ffn-a-modality": ("moe_1t1i", "mot_ffn_only"),
     "experts-of-a-modality": ("moma_4t4i", "moma_2t2i", "moma_6t2i", "moma_7t1i", "moma_3t5i", "moma_1t7i"),
     "experts-of-all-tokens": ("moe_8x",),
+    "tokens-that-choose": ("moe_token_choice", "moe_top2", "moe_loss_free", "limoe_router", "moma_threshold"),
     "mixture-of-depths": ("mod_dense", "mod_moe_1t1i", "mod_moma_4t4i"),
     "mixture-of-transformers": ("mot", "mot_text_moe4"),
 }

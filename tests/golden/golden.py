@@ -21,13 +21,16 @@ from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
 from momafuse.routing.noise import logistic_noise
 from momafuse.tokens.vocabulary import Vocabulary
+from momafuse.training.routers import RouterWork
 from momafuse.training.optimizer import build_optimizer, set_learning_rate
 from momafuse.training.schedule import learning_rate
+from momafuse.world import World
 
 HERE = Path(__file__).parent
 MEMBERS = (
     "dense", "moe_1t1i", "moma_2t2i", "moma_4t4i", "moe_8x", "moma_6t2i", "moma_7t1i", "moma_1t7i", "moma_3t5i",
-    "mod_dense", "mod_moe_1t1i", "mod_moma_4t4i", "mot", "mot_ffn_only", "mot_text_moe4",
+    "mod_dense", "mod_moe_1t1i", "mod_moma_4t4i", "mot", "mot_ffn_only", "mot_text_moe4", "moe_token_choice", "moe_top2",
+    "moe_loss_free", "limoe_router", "moma_threshold",
 )  # fmt: skip
 VOCABULARY = Vocabulary.build(4088, image=(8192, 64))
 STEPS, BATCH = 50, 4
@@ -72,16 +75,20 @@ def golden_losses(experiment: str, steps: int, noise: bool = False) -> list[floa
     model = Transformer(config.model, config.router, vocabulary_size=VOCABULARY.size, modality_names=VOCABULARY.names)
     initialise(model, seed=0)
     optimizer = build_optimizer(model, config.optim)
+    routers = RouterWork(model, World(0, 1, torch.device("cpu"), None, None), 1)
     batches, losses = load_batches(), []
     for step in range(1, steps + 1):
         batch = batches[(step - 1) % len(batches)]
         targets = batch.targets.flatten()
         weights = torch.full(targets.shape, 1 / int((targets >= 0).sum()))
         drawn = logistic_noise(batch, seed=0, step=step, layers=len(model.blocks), experts=model.n_experts) if noise else None
-        loss = model(batch, lambda h, w, t=targets, v=weights: next_token(h, w, t, v, 1e-5).total, drawn)[0]
-        loss.backward()
+        loss, decisions = model(batch, lambda h, w, t=targets, v=weights: next_token(h, w, t, v, 1e-5).total, drawn)
+        routers.begin()
+        of_routers, sums = routers.of_micro_batch(batch, decisions, torch.ones(()))
+        (loss if of_routers is None else loss + of_routers).backward()
         set_learning_rate(optimizer, learning_rate(step, peak=3e-3, end=3e-4, warmup=5, total=STEPS, shape="cosine"))
         optimizer.step()
+        routers.update(sums)
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
     return losses

@@ -129,11 +129,13 @@ def test_permuting_experts_changes_nothing():
     torch.testing.assert_close(apply_experts(x, permuted, swapped), apply_experts(x, plan, groups), rtol=1e-12, atol=1e-12)
 
 
-def test_bmm_refuses_sizes_that_live_on_the_device():
+def test_bmm_reads_sizes_from_the_plan_on_a_cpu_alone():
     x, plan, groups = make_case([(2, 5, 3)], 4, 6, seed=6)
     ragged = Plan(plan.rows, plan.offsets, plan.weights, plan.slots, None)
+    torch.testing.assert_close(apply_experts(x, ragged, groups, "bmm"), loop(x, plan, groups), rtol=1e-10, atol=1e-10)
+    on_gpu = [GroupWeights(*(w.to("meta") for w in g)) for g in groups]
     with pytest.raises(ValueError, match="only the device"):
-        apply_experts(x, ragged, groups, "bmm")
+        apply_experts(x.to("meta"), ragged, on_gpu, "bmm")
     torch.testing.assert_close(apply_experts(x, ragged, groups, "reference"), loop(x, plan, groups), rtol=1e-10, atol=1e-10)
 
 

@@ -40,7 +40,7 @@ def trained(name: str, *words: str, capture=None, documents: int = 1, kept: bool
                 batch = make_batch(4, (40, 24), seed=seed, first_sequence=4 * i, documents=1 + seed % documents)
                 if once is None:
                     mine = LossMeter(setup.model.modality_names, table)
-                    seen.append((backward(config, setup, batch, mine, 50 + step, step), mine.sums))
+                    seen.append((backward(config, setup, batch, mine, numbers(setup, 50 + step, step), step), mine.sums))
                 else:
                     seen.append(once(batch, numbers(setup, 50 + step, step)))
         if step == 2 and kept:  # as where something else adds to these gradients

@@ -59,7 +59,7 @@ def test_launches_hold_nothing_of_their_batch_or_step(name, mode):
         replay()
         config2, again = made(name)
         expected = meter()
-        assert torch.equal(backward(config2, again, other, expected, valid, seed + 1), chosen)
+        assert torch.equal(backward(config2, again, other, expected, numbers(again, valid, seed + 1), seed + 1), chosen)
         assert torch.equal(mine.sums, expected.sums)
         for p, q in zip(parameters, again.model.parameters(), strict=True):
             assert torch.equal(p.grad, q.grad)

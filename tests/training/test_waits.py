@@ -24,11 +24,13 @@ from momafuse.config.compose import compose
 from momafuse.data.batch import Batch
 from momafuse.kernels import attention as ways
 from momafuse.models import attention
+from momafuse.routing.kinds import EXPERT_CHOICE
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training import setup
 from momafuse.training.guard import gradient_norm
 from momafuse.training.losses import LossMeter, modality_table
-from momafuse.training.step import backward
+from momafuse.training.routers import RouterWork
+from momafuse.training.step import backward, numbers
 from momafuse.world import World
 from tests.batches import make_batch
 from tests.members import MEMBERS
@@ -117,7 +119,12 @@ def torchs(q: Tensor, k: Tensor, v: Tensor, _: object) -> Tensor:
     return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
-WORDS = [(m, f"trainer.backend={backend}") for m in MEMBERS for backend in ("triton", "bmm")]
+RAGGED = [m for m in MEMBERS if compose([f"+experiment={m}"]).config.router.kind != EXPERT_CHOICE]
+WORDS = [(m, f"trainer.backend={backend}") for m in MEMBERS for backend in ("triton", "bmm")
+         if backend == "triton" or m not in RAGGED]  # fmt: skip
+WORDS += [(m, "trainer.backend=triton", "router.loss={load: 0.01, global_entropy: {text: 0.1}}") for m in ("moe_token_choice",)]
+WORDS += [("moma_4t4i", "trainer.backend=bmm", "router.loss={balance: 0.1, z: 0.1, local_entropy: {image: 0.1}}")]
+WORDS += [("moe_8x", "trainer.backend=triton", f"router.kind={kind}") for kind in ("hash", "uniform")]
 WORDS += [("mod_moma_4t4i", "trainer.backend=triton", "model.depth.per_modality=false")]  # bmm reads sizes on the host
 
 
@@ -135,7 +142,12 @@ def test_forward_and_backward_bring_nothing_but_the_batch_and_read_nothing(monke
     batch = make_batch(4, (40, 24)).to(META)
     monkeypatch.setattr(Batch, "to", lambda self, device: self)
     with FromHost(), FromLists():
-        chosen = backward(config, here, batch, meter, 64, 3)  # type: ignore[arg-type]
+        routers = RouterWork(model, world, 2)
+        for nth in (1, 2):
+            of_step = numbers(here, 64, 3, nth)  # type: ignore[arg-type]
+            chosen = backward(config, here, batch, meter, of_step, 3, None, routers)  # type: ignore[arg-type]
+        routers.update(chosen[6:])
+        routers.begin()
         norm = gradient_norm(model.parameters(), META)
         clip_grads_with_norm_(model.parameters(), config.optim.grad_clip, norm)
     assert chosen.is_meta
