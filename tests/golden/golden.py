@@ -21,8 +21,8 @@ from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
 from momafuse.routing.noise import logistic_noise
 from momafuse.tokens.vocabulary import Vocabulary
-from momafuse.training.routers import RouterWork
 from momafuse.training.optimizer import build_optimizer, set_learning_rate
+from momafuse.training.routers import RouterWork
 from momafuse.training.schedule import learning_rate
 from momafuse.world import World
 
