@@ -40,7 +40,7 @@ class TokenChoice(Router):
 
     def plan(self, x: Tensor, rows: Rows, noise: Tensor | None) -> Plan:
         z, mine = self.logits(x), served(self.routed, rows).t()
-        noisy = self.with_noise(z, self._normal(noise))
+        noisy = self.noisy(z, noise)
         score = self._score(noisy, mine)
         top = self._top(noisy, score, mine)  # (T, k)
         routed = mine.any(1, keepdim=True)
@@ -60,6 +60,9 @@ class TokenChoice(Router):
     def weigh(self, z: Tensor, taken: Tensor, rows: Rows) -> Tensor:
         score = self._score(z, served(self.routed, rows).t())
         return score / (score * taken).sum(1, keepdim=True).clamp(min=CEILING) if self.config.normalise else score
+
+    def noisy(self, z: Tensor, noise: Tensor | None) -> Tensor:
+        return self.with_noise(z, self._normal(noise))
 
     @torch.no_grad()
     def update(self, measured: Tensor) -> None:
