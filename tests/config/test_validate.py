@@ -26,7 +26,7 @@ ROUTERS = {
     "router.kind=token_choise": "router.kind=token_choise: no such kind of router; did you mean token_choice? (expert_choice, ",
     "router.kind=nearest": "one of another package needs plugins=[its module]",
     f"{TOKEN}  router.capacity_factor=4.5": "router.capacity_factor=4.5: an expert of `text` would take more tokens than",
-    "model.norm_eps=0": "norm_eps=0.0: a row that no expert takes would be divided by 0; write 1e-5, or router.capacity_factor=4",
+    "model.norm_eps=0": "a row that no expert takes would be divided by 0; write 1e-5, or router.capacity_factor=4",
     "router.kind=threshold  model.norm_eps=0  router.capacity_factor=4": "would be divided by 0; write 1e-5",
     f"{TOKEN}  router.dropless=false  model.norm_eps=0": "model.norm_eps=0.0: a row that no expert takes",
     f"{TOKEN}  router.top_k=5": "router.top_k=5: a row cannot go to more experts than `text` has; at most 4",

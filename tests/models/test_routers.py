@@ -9,7 +9,7 @@ from momafuse.config.schema import DepthConfig
 from momafuse.models.transformer import Transformer
 from momafuse.routing.auxiliary import taken_by
 from tests.models.loops import assert_agrees, distinct_batch
-from tests.models.router_kinds import CAPPED, DROPLESS, GROUPS, KINDS, made
+from tests.models.router_kinds import CAPPED, DROPLESS, GROUPS, KINDS, OTHERS, made
 
 NOISY = (*DROPLESS, *CAPPED, "threshold")
 
@@ -89,7 +89,7 @@ def test_a_capacity_is_of_a_pool(kind, pool):
     assert_agrees(model, spec, distinct_batch(4, (7, 6)))
 
 
-@pytest.mark.parametrize("budget", [(7, 0), (0, 7), (1, 6)], ids=str)
+@pytest.mark.parametrize("budget", [(7, 0), (0, 7)], ids=str)
 @pytest.mark.parametrize("experts", ["beside one", "shared"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_modality_may_be_missing(kind, experts, budget):
@@ -137,7 +137,7 @@ def test_groups_of_one_expert_need_no_router(kind):
 
 @pytest.mark.parametrize("per_modality", [True, False], ids=["per_modality", "of_pool"])
 @pytest.mark.parametrize("experts", ["modalities", "one beside, shared"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid top 2 biased normalised", "in order top 2", "priority top 2", *OTHERS])
 def test_rows_that_a_layer_keeps_choose_among_themselves(kind, experts, per_modality):
     """Counts of a modality are known to the device only where a pool keeps rows whatever their modality."""
     depth = DepthConfig(every=2, start=0, capacity=0.5, per_modality=per_modality)
