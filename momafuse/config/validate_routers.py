@@ -7,21 +7,24 @@ from momafuse.config.nearest import did_you_mean
 from momafuse.config.schema import Config
 from momafuse.routing.kinds import EXPERT_CHOICE, KINDS, TOKEN_CHOICE
 
+EVERY_ROW = ("hash", "uniform")  # kinds that leave no row without an expert
+
 
 def check_router(config: Config) -> None:
     """Raises UserError for the first rule that `config` breaks."""
-    kind = config.router.kind
+    r, kind = config.router, config.router.kind
     if kind not in KINDS:
         names = f"{did_you_mean(kind, KINDS)} ({', '.join(KINDS)})"
         fail("router.kind", kind, f"no such kind of router{names}; one of another package needs plugins=[its module]")
-    factor = config.router.capacity_factor
+    factor = r.capacity_factor
     for name, count in config.routed.items():
         if factor > count:
             problem = f"an expert of `{name}` would take more tokens than there are; at most {count} (its experts)"
             fail("router.capacity_factor", factor, problem)
-        chooses_all = config.router.kind == EXPERT_CHOICE and factor == count
-        if not config.model.norm_eps and not chooses_all:
-            problem = f"a row that no expert takes would be divided by 0; write 1e-5, or router.capacity_factor={count}"
+        served = factor == count if kind == EXPERT_CHOICE else kind in EVERY_ROW or (kind == TOKEN_CHOICE and r.dropless)
+        if not config.model.norm_eps and not served:
+            or_all = f", or router.capacity_factor={count}" if kind == EXPERT_CHOICE else ""
+            problem = f"a row that no expert takes would be divided by 0; write 1e-5{or_all}"
             fail("model.norm_eps", config.model.norm_eps, problem)
 
     _kind(config)

@@ -119,7 +119,8 @@ class Experts(nn.Module):
 
     def _routed(self, router: Router, rows: Tensor, c: Context, noise: Tensor | None) -> tuple[Plan, Lesson | None]:
         if c.replay is not None and c.replay.experts is not None:
-            return router(rows, c.rows, noise, taken=of_routed(taken_by(c.replay.experts, len(rows)), self.members)), None
+            taken, scores = of_routed(taken_by(c.replay.experts, len(rows)), self.members), c.replay.experts.scores
+            return router(rows, c.rows, noise, taken=taken, chosen=None if scores is None else scores.chosen), None
         needed = router.config.needs_auxiliary
         if c.routing == "causal":
             return router(rows, c.rows, None, ahead=False, taken=self._taken(rows, c) if needed else None), None

@@ -35,7 +35,7 @@ def chooses_in_one(z: Tensor, rows_of_pool: int) -> bool:
 class ExpertChoice(Router):
     def plan(self, x: Tensor, rows: Rows, noise: Tensor | None) -> Plan:
         pools, plain = self.pools(rows), self.logits(x)
-        scores, z = Scores(plain), self.with_noise(plain, noise)
+        scores, z = Scores(plain), self.noisy(plain, noise)
         if rows.budget is not None and chooses_in_one(z, rows.modality.numel() // pools):
             return self._in_one(z, rows, rows.budget, scores)
         z, ranked = self.by_pool(z, rows)

@@ -129,19 +129,30 @@ class Router(nn.Module):
         """How many numbers `Scores.measured` has: one for each of the state's, unless a kind says otherwise."""
         return 0 if self.state is None else self.n_routed
 
-    def forward(self, x: Tensor, rows: Rows, noise: Tensor | None, *, ahead: bool = True, taken: Tensor | None = None) -> Plan:
+    def forward(
+        self,
+        x: Tensor,
+        rows: Rows,
+        noise: Tensor | None,
+        *,
+        ahead: bool = True,
+        taken: Tensor | None = None,
+        chosen: Tensor | None = None,
+    ) -> Plan:
         """x (T, D), noise (T, E) fp32 or None -> the plan.
 
         `ahead`: as in training, where the choice may hang on other rows; else each row's is its own, and nothing is dropped.
-        With `taken` (T, N) bool the choice is made already, and this router only weighs. Raises ValueError if sequences fill
-        no whole pools and the kind has pools.
+        With `taken` (T, N) bool the choice is made already, and this router only weighs; `chosen` (T, N) is what it was before
+        any row was dropped, where that is more: a row's gates are shares of all that it chose. Raises ValueError if sequences
+        fill no whole pools and the kind has pools.
         """
         if taken is None and ahead:
             return self.plan(x, rows, noise)
         assert noise is None or taken is not None, "no noise outside of training"
         z = self.logits(x)
         taken = self.choose(z, rows) if taken is None else taken
-        return self.chosen(taken, self.weigh(z, taken, rows), rows, x.shape[0] * self.most, Scores(z))
+        gates = self.weigh(self.noisy(z, noise), taken if chosen is None else chosen, rows)
+        return self.chosen(taken, gates, rows, x.shape[0] * self.most, Scores(z, chosen))
 
     def plan(self, x: Tensor, rows: Rows, noise: Tensor | None) -> Plan:
         """The plan of training."""
@@ -154,6 +165,10 @@ class Router(nn.Module):
     def weigh(self, z: Tensor, taken: Tensor, rows: Rows) -> Tensor:
         """Logits (T, N), taken (T, N) bool -> the gates (T, N) of a row's experts, where it is taken."""
         return torch.sigmoid(z)
+
+    def noisy(self, z: Tensor, noise: Tensor | None) -> Tensor:
+        """z (T, N), noise (T, E) or None -> the logits that choose and weigh."""
+        return self.with_noise(z, noise)
 
     def update(self, measured: Tensor) -> None:
         """Write the state of the next step from `Scores.measured` of all of a step's rows, where the kind has state."""

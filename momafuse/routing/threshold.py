@@ -1,7 +1,8 @@
 """Expert threshold: an expert takes the rows whose logit is above what has, of late, been its cut under expert choice.
 
     expert e takes the rows with z_e > tau_e (noisy in training if asked);   gate_e(x) = sigmoid(z_e)
-    cut_e = halfway between the C-th and the next largest z_e of a pool: the (1 - capacity_factor / E_group) quantile
+    cut_e = halfway between the C-th and the next largest z_e of a pool: the (1 - capacity_factor / E_group) quantile;
+            half above the largest where C is 0, half below the least where it is all rows
     tau_e <- decay * tau_e + (1 - decay) * mean of cut_e over the pools of all ranks and micro-batches       after each step
                                                                                           (expert threshold routing, 2603.11535)
 
@@ -40,7 +41,7 @@ class Threshold(Router):
 
     def plan(self, x: Tensor, rows: Rows, noise: Tensor | None) -> Plan:
         plain = self.logits(x)
-        z = self.with_noise(plain, noise)
+        z = self.noisy(plain, noise)
         taken, t = self.choose(z, rows), z.shape[0]
         overlap = sum(1 for g in self.groups if g.name == SHARED)
         bound = min(t * self.n_slots, math.ceil(t * (BOUND * max(1.0, self.capacity_factor) + overlap)))

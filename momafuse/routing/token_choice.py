@@ -40,16 +40,16 @@ class TokenChoice(Router):
 
     def plan(self, x: Tensor, rows: Rows, noise: Tensor | None) -> Plan:
         z, mine = self.logits(x), served(self.routed, rows).t()
-        noisy = self.with_noise(z, self._normal(noise))
+        noisy = self.noisy(z, noise)
         score = self._score(noisy, mine)
         top = self._top(noisy, score, mine)  # (T, k)
         routed = mine.any(1, keepdim=True)
         gates = torch.where(routed, self._normalised(score.gather(1, top)), 0.0)
         kept, chosen = routed.expand_as(top), self._as_mask(top, mine)
         if not self.config.dropless:
-            kept = kept & self._within_capacity(top, gates, mine, rows)
+            kept = kept & self._within_capacity(top, score.amax(1), mine, rows)
         measured = chosen.sum(0, dtype=torch.float64) if self.state is not None else None
-        cut = None if noise is None else noisy.gather(1, top[:, -1:])[:, 0]
+        cut = None if noise is None else noisy.gather(1, top).amin(1)
         scores = Scores(z, chosen, cut, measured)
         return self._planned(top, gates, kept, rows, scores)
 
@@ -60,6 +60,9 @@ class TokenChoice(Router):
     def weigh(self, z: Tensor, taken: Tensor, rows: Rows) -> Tensor:
         score = self._score(z, served(self.routed, rows).t())
         return score / (score * taken).sum(1, keepdim=True).clamp(min=CEILING) if self.config.normalise else score
+
+    def noisy(self, z: Tensor, noise: Tensor | None) -> Tensor:
+        return self.with_noise(z, self._normal(noise))
 
     @torch.no_grad()
     def update(self, measured: Tensor) -> None:
@@ -98,8 +101,8 @@ class TokenChoice(Router):
     def _as_mask(top: Tensor, mine: Tensor) -> Tensor:
         return torch.zeros_like(mine).scatter(1, top, True) & mine
 
-    def _within_capacity(self, top: Tensor, gates: Tensor, mine: Tensor, rows: Rows) -> Tensor:
-        """(T, k) bool: whether the choice has a place in its expert."""
+    def _within_capacity(self, top: Tensor, best: Tensor, mine: Tensor, rows: Rows) -> Tensor:
+        """(T, k) bool: whether the choice has a place in its expert; `best` (T,): the largest score of each row."""
         t, n = mine.shape
         pools = self.pools(rows)
         present = mine.view(pools, -1, n).sum(1).double()  # (P, N)
@@ -107,7 +110,7 @@ class TokenChoice(Router):
         count = torch.minimum(present, torch.floor(present * share + CEILING))
         order = torch.arange(t // pools, device=top.device).expand(pools, -1)
         if self.config.priority:
-            order = top_rows(gates.detach()[:, 0].view(pools, 1, -1), t // pools)[:, 0]
+            order = top_rows(best.detach().view(pools, 1, -1), t // pools)[:, 0]
         # (P, k S): choices in their order of precedence, all first ones before all second ones
         queue = top.view(pools, -1, self.k).gather(1, order.unsqueeze(2).expand(-1, -1, self.k)).transpose(1, 2).flatten(1)
         serves = mine.any(1).view(pools, -1).gather(1, order).repeat(1, self.k)

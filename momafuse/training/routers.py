@@ -61,7 +61,7 @@ class RouterWork:
             if self.losses.config.any:
                 self._so_far = torch.zeros_like(mine) if self._so_far is None else self._so_far
                 self._so_far += self.world.sum(mine)
-                loss = self.losses.of_part(part, self._so_far * (self.micro_batches / nth))
+                loss = self.losses.of_part(part, self._so_far * self.micro_batches / nth)
         for i, router in self.routers.items():
             if router.measures:
                 scores = plans[i][0].scores if i in plans else None

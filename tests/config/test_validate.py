@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from momafuse.config.compose import compose
 from momafuse.config.convert import convert
+from momafuse.config.inherit import with_later_keys
 from momafuse.config.schema import Config
 from momafuse.config.validate import check_run_root, validate
 from momafuse.errors import UserError
@@ -20,7 +21,41 @@ HEADS = "must divide model.dim=256 into heads of an even width"
 DEPTH = "model.depth={{every: {}, start: {}, capacity: {}, per_modality: {}}}"
 ONE_STAGE = "data.stages=[{{from: {}, weights: {{{}}}}}]"
 TWO_STAGES = "data.stages=[{{from: {}, weights: {{starter_glosses: 2}}}}, {{from: {}, weights: {{starter_pictures: 2}}}}]"
-BROKEN = {
+TOKEN = "router.kind=token_choice"
+ROUTERS = {
+    "router.kind=token_choise": "router.kind=token_choise: no such kind of router; did you mean token_choice? (expert_choice, ",
+    "router.kind=nearest": "one of another package needs plugins=[its module]",
+    f"{TOKEN}  router.capacity_factor=4.5": "router.capacity_factor=4.5: an expert of `text` would take more tokens than",
+    "model.norm_eps=0": "a row that no expert takes would be divided by 0; write 1e-5, or router.capacity_factor=4",
+    "router.kind=threshold  model.norm_eps=0  router.capacity_factor=4": "would be divided by 0; write 1e-5",
+    f"{TOKEN}  router.dropless=false  model.norm_eps=0": "model.norm_eps=0.0: a row that no expert takes",
+    f"{TOKEN}  router.top_k=5": "router.top_k=5: a row cannot go to more experts than `text` has; at most 4",
+    f"{TOKEN}  router.top_k=3  model.experts={{text: 4, image: 2}}": "to more experts than `image` has; at most 2",
+    f"{TOKEN}  router.normalise=true": "router.normalise=true: with router.top_k=1 every gate would be 1, and the router would",
+    "router.top_k=0": "router.top_k=0: must be greater than 0",
+    "router.top_k=2": "router.top_k=2: is for router.kind=token_choice, not expert_choice; write 1",
+    "router.kind=threshold  router.dropless=false": "is for router.kind=token_choice, not threshold; write true",
+    "router.kind=hash  router.bias_rate=0.001": "router.bias_rate=0.001: is for router.kind=token_choice, not hash; write 0",
+    f"{TOKEN}  router.bias_rate=-1": "router.bias_rate=-1.0: must not be negative",
+    f"{TOKEN}  router.priority=true": "router.priority=true: orders what a capacity drops; add router.dropless=false",
+    "router.decay=1": "router.decay=1.0: must be at least 0 and below 1, e.g. 0.99",
+    "router.decay=-0.1": "router.decay=-0.1: must be at least 0 and below 1",
+    f"{TOKEN}  trainer.backend=grouped_mm": "trainer.backend=grouped_mm: only the device knows how many",
+    "router.kind=hash  router.loss.balance=0.1": "router.kind=hash: has no scores, so it has no losses",
+    "router.kind=uniform  router.loss.local_entropy={text: 0.1}": "router.kind=uniform: has no scores",
+    "router.loss.load=0.1  router.noise=true": "is of how noise would choose; add router.kind=token_choice",
+    f"{TOKEN}  router.loss.load=0.1": "router.loss.load=0.1: is of how noise would choose",
+    "router.loss.balance=-1": "router.loss.balance=-1.0: must not be negative",
+    "router.loss.importance=-1": "router.loss.importance=-1.0: must not be negative",
+    "router.loss.z=-1": "router.loss.z=-1.0: must not be negative",
+    "router.loss.local_entropy={imgae: 1}": "router.loss.local_entropy.imgae=1.0: no such modality; did you mean image?",
+    "router.loss.global_entropy={txt: 1}": "router.loss.global_entropy.txt=1.0: no such modality; did you mean text?",
+    "router.loss.local_entropy={text: -1}": "router.loss.local_entropy.text=-1.0: must be at least 0",
+    "router.loss.global_entropy={text: -1}": "router.loss.global_entropy.text=-1.0: must be at least 0",
+    "router.loss.least_experts={text: 0.5}": "router.loss.least_experts.text=0.5: must be at least 1",
+    "router.loss.least_experts={spech: 2}": "router.loss.least_experts.spech=2.0: no such modality",
+}
+BROKEN = ROUTERS | {
     "model.n_heads=7": f"model.n_heads=7: {HEADS}; the nearest that do: 4 or 8",
     "model.n_heads=256": f"model.n_heads=256: {HEADS}; the nearest that do: 128",
     "model.dim=33": "model.dim=33: must be even, since rotary positions turn pairs of channels",
@@ -94,6 +129,15 @@ BROKEN = {
     "resume=": "resume='': write auto, none or the path",
 }
 SOUND = (
+    *(f"router.kind={kind}" for kind in ("token_choice", "threshold", "hash", "uniform")),
+    f"{TOKEN}  router.top_k=4  router.normalise=true  router.score=sigmoid  router.bias_rate=0.001",
+    f"{TOKEN}  router.dropless=false  router.priority=true  router.capacity_factor=1.25",
+    f"{TOKEN}  router.noise=true  router.loss.load=0.1",
+    "router.kind=threshold  router.decay=0  router.loss.balance=0.1  trainer.backend=reference",
+    "router.loss.z=0.1  router.loss.least_experts={text: 1}  router.loss.global_entropy={text: 0, image: 0.5}",
+    "model.norm_eps=0  router.capacity_factor=4",  # every expert takes every row
+    f"{TOKEN}  model.norm_eps=0",  # every row has an expert
+    "router.kind=hash  model.norm_eps=0",
     TWO_STAGES.format(0.5, 0.8),
     ONE_STAGE.format(0.5, "starter_glosses: 0"),
     "data.sources.starter_glosses.weight=0",  # it may come in later
@@ -160,6 +204,17 @@ def test_a_broken_rule_is_one_line(words: str, base: dict[str, Any]) -> None:
 @pytest.mark.parametrize("words", SOUND)
 def test_what_is_allowed_passes(words: str, base: dict[str, Any]) -> None:
     validate(changed(base, words))
+
+
+def test_runs_from_before_there_were_kinds_are_what_they_were() -> None:
+    """Their config.yaml lacks the keys, and gets those of a router of then."""
+    config = asdict(compose([]).config)
+    old = deepcopy(config)
+    old["router"] = {key: config["router"][key] for key in ("pool", "capacity_factor", "noise")}
+    filled = convert(Config, with_later_keys(old))
+    assert filled == convert(Config, config)
+    assert filled.router.kind == "expert_choice"
+    assert not filled.router.loss.any
 
 
 def test_composing_validates() -> None:

@@ -18,7 +18,7 @@ from momafuse.models.transformer import Transformer
 from momafuse.routing.plan import Group, plan_of_choices
 from momafuse.tokens.vocabulary import Vocabulary
 from tests.models.loops import VOCABULARY
-from tests.models.zoo import CAUSAL, ZOO, build
+from tests.models.zoo import CAUSAL, WITHOUT_ROUTER, ZOO, build
 
 V = Vocabulary.build(VOCABULARY - 8 - 36, image=(36, 4))
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_they_are_those_of_the_plan(name: str, placement: str) -> None:
     model, _ = build(name, placement, auxiliary=name not in CAUSAL)
     for seed, length in enumerate((1, 2, 40)):
         ids = document(length, seed)
-        decisions, modality = decided(model, [ids], "training" if name in CAUSAL else "causal")
+        decisions, modality = decided(model, [ids], "training" if name in WITHOUT_ROUTER else "causal")
         found = experts_of_rows(model, V, ids)
         assert len(found) == model.config.n_layers
         for layer, (one, decision) in enumerate(zip(found, decisions, strict=True)):

@@ -16,7 +16,7 @@ from momafuse.models.block import Decision
 from momafuse.models.transformer import Transformer
 from momafuse.routing.auxiliary import taken_by
 from tests.models.loops import distinct_batch
-from tests.models.zoo import CAUSAL, ZOO, build
+from tests.models.zoo import CAUSAL, GUESSED, WITHOUT_ROUTER, ZOO, build
 
 BUDGET, PAST = (10, 10), 13
 ROUTED = [name for name in ZOO if name not in CAUSAL]
@@ -88,15 +88,17 @@ def test_a_prefix_does_not_know_what_follows(name, placement, dtype, tolerance):
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-def test_a_model_without_routers_is_causal_already(name):
+def test_a_model_that_does_not_look_ahead_is_causal_already(name):
+    """To the last bit without a router; with one, rows are added up in another order."""
     model, _ = build(name, auxiliary=True)
     assert not any("auxiliary" in path for path, _ in model.named_parameters())
     batch = distinct_batch(2, BUDGET)
     trained = model(batch, lambda hidden, head: hidden @ head.t())[0]
-    assert torch.equal(forward(model, batch)[0].flatten(0, 1), trained)
+    difference = (forward(model, batch)[0].flatten(0, 1) - trained).abs().max()
+    assert difference <= (0 if name in WITHOUT_ROUTER else 1e-12)
 
 
-@pytest.mark.parametrize("name", ROUTED)
+@pytest.mark.parametrize("name", GUESSED)
 def test_auxiliary_routers_change_nothing_in_training(name):
     plain, _ = build(name)
     model, _ = build(name, auxiliary=True)
@@ -108,7 +110,7 @@ def test_auxiliary_routers_change_nothing_in_training(name):
     assert torch.equal(results[0], results[2])
 
 
-@pytest.mark.parametrize("name", ROUTED)
+@pytest.mark.parametrize("name", GUESSED)
 def test_perfect_guesses_are_training_routing(name, monkeypatch):
     """Auxiliary scores that say what the main routers took give the same function, by another path."""
     from momafuse.models.depth import DepthBlock

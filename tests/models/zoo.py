@@ -8,7 +8,7 @@ from functools import lru_cache
 from momafuse.config.compose import compose
 from momafuse.config.schema import Config, DepthConfig
 from momafuse.models.transformer import Transformer
-from tests.models.loops import VOCABULARY, Spec, shaken
+from tests.models.loops import VOCABULARY, RouterSpec, Spec, shaken
 
 QUARTER = DepthConfig(every=2, start=0, capacity=0.25, per_modality=True)
 EVERYTHING = ("qkv", "out", "norms", "ffn")
@@ -28,6 +28,11 @@ EXPERIMENTS = {
     "mot": Spec({"text": 1, "image": 1}, untie=EVERYTHING),
     "mot_ffn_only": Spec({"text": 1, "image": 1}, untie=("ffn",)),
     "mot_text_moe4": Spec({"text": 4, "image": 1}, untie=EVERYTHING),
+    "moe_token_choice": Spec({"all": 8}, router=RouterSpec("token_choice")),
+    "moe_top2": Spec({"all": 8}, router=RouterSpec("token_choice", top_k=2)),
+    "moe_loss_free": Spec({"all": 8}, router=RouterSpec("token_choice", score="sigmoid", bias=True)),
+    "limoe_router": Spec({"all": 8}, capacity_factor=1.25, router=RouterSpec("token_choice", dropless=False, priority=True)),
+    "moma_threshold": Spec({"text": 4, "image": 4}, router=RouterSpec("threshold")),
 }
 # The paper's mixture of depths chooses among all rows of a pool: `model.depth.per_modality=false`.
 OF_POOL = {
@@ -36,7 +41,11 @@ OF_POOL = {
     if spec.depth is not None
 }
 ZOO = EXPERIMENTS | OF_POOL
-CAUSAL = ("dense", "moe_1t1i", "mot", "mot_ffn_only")  # no router chooses among rows
+WITHOUT_ROUTER = ("dense", "moe_1t1i", "mot", "mot_ffn_only")
+# What a row meets in training hangs on no later one: no router chooses, or each row does for itself.
+CAUSAL = (*WITHOUT_ROUTER, "moe_token_choice", "moe_top2", "moe_loss_free", "moma_threshold")
+# Choosing causally takes auxiliary routers.
+GUESSED = tuple(name for name in ZOO if name not in (*CAUSAL, "limoe_router"))
 
 
 @lru_cache

@@ -54,7 +54,8 @@ def test_on_is_off_bit_for_bit(name, mode):
     model = member(name)
     plain = step(member(name), "none")
     layers = sum(b.experts.router is not None for b in model.blocks) + sum(hasattr(b, "depth_router") for b in model.blocks)
-    assert plain[3] == layers, "a router chooses once a layer"
+    orders = len(model.blocks) if model.router.priority else 0
+    assert plain[3] == layers + orders, "a router chooses once a layer, and orders rows once where some go first"
     assert_same(plain, step(model, mode))
 
 
@@ -72,6 +73,48 @@ def test_ties_are_no_exception(name, mode):
         return model
 
     assert_same(step(tied(), "none"), step(tied(), mode))
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("moma_threshold", ()),
+        ("moe_loss_free", ()),
+        ("moe_top2", ("router.dropless=false",)),
+        ("moma_4t4i", ("router.kind=hash",)),
+        ("mod_moma_4t4i", ("router.kind=uniform",)),
+        ("mod_moma_4t4i", ("router.kind=token_choice", "router.top_k=2", "router.normalise=true")),
+    ],
+    ids=str,
+)
+def test_the_state_of_routers_is_that_of_the_forward(name, words, mode):
+    """Thresholds and biases that a later step writes before the backward, as no loop does, change no decision of this one."""
+
+    def stateful() -> Transformer:
+        model = member(name, *words)
+        for router in model.routers():
+            if router.state is not None:
+                router.state.write(torch.linspace(-0.2, 0.2, router.n_routed))
+        return model
+
+    plain, checkpointed = step(stateful(), "none"), step(stateful(), mode)
+    assert all(d.experts.offsets[-1] > 0 for d in plain[2])
+    assert_same(plain, checkpointed)
+
+    def late(mode: str) -> dict[str, torch.Tensor]:
+        model = stateful()
+        apply_activation_checkpointing(model, mode)
+        loss, _ = mean_loss(model, make_batch(8, (40, 24)))
+        for router in model.routers():
+            if router.state is not None:
+                router.state.write(router.state().flip(0))
+        loss.backward()
+        return {path: p.grad for path, p in model.named_parameters()}
+
+    expected, found = late("none"), late(mode)
+    for path, gradient in expected.items():
+        assert torch.equal(gradient, found[path]), path
 
 
 def test_noise_and_dropout_are_the_same_in_recomputation():

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from momafuse.routing.plan import Group, Plan, fixed_plan, groups_of, plan_of_choices, rows_of, served, slot_columns
+from momafuse.routing.plan import (
+    Group,
+    Plan,
+    fixed_plan,
+    groups_of,
+    plan_of_assignment,
+    plan_of_choices,
+    rows_of,
+    served,
+    slot_columns,
+)
 from tests.batches import make_batch
 
 NAMES = ("text", "image", "speech")
@@ -121,3 +131,46 @@ def test_the_rows_of_a_group_of_two_modalities_of_three():
 def test_shared_experts_are_one_of_their_total_width():
     groups = groups_of({"text": 2, "image": 1, "shared": 3}, ("text", "image"), 8, {"image": 4, "shared": 5})
     assert groups == (Group("text", 2, (0,), 8), Group("image", 1, (1,), 4), Group("shared", 1, (0, 1), 15))
+
+
+def expert_of(first: int, experts: int, n: int, generator: torch.Generator) -> list[int]:
+    """n different ones of so many experts, in any order."""
+    return (first + torch.randperm(experts, generator=generator)[:n]).tolist()
+
+
+@given(
+    experts=st.integers(1, 5),
+    rows=st.integers(0, 9),
+    n=st.integers(1, 3),
+    density=st.floats(0, 1),
+    gated=st.booleans(),
+    counted=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_a_plan_of_assignment_agrees_with_loops_over_rows(experts, rows, n, density, gated, counted, seed):
+    """Each row names its experts, or none, in its own order; `counted`: the host knows how many there are."""
+    n, generator = min(n, experts), torch.Generator().manual_seed(seed)
+    expert = [expert_of(0, experts, n, generator) for _ in range(rows)]
+    none = (torch.rand(rows, n, generator=generator) >= density).tolist()
+    expert = [[experts if no else e for e, no in zip(*pair, strict=True)] for pair in zip(expert, none, strict=True)]
+    gates = torch.rand(rows, n, generator=generator, dtype=torch.float64).requires_grad_() if gated else None
+    places = [(e, r, i) for e in range(experts) for r in range(rows) for i in range(n) if expert[r][i] == e]
+    numbers = torch.tensor(expert, dtype=torch.int64).view(rows, n)
+    plan = plan_of_assignment(numbers, gates, experts, len(places) if counted else None)
+
+    padding = 0 if counted else rows * n - len(places)
+    assert plan.sizes is None
+    assert plan.offsets.tolist() == [sum(at < e for at, _, _ in places) for e in range(experts + 1)]
+    assert plan.rows.tolist() == [r for _, r, _ in places] + [0] * padding
+    wanted = [[-1] * n for _ in range(rows)]
+    for place, (_, r, i) in enumerate(places):
+        wanted[r][i] = place
+    assert plan.slots.tolist() == wanted
+    assert (plan.weights is None) == (gates is None)
+    if plan.weights is not None and gates is not None:
+        assert plan.weights.tolist() == [gates[r, i].item() for _, r, i in places] + [0.0] * padding
+        plan.weights.sum().backward()
+        expected = torch.zeros_like(gates)
+        for _, r, i in places:
+            expected[r, i] = 1
+        assert torch.equal(gates.grad, expected)
