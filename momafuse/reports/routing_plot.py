@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WIDTH = 13.0  # inches
 PATH_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255")
 LOAD_PANELS = 6  # layers at most
+MOST_NAMED = 24  # experts in a legend
 GAP = "   "  # between words, some of which are commas
 
 
@@ -35,6 +36,7 @@ class Layer:
     number: int
     pictures: list[Pixels]
     words: list[tuple[int, list[str]]]  # expert, and its words, the most typical first
+    passed: bool = False  # whether the layer passes rows by, whose cells are crossed
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Shown:
 def plot_routing(shown: Shown, out: Path) -> None:
     """A band for pictures and words, one for the ways of each modality, one for loads, as far as there are any."""
     heights = [0.4 + sum(_heights(shown))]
-    heights += [2.9 for _ in shown.paths]
+    heights += [max(2.9, 0.9 + 0.17 * len(p.places)) for p in shown.paths]
     if shown.loads is not None:
         heights.append(0.6 + 2.0 * math.ceil(len(shown.loads.layers) / _across(shown.loads)))
     figure = new_figure(WIDTH, sum(heights))
@@ -112,15 +114,17 @@ def _pictures_and_words(band: SubFigure, shown: Shown) -> None:
     for line, layer in zip(grid[-len(shown.layers) :], shown.layers, strict=True):
         for panel, picture in zip(line, layer.pictures, strict=False):
             panel.imshow(picture, interpolation="nearest")
-        line[0].set_ylabel(f"layer {layer.number}", fontsize=9)
+        line[0].set_ylabel(f"layer {layer.number}" + "\ncrossed: passed by" * layer.passed, fontsize=9)
         _words(line[-1], layer, shown.names)
 
 
 def _legend(panel: Axes, shown: Shown) -> None:
-    """Which colour is whose; every expert is somewhere in the picture."""
+    """Which colour is whose, unless there are too many."""
     from matplotlib.patches import Patch
 
     marks = [Patch(color=shade(e, len(shown.names)), label=name) for e, name in enumerate(shown.names)]
+    if len(marks) > MOST_NAMED:
+        return
     marks.append(Patch(color=shade(NONE, len(shown.names)), label="no expert"))
     panel.legend(handles=marks, loc="center", ncols=math.ceil(len(marks) / 4), frameon=False, fontsize=9, title="expert")
 
@@ -178,7 +182,7 @@ def _path_table(panel: Axes, p: Paths) -> None:
         way = " ".join("·" if e < 0 else str(e - p.places[0] + 1) for e in path)
         panel.text(0.19, line + 0.5, way, va="center", fontsize=9, family="monospace")
         text = GAP.join(words).encode("utf-8", "replace").decode()
-        panel.text(0.22 + 0.021 * len(way), line + 0.5, text, va="center", fontsize=9, parse_math=False, clip_on=True)
+        panel.text(0.22 + 0.0128 * len(way), line + 0.5, text, va="center", fontsize=9, parse_math=False, clip_on=True)
 
 
 def _loads(band: SubFigure, loads: Loads, names: Sequence[str]) -> None:
@@ -202,7 +206,8 @@ def _loads(band: SubFigure, loads: Loads, names: Sequence[str]) -> None:
     for panel in panels[-1]:
         panel.set_xlabel("step", fontsize=9)
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    band.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    if len(handles) <= MOST_NAMED:
+        band.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
 
 
 def _across(loads: Loads) -> int:

@@ -27,6 +27,7 @@ from momafuse.reports.plots import Chosen, plot_experts, plot_losses, plot_recon
 from momafuse.routing.statistics import RoutingCounts
 from momafuse.training.held_out import HeldOut, unigram
 from momafuse.training.page import write_page
+from momafuse.training.router_report import summary as summary_of_routers
 from momafuse.training.router_report import written
 from momafuse.training.routing_shown import draw_routing
 from momafuse.training.schedule import more
@@ -39,7 +40,7 @@ SEES_THE_FUTURE = "training routing: sees the future (what a router chooses depe
 def report_evaluation(held_out: HeldOut, state: Mapping[str, Any], logger: Logger) -> None:
     """A row of metrics, and the warning without which a loss under expert choice misleads."""
     counts = {key: state[key] for key in ("step", "tokens", "flops")}
-    routers = {} if held_out.router is None else held_out.router.summary()
+    routers = {} if held_out.router is None else summary_of_routers(held_out.router.entries)
     logger.evaluation({**counts, **held_out.losses, **routers, "eval/routing": held_out.routing})
     if held_out.routing == "training":
         logger.message(SEES_THE_FUTURE)

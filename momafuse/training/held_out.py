@@ -19,7 +19,7 @@ from momafuse.data.batch import Batch
 from momafuse.data.corpus import Corpus
 from momafuse.routing.statistics import RoutingCounts, count_plan, sum_counts
 from momafuse.training.losses import LossMeter, modality_table, objective
-from momafuse.training.router_report import RouterFound, RouterWatch
+from momafuse.training.router_watch import RouterFound, RouterWatch
 from momafuse.training.setup import Setup
 
 

@@ -6,7 +6,8 @@ word's tokens is above its share p of all tokens of text:
 
     z = (k - n p) / sqrt(n p (1 - p)),   k of n tokens of the word
 
-`router.jsonl` in the run folder holds the loads of each evaluation, a row a step: `load/LAYER/EXPERT` over the even one.
+`router.jsonl` in the run folder holds the loads of each evaluation, a row a step: `load/LAYER/GROUP/EXPERT`
+over the even one.
 Draws nothing (reports/routing_plot.py).
 """
 
@@ -33,9 +34,12 @@ from momafuse.reports.routing_plot import LOAD_PANELS, Layer, Loads, Paths, Show
 from momafuse.routing.names import NONE, PASSED, SHARED
 from momafuse.tokens.text import TextTokenizer
 from momafuse.tokens.vocabulary import TEXT, Vocabulary
-from momafuse.training.router_report import RouterFound, Seen, over_even
+from momafuse.training.router_report import over_even
+from momafuse.training.router_watch import RouterFound, Seen
 
-PICTURES, WORDS, PATHS, PATH_WORDS, LEAST = 5, 7, 8, 4, 4
+PICTURES, WORDS, PATHS, PATH_WORDS = 5, 7, 8, 4
+LEAST = 4  # tokens of a word that is shown
+EXPERTS = 12  # of text, those that take the most words, with words of their own
 Ints = npt.NDArray[np.int64]
 WORD = re.compile(r"[^\W_](?:[\w'-]*\w)?")
 
@@ -58,8 +62,9 @@ def shown_of(config: Config, model: Transformer, v: Vocabulary, seen: Seen, load
     for i in chosen:
         taken = seen.layers[i]
         drawn = [over_picture(pixels, taken.expert[first : first + n], len(names)) for pixels, first, n in pictures]
-        of_expert = [(e, typical(words, taken.expert == e, spelt, WORDS)) for e in experts_of(model, 0, taken)]
-        shown.append(Layer(i, drawn, of_expert))
+        busiest = sorted(experts_of(model, 0, taken), key=lambda e: -int((taken.expert[words >= 0] == e).sum()))[:EXPERTS]
+        of_expert = [(e, typical(words, taken.expert == e, spelt, WORDS)) for e in sorted(busiest)]
+        shown.append(Layer(i, drawn, of_expert, bool((taken.expert == PASSED).any())))
     paths = [paths_of(model, v.names[m], m, seen, words, spelt) for m in range(len(v.names))]
     return Shown(names, [pixels for pixels, _, _ in pictures], shown, [p for p in paths if p is not None], loads)
 
