@@ -26,6 +26,7 @@ WIDTH = 13.0  # inches
 PATH_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255")
 LOAD_PANELS = 6  # layers at most
 MOST_NAMED = 24  # experts in a legend
+SIGNS = {NONE: "·", PASSED: "-"}
 GAP = "   "  # between words, some of which are commas
 
 
@@ -174,12 +175,15 @@ def _path_table(panel: Axes, p: Paths) -> None:
     panel.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(len(p.paths), -0.2))
     panel.spines[:].set_visible(False)
     panel.set_title(
-        f"the {len(p.paths)} most frequent, {sum(s for _, s, _ in p.paths):.0%} of {p.modality} tokens", fontsize=10
+        f"the {len(p.paths)} most frequent, {100 * sum(s for _, s, _ in p.paths):.0f} % of {p.modality} tokens", fontsize=10
     )
+    passed = f", {SIGNS[PASSED]} passed by" if PASSED in p.places else ""
+    last = "; words" if any(words for _, _, words in p.paths) else ""
+    panel.set_xlabel(f"share of tokens; expert of each layer ({SIGNS[NONE]} none{passed}){last}", fontsize=9)
     for line, (path, share, words) in enumerate(p.paths):
         panel.plot([0.01, 0.06], [line + 0.5] * 2, color=PATH_COLOURS[line], linewidth=3, solid_capstyle="butt")
         panel.text(0.16, line + 0.5, f"{100 * share:.1f} %", va="center", ha="right", fontsize=9)
-        way = " ".join("·" if e < 0 else str(e - p.places[0] + 1) for e in path)
+        way = " ".join(SIGNS.get(e) or str(e - p.places[0] + 1) for e in path)
         panel.text(0.19, line + 0.5, way, va="center", fontsize=9, family="monospace")
         text = GAP.join(words).encode("utf-8", "replace").decode()
         panel.text(0.22 + 0.0128 * len(way), line + 0.5, text, va="center", fontsize=9, parse_math=False, clip_on=True)
@@ -199,7 +203,8 @@ def _loads(band: SubFigure, loads: Loads, names: Sequence[str]) -> None:
             panel.plot(loads.steps, loads.of[:, at, n], **kind, label=names[e])
         panel.set_title(f"layer {loads.layers[at]}", fontsize=10)
         panel.set_ylim(0, 1.05 * max(1.0, float(loads.of.max())))
-        panel.locator_params("x", integer=True)
+        if len(loads.steps) <= 6:
+            panel.set_xticks(loads.steps)
         panel.tick_params(labelsize=8)
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
