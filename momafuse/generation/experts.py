@@ -4,7 +4,7 @@ Under causal routing a row may be taken by no expert, by one or by several; of s
 Experts of a group of one have no gate and no choice: they count for rows that no routed group serves. Shared experts take
 every row and never count. A layer of a mixture of depths passes some rows by.
 
-Shape legend: T rows, E experts of a layer, K kept rows. Draws nothing (web/drawing.py).
+Shape legend: T rows, E experts of a layer, K kept rows. Draws nothing (reports/drawing.py).
 """
 
 from __future__ import annotations
@@ -23,12 +23,9 @@ from momafuse.models.block import Decision
 from momafuse.models.experts import layer_groups
 from momafuse.models.transformer import Transformer
 from momafuse.routing.auxiliary import Routing
-from momafuse.routing.names import SHARED
+from momafuse.routing.names import NONE, PASSED, SHARED
 from momafuse.routing.plan import Group, Plan
 from momafuse.tokens.vocabulary import Vocabulary
-
-NONE = -1  # no expert took the row
-PASSED = -2  # the layer is one of a mixture of depths and passed the row by
 
 
 @dataclass(frozen=True)

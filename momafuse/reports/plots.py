@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ExpertReport = dict[str, dict[str, NDArray[np.floating[Any]]]]
-"""By group: "load" (layers, experts), mean rows per expert and sequence; "chosen" (layers, 3), shares of rows chosen by 0,
-1, 2+ experts."""
+Chosen = dict[str, NDArray[np.floating[Any]]]
+"""By group: (layers, 3), shares of rows chosen by 0, 1, 2+ experts."""
 
 COLOURS = ("#2a6f97", "#d1603d", "#5b8c5a", "#7b5ea7", "#b08a2e")  # one per modality
 GREY = "#6b6b6b"
@@ -32,7 +31,7 @@ DPI = 150
 SMOOTHING = 0.06  # of the steps: the window of the drawn training loss
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """In inches. matplotlib takes a third of a second to come, which a run has at its end rather than at its start."""
     from matplotlib.figure import Figure
 
@@ -47,7 +46,7 @@ def plot_losses(metrics: Path, out: Path, unigram: Mapping[str, float]) -> None:
     rows = read_metrics(metrics)
     frequencies = {key.rpartition("/")[2]: value for key, value in unigram.items()}
     names = sorted({key.rpartition("loss_")[2] for row in rows for key in row if "/loss_" in key}, reverse=True)
-    figure = _figure(5.2 * len(names), 3.8)
+    figure = new_figure(5.2 * len(names), 3.8)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for panel, name, colour in zip(panels, names, COLOURS, strict=False):
         _loss_panel(panel, rows, name, colour, frequencies.get(name))
@@ -60,7 +59,7 @@ def plot_series(metrics: Path, out: Path) -> None:
     rows = read_metrics(metrics)
     keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith(("train/loss_", "eval/"))))
     across = min(4, len(keys))
-    figure = _figure(3.4 * across, 2.6 * math.ceil(len(keys) / across))
+    figure = new_figure(3.4 * across, 2.6 * math.ceil(len(keys) / across))
     panels = figure.subplots(math.ceil(len(keys) / across), across, squeeze=False).flatten()
     for panel, key in zip(panels, keys, strict=False):
         steps, values = _series(rows, key)
@@ -101,34 +100,16 @@ def _loss_panel(panel: Axes, rows: Sequence[Row], name: str, colour: str, freque
     panel.legend(frameon=False, fontsize=9)
 
 
-def plot_experts(stats: ExpertReport, out: Path) -> None:
-    """One row of panels per entry: rows per expert and layer, and the shares of rows chosen by 0, 1 and more experts."""
-    layers = [len(group["load"]) for group in stats.values()]
-    heights = [0.34 * n + 1.0 for n in layers]
-    figure = _figure(11, sum(heights) + 0.4)
-    grid = figure.subplots(len(stats), 2, squeeze=False, height_ratios=heights)
-    for (left, right), (name, group) in zip(grid, stats.items(), strict=True):
-        _load_panel(left, name, group["load"])
-        _chosen_panel(right, name, group["chosen"])
-    handles, labels = grid[0, 1].get_legend_handles_labels()
+def plot_experts(chosen: Chosen, out: Path) -> None:
+    """A panel per entry: the shares of rows chosen by 0, 1 and more experts, layer by layer."""
+    heights = [0.34 * len(shares) + 1.0 for shares in chosen.values()]
+    figure = new_figure(7, sum(heights) + 0.4)
+    panels = figure.subplots(len(chosen), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for panel, (name, shares) in zip(panels, chosen.items(), strict=True):
+        _chosen_panel(panel, name, shares)
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower right", ncols=3, frameon=False, title="rows chosen by")
     figure.savefig(out, dpi=DPI)
-
-
-def _load_panel(panel: Axes, name: str, load: NDArray[np.floating[Any]]) -> None:
-    layers, experts = load.shape
-    top = max(float(load.max()), 1e-9)
-    panel.imshow(load, cmap="Blues", vmin=0, vmax=1.6 * top, aspect="auto")
-    for layer in range(layers):
-        for expert in range(experts):
-            value = float(load[layer, expert])
-            ink = "white" if value > 0.85 * top else "black"
-            panel.text(expert, layer, f"{value:.3g}", ha="center", va="center", color=ink, fontsize=8)
-    panel.set_title(f"{name}: rows per expert and sequence", fontsize=10)
-    panel.set_xticks(range(experts), [f"expert {i}" if experts <= 4 else str(i) for i in range(experts)])
-    panel.set_yticks(range(layers), [f"layer {i}" for i in range(layers)])
-    panel.tick_params(length=0, labelsize=8)
-    panel.spines[:].set_visible(False)
 
 
 def _chosen_panel(panel: Axes, name: str, chosen: NDArray[np.floating[Any]]) -> None:
@@ -147,8 +128,8 @@ def _chosen_panel(panel: Axes, name: str, chosen: NDArray[np.floating[Any]]) -> 
     panel.set_xlim(0, 100)
     panel.set_ylim(layers - 0.5, -0.5)
     panel.set_xticks([])
-    panel.set_yticks(range(layers), [""] * layers)
-    panel.tick_params(length=0)
+    panel.set_yticks(range(layers), [f"layer {i}" for i in range(layers)])
+    panel.tick_params(length=0, labelsize=8)
     panel.spines[:].set_visible(False)
 
 
@@ -160,14 +141,14 @@ def plot_reconstructions(
     count = len(originals)
     columns = min(count, 4 if count <= 16 else 6)
     lines = math.ceil(count / columns)
-    figure = _figure(2.7 * columns, 1.65 * lines + 0.35)
+    figure = new_figure(2.7 * columns, 1.65 * lines + 0.35)
     figure.suptitle("left: the original, right: what its tokens keep", fontsize=10)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for panel in panels:
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
     for panel, original, reconstruction, caption in zip(panels, originals, reconstructions, captions, strict=False):
-        left, right = _pixels(original), _pixels(reconstruction)
+        left, right = pixels_of(original), pixels_of(reconstruction)
         gap = np.full((len(left), max(2, left.shape[1] // 32), 3), 255, dtype=np.uint8)
         aspect = "equal" if original.ndim == 3 else "auto"  # sounds have any length
         panel.imshow(np.concatenate([left, gap, right], axis=1), interpolation="nearest", aspect=aspect)
@@ -177,7 +158,7 @@ def plot_reconstructions(
     figure.savefig(out, dpi=DPI)
 
 
-def _pixels(item: NDArray[Any]) -> NDArray[np.uint8]:
+def pixels_of(item: NDArray[Any]) -> NDArray[np.uint8]:
     """-> (H, W, 3)."""
     if item.ndim == 3:
         return item.transpose(1, 2, 0)

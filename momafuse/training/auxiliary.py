@@ -10,7 +10,6 @@ A mean is over the rows of a micro-batch; micro-batches and ranks weigh the same
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +35,8 @@ from momafuse.training.auxiliary_scores import KINDS, causal_costs, lessons, sco
 from momafuse.training.held_out import HeldOut, evaluate, unigram
 from momafuse.training.language import LanguageStage
 from momafuse.training.page import write_page
+from momafuse.training.router_report import written
+from momafuse.training.routing_shown import draw_routing
 from momafuse.training.seed import Seed
 from momafuse.training.setup import Setup
 from momafuse.training.step import chosen_rows, step_flops
@@ -144,8 +145,11 @@ class Auxiliaries(LanguageStage):
         return replace(found, scores=scores(self.config, self.setup))
 
     def renew(self, job: Job, path: Path, state: dict[str, Any], found: HeldOut, logger: Logger) -> None:
-        """The page: what the model makes when these routers choose."""
+        """The page, and plots/routing.png: what the model makes when these routers choose, and what goes where."""
         frequencies = unigram(job.config, self.setup, self.corpus)
+        if found.router is not None:
+            (path / "plots").mkdir(exist_ok=True)
+            draw_routing(job.config, self.setup.model, self.corpus.vocabulary, found.router, path, int(state["step"]))
         write_page(job, self.setup, self.corpus, path, state, found, frequencies, next_commands(path))
         logger.page(path / "index.html", int(state["step"]))
 
@@ -155,7 +159,8 @@ class Auxiliaries(LanguageStage):
         report |= unigram(job.config, self.setup, self.corpus)
         report |= {"steps": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"], 3)}
         report |= {"auxiliary": found.scores, "causal": causal_costs(self.config, self.setup, found.counts)}
-        write_aside(path / "report.json", json.dumps(report, indent=1) + "\n")
+        report |= {} if found.router is None else {"router": found.router.entries}
+        write_aside(path / "report.json", written(report))
         self.renew(job, path, state, found, logger)
         logger.message(f"run folder: {path}; report.json holds the held-out loss under causal routing, and scores by layer")
         logger.message(f"what it makes of held-out pairs: {path / 'index.html'}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,10 +23,13 @@ from momafuse.data.sources import Item, Raw, open_source
 from momafuse.errors import UserError
 from momafuse.files import write_aside
 from momafuse.reports.logger import Logger
-from momafuse.reports.plots import ExpertReport, plot_experts, plot_losses, plot_reconstructions
+from momafuse.reports.plots import Chosen, plot_experts, plot_losses, plot_reconstructions
 from momafuse.routing.statistics import RoutingCounts
 from momafuse.training.held_out import HeldOut, unigram
 from momafuse.training.page import write_page
+from momafuse.training.router_report import summary as summary_of_routers
+from momafuse.training.router_report import written
+from momafuse.training.routing_shown import draw_routing
 from momafuse.training.schedule import more
 from momafuse.training.setup import Setup
 
@@ -38,7 +40,8 @@ SEES_THE_FUTURE = "training routing: sees the future (what a router chooses depe
 def report_evaluation(held_out: HeldOut, state: Mapping[str, Any], logger: Logger) -> None:
     """A row of metrics, and the warning without which a loss under expert choice misleads."""
     counts = {key: state[key] for key in ("step", "tokens", "flops")}
-    logger.evaluation({**counts, **held_out.losses, "eval/routing": held_out.routing})
+    routers = {} if held_out.router is None else summary_of_routers(held_out.router.entries)
+    logger.evaluation({**counts, **held_out.losses, **routers, "eval/routing": held_out.routing})
     if held_out.routing == "training":
         logger.message(SEES_THE_FUTURE)
 
@@ -53,10 +56,11 @@ def finish(
     except UserError as error:  # a corpus may travel without its sources
         logger.message(f"no samples/reconstruction.png: {error}")
     frequencies = unigram(job.config, setup, corpus)
-    report: dict[str, float | str] = {**held_out.losses, "eval/routing": held_out.routing, **frequencies}
+    report: dict[str, Any] = {**held_out.losses, "eval/routing": held_out.routing, **frequencies}
     report |= {"steps": state["step"], "tokens": state["tokens"], "seconds": round(state["seconds"], 3)}
+    report |= {} if held_out.router is None else {"router": held_out.router.entries}
     draw(job, setup, corpus, path, state, held_out, frequencies, logger)
-    write_aside(path / "report.json", json.dumps(report, indent=1) + "\n")
+    write_aside(path / "report.json", written(report))
     for line in summary(job, path, report):
         logger.message(line)
 
@@ -82,24 +86,21 @@ def draw(
     (path / "plots").mkdir(exist_ok=True)
     plot_losses(path / "metrics.jsonl", path / "plots" / "loss.png", frequencies)
     if setup.model.chooses_experts and held_out.counts:
-        plot_experts(expert_report(held_out.counts, setup, corpus), path / "plots" / "experts.png")
+        plot_experts(chosen_report(held_out.counts, setup, corpus), path / "plots" / "experts.png")
+    if held_out.router is not None:
+        draw_routing(job.config, setup.model, corpus.vocabulary, held_out.router, path, int(state["step"]))
     write_page(job, setup, corpus, path, state, held_out, frequencies, next_commands(job, int(state["step"])))
     logger.page(path / "index.html", int(state["step"]))
 
 
-def expert_report(counts: list[RoutingCounts], setup: Setup, corpus: Corpus) -> ExpertReport:
-    """Per group of experts and modality, `GROUP` or `GROUP: MODALITY`: mean rows a layer and expert took, shares chosen."""
-    load = torch.stack([c.load for c in counts]).cpu().double()  # (layers, E, M)
+def chosen_report(counts: list[RoutingCounts], setup: Setup, corpus: Corpus) -> Chosen:
+    """By group, or `GROUP: MODALITY` of a group of several: shares of rows chosen by 0, 1 and more experts, layer by layer."""
     chosen = torch.stack([c.chosen for c in counts]).cpu().double()  # (layers, M, 3)
-    report: ExpertReport = {}
-    first = 0
+    report: Chosen = {}
     for g in setup.model.groups:
         for m in g.modalities:
             name = g.name if len(g.modalities) == 1 else f"{g.name}: {corpus.vocabulary.names[m]}"
-            shares = chosen[:, m] / chosen[:, m].sum(-1, keepdim=True).clamp(min=1)
-            rows = load[:, first : first + g.experts, m] / setup.held_out_sequences
-            report[name] = {"load": rows.numpy(), "chosen": shares.numpy()}
-        first += g.experts
+            report[name] = (chosen[:, m] / chosen[:, m].sum(-1, keepdim=True).clamp(min=1)).numpy()
     return report
 
 
@@ -126,7 +127,7 @@ def _raw(item: Item, modality: str) -> list[Raw]:
     return [s for s in item.segments if isinstance(s, Raw) and s.modality == modality]
 
 
-def summary(job: Job, path: Path, report: dict[str, float | str]) -> list[str]:
+def summary(job: Job, path: Path, report: Mapping[str, Any]) -> list[str]:
     """Where everything is, and the commands that a user would try next."""
     lines = [f"run folder: {path}"]
     for key, value in report.items():

@@ -1,6 +1,6 @@
 """The run folder: whether a command starts a run, goes on with one, or finds it complete.
 
-    ROOT/NAME/  config.yaml  revision.txt  metrics.jsonl  report.json  checkpoints/  plots/  samples/  wandb/
+    ROOT/NAME/  config.yaml  revision.txt  metrics.jsonl  router.jsonl  report.json  checkpoints/  plots/  samples/  wandb/
 
 A folder whose config differs in anything that changes results is refused; a new run that starts from the checkpoint of
 another (`resume=PATH`) must agree with it in architecture, data and seed; one that is made from another model

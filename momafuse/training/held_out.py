@@ -19,6 +19,7 @@ from momafuse.data.batch import Batch
 from momafuse.data.corpus import Corpus
 from momafuse.routing.statistics import RoutingCounts, count_plan, sum_counts
 from momafuse.training.losses import LossMeter, modality_table, objective
+from momafuse.training.router_watch import RouterFound, RouterWatch
 from momafuse.training.setup import Setup
 
 
@@ -27,6 +28,7 @@ class HeldOut:
     losses: dict[str, float]  # eval/loss, eval/loss_text, eval/loss_image
     routing: str  # training: sees the future | causal
     counts: list[RoutingCounts]  # one a layer; empty where nothing is routed
+    router: RouterFound | None = None  # what routers did; None where no expert is chosen
     scores: list[dict[str, Any]] = field(default_factory=list)  # of auxiliary routers (auxiliary_scores.py)
 
 
@@ -57,16 +59,22 @@ def evaluate(config: Config, setup: Setup, corpus: Corpus, routing: Literal["tra
     table = modality_table(corpus.vocabulary, world.device)
     meter, uncounted = (LossMeter(corpus.vocabulary.names, table) for _ in range(2))
     counts: list[RoutingCounts] = []
+    watch = RouterWatch(setup) if setup.model.chooses_experts else None
     with setup.working():
         for batch, counted in dealt(config, setup):
             loss = objective(batch, meter if counted else uncounted, config.objective, 1)
-            _, decisions = setup.model(batch, loss, None, routing)
+            if watch is not None:
+                watch.begin(batch, counted)
+            _, decisions = setup.model(batch, loss, None, routing, None if watch is None else watch.observe)
+            if watch is not None:
+                watch.add(batch, decisions, counted)
             new = [count_plan(d.experts, d.kept or batch, len(batch.budget)) for d in decisions if d.experts is not None]
             new = new if counted else [c.nothing() for c in new]
             counts = [a + b for a, b in zip(counts, new, strict=True)] if counts else new
     setup.model.train()
     named = routing if setup.model.looks_ahead else "causal"  # of these the training routing is causal, too
-    return HeldOut(meter.means("eval/", world), named, sum_counts(counts, world.sum))
+    found = None if watch is None else watch.found()
+    return HeldOut(meter.means("eval/", world), named, sum_counts(counts, world.sum), found)
 
 
 def unigram(config: Config, setup: Setup, corpus: Corpus) -> dict[str, float]:

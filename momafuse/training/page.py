@@ -19,7 +19,7 @@ from momafuse.training.held_out import HeldOut
 from momafuse.training.samples import Sample, generator_of, make_samples
 from momafuse.training.setup import Setup
 
-PLOTS = {"loss": "Losses", "experts": "What the experts took"}
+PLOTS = {"loss": "Losses", "routing": "What the experts took", "experts": "How many experts took a row"}
 
 
 def write_page(

@@ -3,7 +3,7 @@
     <span style="background: ..." title="text 3, gate 0.71">apple</span>      a token
     <img> <img>                                                               a picture, and the same under its cells
 
-One layer at a time. Colours are those of drawing.py; what a layer without routers would show is one line instead.
+One layer at a time. Colours are those of reports/drawing.py; what a layer without routers would show is one line instead.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from momafuse.generation.experts import NONE, PASSED, Taken
+from momafuse.generation.experts import Taken
+from momafuse.reports.drawing import SHARE, Pixels, colour, in_lines, over_picture
 from momafuse.reports.pages import embedded, rendered
+from momafuse.routing.names import NONE, PASSED
 from momafuse.tokens.text import TextTokenizer
 from momafuse.tokens.vocabulary import TEXT, Vocabulary
 from momafuse.web.answer import Answer, Run, runs_of
-from momafuse.web.drawing import SHARE, Pixels, colour, in_lines, over_picture
 
 _CROSSED = "background: linear-gradient(to top right, #fff 45%, #3c3c3c 46%, #3c3c3c 54%, #fff 55%)"
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from momafuse.generation.experts import NONE, PASSED, Taken, experts_of_rows, taken
+from momafuse.generation.experts import Taken, experts_of_rows, taken
 from momafuse.generation.passes import pass_of
 from momafuse.models.block import Decision
 from momafuse.models.experts import layer_groups
 from momafuse.models.transformer import Transformer
+from momafuse.routing.names import NONE, PASSED
 from momafuse.routing.plan import Group, plan_of_choices
 from momafuse.tokens.vocabulary import Vocabulary
 from tests.models.loops import VOCABULARY

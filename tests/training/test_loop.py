@@ -36,14 +36,16 @@ def test_every_member_trains_and_reports(run, experiment):
     folder = run("trainer.max_steps=3", experiment=experiment, sheets=True)
     report = json.loads((folder / "report.json").read_text())
     by_modality = {"eval/loss_text", "eval/loss_image", "unigram/text", "unigram/image"}
-    assert set(report) == by_modality | {"eval/loss", "eval/routing", "steps", "tokens", "seconds"}
+    routed = experiment in ("moma_4t4i", "moe_8x", "mod_moma_4t4i", "mot_text_moe4")
+    own = {"router"} if routed else set()
+    assert set(report) == by_modality | {"eval/loss", "eval/routing", "steps", "tokens", "seconds"} | own
     assert report["eval/routing"] == ("causal" if experiment in CAUSAL else "training")
     assert report["steps"] == 3
     assert 4 < report["unigram/text"] < 9
     for file in ("plots/loss.png", "samples/reconstruction.png", "config.yaml", "revision.txt", "checkpoints/latest"):
         assert (folder / file).stat().st_size
-    routed = ("moma_4t4i", "moe_8x", "mod_moma_4t4i", "mot_text_moe4")
-    assert (folder / "plots/experts.png").is_file() == (experiment in routed)
+    for file in ("plots/experts.png", "plots/routing.png", "router.jsonl"):
+        assert (folder / file).is_file() == routed
     page = (folder / "index.html").read_text()
     assert 'src="http' not in page
     assert page.count("<figure><img") == (16 if experiment in CAUSAL else 0)

@@ -36,7 +36,7 @@ def watched(small_corpus, tmp_path_factory) -> tuple[Path, Path]:
 
     root = tmp_path_factory.mktemp("watched")
     with pytest.MonkeyPatch.context() as patch:
-        for draw in ("plot_losses", "plot_experts", "reconstruct"):
+        for draw in ("plot_losses", "plot_experts", "draw_routing", "reconstruct"):
             patch.setattr(finish, draw, lambda *_: None)
         for more in (["run.name=on", "trainer.probe=2", "trainer.profile=2:3"], ["run.name=off"]):
             train(compose(["+experiment=moma_4t4i", *words(small_corpus, root), *SHORT, "trainer.dry_step=false", *more]))

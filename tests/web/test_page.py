@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from momafuse.generation.experts import NONE, PASSED, Taken
+from momafuse.generation.experts import Taken
 from momafuse.generation.sampling import Sampling
+from momafuse.reports.drawing import colour, in_lines, over_picture
+from momafuse.routing.names import NONE, PASSED
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.web.answer import Answer, answer, prompt_of, runs_of
-from momafuse.web.drawing import colour, in_lines, over_picture
 from momafuse.web.page import page
 from tests.web.conftest import Untrained
 from tests.web.test_answer import drawing

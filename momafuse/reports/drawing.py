@@ -15,14 +15,15 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from momafuse.generation.experts import PASSED
+from momafuse.routing.names import PASSED
 
 Colour = tuple[int, int, int]
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
-# Those that are told apart side by side (matplotlib's without its grey, and three); more are spread over the circle of hues.
+# Those that are told apart side by side, by the colour-blind too (Okabe and Ito's seven, then five of Tol's); more are spread
+# over the circle of hues.
 _CHOSEN = [
-    bytes.fromhex(c) for c in "1f77b4 ff7f0e 2ca02c d62728 9467bd e377c2 17becf bcbd22 8c564b 393b79 e7ba52 637939".split()
+    bytes.fromhex(c) for c in "0072b2 e69f00 009e73 d55e00 cc79a7 56b4e9 f0e442 882255 332288 999933 44aa99 661100".split()
 ]
 GREY: Colour = (128, 128, 128)
 INK: Colour = (60, 60, 60)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from momafuse.generation.experts import NONE, PASSED
-from momafuse.web.drawing import CELL, GREY, INK, LUMA, SHARE, colour, in_lines, over_picture
+from momafuse.reports.drawing import CELL, GREY, INK, LUMA, SHARE, colour, in_lines, over_picture
+from momafuse.routing.names import NONE, PASSED
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 
