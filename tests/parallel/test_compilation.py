@@ -18,6 +18,9 @@ from tests.kernels.blocks import on_cpu
 from tests.members import MEMBERS, mean_loss, member
 
 STEPS = 20
+# On a CPU the host reads how many rows an expert takes where rows choose, which no graph can.
+LEAVE_SIZES = ("moe_token_choice", "moe_top2", "moe_loss_free", "limoe_router", "moma_threshold")
+WHOLE = tuple(name for name in MEMBERS if name not in LEAVE_SIZES)
 SOME = ("dense", "moe_8x", "moma_4t4i", "mod_moma_4t4i", "mot_text_moe4")  # the others are of the same kinds
 
 
@@ -46,7 +49,7 @@ def train(model, steps: int, compiled: bool, documents: tuple[int, ...] = (2,)) 
     return losses
 
 
-@pytest.mark.parametrize("name", [pytest.param(m, marks=[] if m in SOME else pytest.mark.slow) for m in MEMBERS])
+@pytest.mark.parametrize("name", [pytest.param(m, marks=[] if m in SOME else pytest.mark.slow) for m in WHOLE])
 def test_every_member_is_one_graph_compiled_once_and_equal(name):
     """`aot_eager` traces and differentiates as inductor does and runs torch's own kernels: equal to the last digit."""
     model = member(name)
@@ -71,7 +74,7 @@ def test_with_activation_checkpointing(name, mode):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on the CPU")
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("name", WHOLE)
 def test_inductor_is_eager_but_for_rounding(name):
     """Fused kernels add in another order: a few units in the last place of fp32, over three steps."""
     model = member(name)
@@ -132,6 +135,32 @@ def test_what_only_the_device_knows_is_refused():
         apply_compile(member("mod_moma_4t4i", "model.depth.per_modality=false"))
 
 
+@pytest.mark.parametrize("name", LEAVE_SIZES)
+def test_rows_that_choose_are_refused_on_a_cpu(name):
+    model = member(name)
+    with pytest.raises(UserError, match=rf"trainer\.compile=true: with router\.kind={model.router.kind} only the device knows"):
+        apply_compile(model)
+
+
+@pytest.mark.parametrize("name", LEAVE_SIZES)
+def test_rows_that_choose_are_one_graph_where_kernels_leave_sizes_on_the_device(name):
+    """In Triton's interpreter. Thresholds that let some rows through."""
+    words = (name, "model.n_layers=1", "model.dim=32", "model.ffn=24", "trainer.backend=triton")
+
+    def stateful():
+        model = member(*words)
+        for router in model.routers():
+            if router.state is not None:
+                router.state.write(torch.linspace(-0.1, 0.1, router.n_routed))
+        return model
+
+    model = stateful()
+    apply_compile(model, backend="aot_eager", ragged=True)
+    losses = train(model, 1, compiled=True)
+    assert not counters["graph_break"]
+    assert losses == train(stateful(), 1, compiled=False)
+
+
 @pytest.mark.parametrize("mode", ["none", pytest.param("full", marks=pytest.mark.slow)])
 def test_kernels_of_our_own_leave_counts_on_the_device(mode):
     """In Triton's interpreter: one graph, also where only the device knows how many rows an expert takes."""
@@ -178,6 +207,8 @@ RAGGED = ("+experiment=mod_moma_4t4i", "model.depth.per_modality=false")
         (["trainer.compile=false"], CUDA, True, False),
         (RAGGED, CUDA, True, True),
         (RAGGED, CUDA, False, False),
+        (["+experiment=moma_threshold"], CUDA, True, True),
+        (["+experiment=moe_top2"], CUDA, False, False),
         (["upcycle=x", "upcycling.capacity_steps=5"], CUDA, True, False),
         (["+experiment=mod_dense", "model.depth.per_modality=false"], CUDA, False, True),
     ],
