@@ -8,7 +8,8 @@
 
 So a row's experts hang on itself alone, in training as at inference, and the load is balanced on average without a loss. In
 step 1 there are no cuts yet and no expert takes a row; they are those of step 1 afterwards. In training at most `BOUND` times
-capacity_factor places a row are computed; what is beyond is dropped, last experts first, and counted.
+capacity_factor places a row are computed; what is beyond is dropped, last experts first, and counted (`router/dropped`): on
+such a step, as there are in the first ones, a row can push out places of earlier ones. Evaluations have no bound.
 
 Shape legend and parameters: routers.py. State: `state.GROUP (E_group,)`, tau.
 """

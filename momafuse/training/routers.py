@@ -22,6 +22,8 @@ from momafuse.models.block import Decision
 from momafuse.models.transformer import Transformer
 from momafuse.objectives.routing import RouterLosses
 from momafuse.routing.kinds import EXPERT_CHOICE, KINDS
+from momafuse.routing.plan import Plan, served
+from momafuse.routing.rows import Rows
 from momafuse.world import World
 
 STARVED, GREEDY, PATIENCE = 0.05, 0.9, 100
@@ -34,7 +36,7 @@ class RouterWork:
         """`micro_batches` of a step on each rank."""
         self.world, self.micro_batches = world, micro_batches
         self.routers = {i: r for i, r in enumerate(model.routers()) if r is not None}
-        kind = KINDS[model.router.kind]
+        self.groups, kind = model.groups, KINDS[model.router.kind]
         watched = kind.scores and (model.router.kind != EXPERT_CHOICE or model.router.loss.any)
         self.losses = RouterLosses(model.router.loss, model.groups, model.modality_names) if self.routers and watched else None
         self._so_far: Tensor | None = None  # the sums of this step's rows, of all ranks; made once, for it is replayed
@@ -57,7 +59,7 @@ class RouterWork:
         if self.losses is not None and plans:
             part = self.losses.sums(list(plans.values()))
             mine = part.flat().detach().double()
-            sums.append(mine)
+            sums += [mine, self._computed(list(plans.values()))]
             if self.losses.config.any:
                 self._so_far = torch.zeros_like(mine) if self._so_far is None else self._so_far
                 self._so_far += self.world.sum(mine)
@@ -69,16 +71,25 @@ class RouterWork:
                 sums.append(sums[0].new_zeros(router.measures) if found is None else found)
         return loss, torch.cat(sums)
 
+    def _computed(self, plans: Sequence[tuple[Plan, Rows]]) -> Tensor:
+        """(1,) float64: the choices of all layers that their experts computed."""
+        alone = [g for g in self.groups if g.experts == 1]
+        found = [(plan.slots >= 0).sum() for plan, _ in plans]
+        found += [-served(alone, rows).sum() for _, rows in plans] if alone else []
+        return torch.stack(found).sum().double().view(1)
+
     def row(self, sums: Sequence[float]) -> dict[str, float]:
-        """`router/NAME` of each loss and `router/max_violation`, from the sums of all micro-batches and ranks."""
+        """`router/NAME` of each loss, `router/max_violation`, and `router/dropped`, the share of choices that a capacity or a
+        bound undid, from the sums of all micro-batches and ranks."""
         flat = torch.tensor(sums[: len(sums) - self._measured], dtype=torch.float64)
         if self.losses is None or not flat.numel():
             return {}
-        s = self.losses.unflattened(flat)
+        s, computed = self.losses.unflattened(flat[:-1]), float(flat[-1])
         values, loads = self.losses.values(s), self.losses.loads(s)
         self._said = self._alarms(loads)
         row = {f"router/{name}": float(value) for name, value in values.items()}
         row |= {"router/max_violation": float(loads.max()) - 1}
+        row |= {"router/dropped": 1 - computed / max(1.0, float(s.choices.sum()))}
         return row | ({"train/router_loss": float(self.losses.total(values))} if self.losses.config.any else {})
 
     def said(self) -> list[str]:

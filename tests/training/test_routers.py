@@ -137,6 +137,18 @@ def test_what_is_reported_is_by_name():
     assert "train/router_loss" not in row
     assert {"router/balance", "router/z", "router/importance", "router/max_violation"} <= set(row)
     assert all(math.isfinite(v) for v in row.values())
+    assert row["router/dropped"] == 0
+
+
+def test_what_a_capacity_drops_is_counted():
+    model, batch = made("token_choice", top_k=2, dropless=False, loss={}), make_batch(4, (7, 5))
+    _, sums, work = step(model, batch, 1)
+    decisions = model(batch, lambda hidden, head: hidden)[1]
+    chosen = sum(int(d.experts.scores.chosen.sum()) for d in decisions)
+    computed = sum(int(d.experts.offsets[-1]) for d in decisions)  # every group of this model is routed
+    assert all(g.experts > 1 for g in model.groups)
+    assert 0 < computed < chosen
+    assert work.row(sums.tolist())["router/dropped"] == pytest.approx(1 - computed / chosen, abs=1e-12)
 
 
 # -- the alarm
@@ -152,7 +164,8 @@ def biased_to(shares: list[float], work: RouterWork) -> list[float]:
     rows[:, 0, 0], rows[:, 1, 1] = 300, 200
     zeros = torch.zeros(layers, m, n, dtype=torch.float64)
     small = torch.zeros(layers, m, g, dtype=torch.float64)
-    return torch.cat([t.flatten() for t in (zeros, choices, zeros, rows, small, small)]).tolist()
+    computed = choices.sum().view(1)
+    return torch.cat([t.flatten() for t in (zeros, choices, zeros, rows, small, small, computed)]).tolist()
 
 
 @pytest.mark.parametrize(
@@ -198,7 +211,8 @@ def test_many_experts_that_starve_are_a_few_lines():
     layers, m, n = 2, 2, 8
     choices = torch.zeros(layers, m, n, dtype=torch.float64)
     choices[..., 0] = 100
-    flat = torch.cat([choices.flatten() * 0, choices.flatten(), choices.flatten() * 0, torch.ones(3 * layers * m).double()])
+    rest = torch.cat([torch.ones(3 * layers * m).double(), choices.sum().view(1)])
+    flat = torch.cat([choices.flatten() * 0, choices.flatten(), choices.flatten() * 0, rest])
     for _ in range(PATIENCE):
         work.row(flat.tolist())
     said = work.said()
