@@ -30,7 +30,7 @@ REMEDIES: dict[str, list[str]] = {
     "nothing": [],
     "balance 0.01": ["router.loss.balance=0.01"],
     "z 0.1": ["router.loss.z=0.1"],
-    "z 0.1, eps 1e-4": ["router.loss.z=0.1", "optim.eps=1e-4"],
+    "balance 0.01, z 0.001": ["router.loss.balance=0.01", "router.loss.z=0.001"],
     "importance 0.01": ["router.loss.importance=0.01"],
     "global entropy 0.04": [
         "router.loss.global_entropy={text: 0.04, image: 0.04}",

@@ -5,6 +5,7 @@
                           it goes before a divergence of the loss by many steps)
     probe/weights/PART    norm of the parameters of a part: a layer's number, `embedding`, `norm`, `head`
     probe/updates/PART    norm of what the optimizer's step changed in them; 0 where the guard skipped it
+    probe/router_gradients/L    norm of the gradients of layer L's routers, before clipping: one that is 0 learns nothing
 
 Outputs are looked at between blocks, outside of what is compiled, recomputed or sharded; norms are those of all ranks. On other
 steps nothing is done. A probed step needs room for a copy of a rank's parameters, and waits for the device once more.
@@ -29,6 +30,8 @@ class Probe:
         self._squares = torch.zeros(0)
         self._entries = 0
         self._before: list[Tensor] = []
+        self._gradients = torch.zeros(0)
+        self._routers = [path for path, _ in setup.model.named_parameters() if "router" in path]
         paths = [path for path, _ in setup.model.named_parameters()]
         self._part_of = [path.split(".")[1] if path.startswith("blocks.") else path.split(".")[0] for path in paths]
         self._parts = list(dict.fromkeys(self._part_of))
@@ -46,6 +49,10 @@ class Probe:
     def before_update(self) -> None:
         if self._on:
             self._before = [local(p.detach()).clone() for p in self._setup.model.parameters()]
+            self._gradients = torch.zeros_like(self._squares)
+            for path, p in self._setup.model.named_parameters():
+                if path in self._routers and p.grad is not None:
+                    self._gradients[int(path.split(".")[1])] += local(p.grad).double().square().sum()
 
     @torch.no_grad()
     def row(self) -> dict[str, float]:
@@ -59,12 +66,15 @@ class Probe:
             updates[self._parts.index(part)] += (p.double() - before.double()).square().sum()
         self._before = []
         entries = self._squares.new_tensor([self._entries])
-        found = self._setup.world.sum(torch.cat([self._squares, weights, updates, entries])).tolist()
+        found = self._setup.world.sum(torch.cat([self._squares, weights, updates, self._gradients, entries])).tolist()
         layers, parts = len(self._squares), len(self._parts)
         row = {f"probe/activations/{i}": math.sqrt(x * layers / found[-1]) for i, x in enumerate(found[:layers])}
         for name, start in (("weights", layers), ("updates", layers + parts)):
             values = zip(self._parts, found[start : start + parts], strict=True)
             row |= {f"probe/{name}/{part}": math.sqrt(x / self._replicas) for part, x in values}
+        for layer in dict.fromkeys(int(path.split(".")[1]) for path in self._routers):
+            square = found[layers + 2 * parts + layer]
+            row[f"probe/router_gradients/{layer}"] = math.sqrt(square / self._replicas)
         return row
 
     @torch.no_grad()

@@ -86,6 +86,7 @@ def test_the_probe_reports_by_layer_on_its_steps_only(watched):
     found = [{k for k in row if k.startswith("probe/")} for row in rows(watched[0])]
     parts = ["0", "1", "embedding", "norm", "head"]
     keys = {f"probe/activations/{i}" for i in "01"} | {f"probe/{what}/{p}" for what in ("weights", "updates") for p in parts}
+    keys |= {f"probe/router_gradients/{i}" for i in "01"}
     assert found == [set(), keys, set(), keys]
     assert not any(k.startswith("probe/") for row in rows(watched[1]) for k in row)
 
@@ -103,6 +104,8 @@ def test_norms_are_those_of_the_checkpoints(watched):
         assert row[f"probe/weights/{part}"] == pytest.approx(expected, rel=1e-9)
         assert 0 < row[f"probe/updates/{part}"] < 0.2 * expected
     assert 0.1 < row["probe/activations/1"] < 10
+    of_layers = math.hypot(*(row[f"probe/router_gradients/{i}"] for i in range(2)))
+    assert 0 < of_layers == pytest.approx(row["train/router_grad_norm"], rel=1e-6)
 
 
 def test_the_trace_holds_its_steps(watched):
