@@ -1,8 +1,8 @@
 """What image tokenizers keep of held-out pictures, source by source, at two sizes: docs/results/image_tokenizers.{md,json,png}.
 
     python scripts/fetch_corpus.py pictures; python scripts/fetch_corpus.py photographs
-    python scripts/study_tokenizers.py                                        # the shipped one
-    python scripts/study_tokenizers.py starter_vq_v1 tokenizers/mine.safetensors --out tokenizers
+    python scripts/study_tokenizers.py                                        # the shipped ones
+    python scripts/study_tokenizers.py starter_vq_v2 tokenizers/mine.safetensors --out tokenizers
 
 All have as many codes for a picture, so equal bits. Codes used are counted over all pictures of all sources, at the first size.
 """
@@ -29,7 +29,7 @@ from momafuse.vision.report import measure
 from momafuse.vision.tokenizer import ImageTokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHIPPED = ("starter_vq_v1",)
+SHIPPED = ("starter_vq_v1", "starter_vq_v2")
 SIZES = (64, 128)
 SHOWN = 3  # pictures of each source on the sheet
 

@@ -7,6 +7,7 @@ Another number of threads or another CPU may turn a near-tie (5 codes in 10,000 
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from momafuse.vq.autoencoder import VQAutoencoder
 from momafuse.vq.codes import CodeTable
 from momafuse.vq.weights import Kind, load_weights, save_weights
 
-KIND = Kind("momafuse-vq-1", "tokenizer.image", "an image tokenizer", shipped="starter_vq_v1", training="starter_vq")
+KIND = Kind("momafuse-vq-1", "tokenizer.image", "an image tokenizer", shipped="starter_vq_v2", training="starter_vq")
 SIZED = re.compile(r".+@\d+")
 CHUNK = 8  # pictures computed at a time
 
@@ -32,14 +33,16 @@ class ImageTokenizer:
         self.codes = arch.codes
         self.image_size = arch.image_size
         self.block = (arch.image_size // arch.reduction) ** 2
+        self._tiles = arch.image_size // tile_of(arch)  # a side
         self.fingerprint = fingerprint
         self._codes = codes
         self._model = model.eval().requires_grad_(False)
 
     @classmethod
     def load(cls, name_or_path: str, device: str = "cpu") -> ImageTokenizer:
-        """A packaged name ("starter_vq_v1") or the path of a weights file; UserError if missing or damaged. With `@128` behind
-        it, for pictures of 128 pixels a side: the networks take any."""
+        """A packaged name ("starter_vq_v2") or the path of a weights file; UserError if missing or damaged. With `@128` behind
+        it, for pictures of 128 pixels a side: convolutions take any; a decoder that attends within windows knows pictures of
+        one window alone, so these are computed window by window."""
         name, _, side = name_or_path.rpartition("@") if SIZED.fullmatch(name_or_path) else (name_or_path, "", "")
 
         def sized(**fields: object) -> AnyArchitecture:
@@ -57,8 +60,10 @@ class ImageTokenizer:
         out = torch.empty(len(pictures), self.block, dtype=torch.int64)
         for start in range(0, len(pictures), CHUNK):
             part = _filled(pictures[start : start + CHUNK], 255).to(self._codes.device)
-            unit = to_unit(part).contiguous(memory_format=torch.channels_last)
-            index = self._codes.nearest(self._model.encode(unit).flatten(0, 1)).view(CHUNK, self.block)
+            unit = cut(to_unit(part), self._tiles).contiguous(memory_format=torch.channels_last)
+            index = self._codes.nearest(self._model.encode(unit).flatten(0, 1))
+            side = math.isqrt(index.numel() // len(unit))
+            index = joined(index.view(len(unit), 1, side, side), self._tiles).view(CHUNK, self.block)
             out[start : start + CHUNK] = index[: len(pictures) - start].cpu()
         return out
 
@@ -70,9 +75,30 @@ class ImageTokenizer:
         out = torch.empty(len(codes), 3, self.image_size, self.image_size, dtype=torch.uint8)
         for start in range(0, len(codes), CHUNK):
             part = _filled(codes[start : start + CHUNK], 0).to(self._codes.device)
-            pictures = to_bytes(self._model.decode(self._codes[part]))
+            side = math.isqrt(self.block)
+            tiles = cut(part.view(CHUNK, 1, side, side), self._tiles).flatten(1)
+            pictures = joined(to_bytes(self._model.decode(self._codes[tiles])), self._tiles)
             out[start : start + CHUNK] = pictures[: len(codes) - start].cpu()
         return out
+
+
+def tile_of(arch: AnyArchitecture) -> int:
+    """Pixels a side that are computed together."""
+    window: int = getattr(arch, "decoder_window", 0) * arch.reduction
+    return window if window and arch.image_size % window == 0 else arch.image_size
+
+
+def cut(x: Tensor, tiles: int) -> Tensor:
+    """(N, C, H, W) -> (N tiles^2, C, H / tiles, W / tiles), the tiles of a picture in raster order."""
+    n, c, h, w = x.shape
+    parts = x.view(n, c, tiles, h // tiles, tiles, w // tiles).permute(0, 2, 4, 1, 3, 5)
+    return parts.reshape(n * tiles**2, c, h // tiles, w // tiles)
+
+
+def joined(x: Tensor, tiles: int) -> Tensor:
+    """What `cut` cut."""
+    n, c, h, w = len(x) // tiles**2, *x.shape[1:]
+    return x.view(n, tiles, tiles, c, h, w).permute(0, 3, 1, 4, 2, 5).reshape(n, c, tiles * h, tiles * w)
 
 
 def save_tokenizer(path: Path, arch: AnyArchitecture, model: VQAutoencoder, codes: CodeTable) -> None:

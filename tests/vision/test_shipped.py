@@ -10,7 +10,7 @@ from momafuse.vision.losses import psnr, squared_error
 from momafuse.vision.pictures import PictureSet, load_starter_pictures
 from momafuse.vision.tokenizer import ImageTokenizer
 
-NAME = "starter_vq_v1"
+NAME = "starter_vq_v2"
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +60,15 @@ def test_codes_stand_in_raster_order(tokenizer: ImageTokenizer) -> None:
     decoded = tokenizer.decode(tokenizer.encode(block)).float().mean(dim=1)[0]
     assert decoded[9:15, 49:55].mean() < 100
     assert decoded[40:, :24].mean() > 240
+
+
+def test_larger_pictures_are_computed_window_by_window(data: PictureSet) -> None:
+    """Its decoder attends within 64 pixels, and knows nothing of what lies beyond."""
+    four = data.pictures[data.heldout][:4]
+    whole = torch.cat([torch.cat([four[0], four[1]], dim=2), torch.cat([four[2], four[3]], dim=2)], dim=1)[None]
+    small, large = ImageTokenizer.load(NAME), ImageTokenizer.load(f"{NAME}@128")
+    codes = large.encode(whole)
+    grid = codes.view(2, 8, 2, 8).transpose(1, 2).reshape(4, 64)
+    assert torch.equal(grid, small.encode(four))
+    decoded = large.decode(codes)[0].view(3, 2, 64, 2, 64).permute(1, 3, 0, 2, 4).reshape(4, 3, 64, 64)
+    assert torch.equal(decoded, small.decode(grid))

@@ -65,7 +65,7 @@ def test_other_safetensors_are_refused(weights: Path) -> None:
 
 
 def test_a_missing_file_names_the_packaged_one() -> None:
-    with pytest.raises(UserError, match="starter_vq_v1"):
+    with pytest.raises(UserError, match="starter_vq_v2"):
         ImageTokenizer.load("no_such_tokenizer")
 
 
