@@ -26,7 +26,7 @@ from momafuse.models.transformer import Transformer
 from momafuse.objectives.next_token import next_token
 from momafuse.parallel.precision import apply_precision
 from momafuse.parallel.sharding import holds, shard
-from momafuse.routing import depth, routers
+from momafuse.routing import depth, expert_choice, routers, token_choice
 from momafuse.training.auxiliary import bce, lessons
 from momafuse.training.optimizer import freeze
 from momafuse.world import World, join
@@ -86,7 +86,7 @@ def worst(a: Transformer, b: Transformer) -> tuple[float, float]:
 @contextmanager
 def choices(tape: list[Tensor], world: World | None) -> Iterator[None]:
     """Record what routers choose; with a world, play this rank's stretch of what was recorded."""
-    choose, place = routers.top_rows, 0
+    choose, place, rooms = routers.top_rows, 0, (routers, depth, expert_choice, token_choice)
 
     def watched(scores: Tensor, count: int) -> Tensor:
         nonlocal place
@@ -96,11 +96,13 @@ def choices(tape: list[Tensor], world: World | None) -> Iterator[None]:
         place += 1
         return stretch(tape[place - 1], world)
 
-    routers.top_rows = depth.top_rows = watched
     try:
+        for room in rooms:
+            room.top_rows = watched
         yield
     finally:
-        routers.top_rows = depth.top_rows = choose
+        for room in rooms:
+            room.top_rows = choose
 
 
 def stretch(choice: Tensor, world: World) -> Tensor:

@@ -167,7 +167,11 @@ def full_attention(config: Config) -> float:
     return 4 * config.model.dim * pools * sum(pairs)
 
 
-@pytest.mark.parametrize("name", [*MEMBERS, *OPTIONS])
+# What a capacity drops, and what is above a threshold, hangs on the rows: there ours is what is expected.
+EXPECTED_ONLY = ("limoe_router", "moma_threshold")
+
+
+@pytest.mark.parametrize("name", [name for name in (*MEMBERS, *OPTIONS) if name not in EXPECTED_ONLY])
 def test_torch_counts_the_same(name: str) -> None:
     """Exactly, forward and backward: twice the forward, but for what has one gradient and for the head's two, which the loss
     makes in its forward. Torch counts attention over all pairs, ours only those that a token sees."""

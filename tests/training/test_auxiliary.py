@@ -91,7 +91,7 @@ def test_a_source_that_has_gone_on_is_refused(run, run_root):
 
 def test_what_cannot_be_is_one_line(run, run_root):
     dense, routed = run("trainer.max_steps=1", experiment="dense"), run("trainer.max_steps=1")
-    with pytest.raises(UserError, match=r"model_from=.*causal as it is"):
+    with pytest.raises(UserError, match=r"model_from=.*chooses causally as it is"):
         stage(run_root, dense)
     for word in ("size=nano", "model.dim=64", "router.pool=2", "run.seed=3", "data=starter"):
         with pytest.raises(UserError, match=rf"^{word}: model_from=.* leave .* out"):

@@ -55,7 +55,7 @@ def spoil(monkeypatch, *steps: int, factor: float = float("nan")) -> None:
     """Multiply the loss of these steps, as the model sees it."""
     real = step.backward
 
-    def spoilt(settings, setup, batch, meter, valid, number, observe):
+    def spoilt(settings, setup, batch, meter, of_step, number, *more):
         objective = step.objective
 
         def wrong(*args):
@@ -69,7 +69,7 @@ def spoil(monkeypatch, *steps: int, factor: float = float("nan")) -> None:
 
         with monkeypatch.context() as patch:
             patch.setattr(step, "objective", wrong if number in steps else objective)
-            return real(settings, setup, batch, meter, valid, number, observe)
+            return real(settings, setup, batch, meter, of_step, number, *more)
 
     monkeypatch.setattr(pretraining, "backward", spoilt)
 

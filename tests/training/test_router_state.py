@@ -57,7 +57,8 @@ def test_what_is_reported_of_losses_is_of_the_global_batch(run):
     keys = [key for key in rows[0] if key.startswith("router/")]
     assert {"router/balance", "router/z", "router/max_violation", "router/local_entropy_text"} <= set(keys)
     for key in keys:
-        assert rows[1][key] == pytest.approx(rows[0][key], rel=1e-6), key
+        # of sums in fp32; what is squared of their differences is rounded that much more
+        assert rows[1][key] == pytest.approx(rows[0][key], rel=1e-4 if key == "router/importance" else 1e-6), key
     assert 1 <= float(rows[0]["router/balance"]) < 8
 
 
