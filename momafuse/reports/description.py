@@ -14,6 +14,7 @@ from momafuse.reports.flops import TRAINING, forward_flops, recomputed_flops
 from momafuse.reports.memory import Memory
 from momafuse.reports.parameters import count_parameters
 from momafuse.reports.work import LayerWork, Work, model_work
+from momafuse.routing.config import RouterConfig
 
 Values = dict[str, Any]
 
@@ -63,7 +64,7 @@ def describe(s: Subject) -> Values:
         "flops_per_token": _flops(s, work),
         "memory": _memory(s),
         "causal_training": not s.model.looks_ahead,
-        "chosen_among_sequences": _choosers(m, work),
+        "chosen_among_sequences": _choosers(m, s.config.router, work),
     }
 
 
@@ -85,7 +86,8 @@ def _layers(work: Work, names: tuple[str, ...]) -> list[Values]:
                     "width": g.width,
                     "serves": [names[m] for m in g.modalities],
                     "rows_per_expert": places,  # of a pool
-                    "rows_are_exact": work.exact or not layer.depth or len(g.modalities) == len(names),
+                    "rows_are_exact": (work.constant or g.experts == 1)
+                    and (work.exact or not layer.depth or len(g.modalities) == len(names)),
                 }
                 for g, places in zip(layer.groups, layer.places, strict=True)
             },
@@ -130,7 +132,9 @@ def _memory(s: Subject) -> Values:
     return values | {"activations_total": None, "unknown": reason}
 
 
-def _choosers(config: ModelConfig, work: Work) -> dict[str, int]:
-    """What chooses among rows, later ones too -> among those of how many sequences."""
-    experts = {"experts": work.pool} if any(g.experts > 1 for layer in work.layers for g in layer.groups) else {}
+def _choosers(config: ModelConfig, router: RouterConfig, work: Work) -> dict[str, int]:
+    """What chooses, or drops, among rows, later ones too -> among those of how many sequences."""
+    routed = any(g.experts > 1 for layer in work.layers for g in layer.groups)
+    who = "experts" if router.needs_auxiliary else "capacity"
+    experts = {who: work.pool} if routed and router.looks_ahead else {}
     return experts if config.depth is None else experts | {"depth": 1 if config.depth.per_modality else work.pool}

@@ -57,7 +57,7 @@ def _architecture(d: Values) -> list[tuple[str, str]]:
         rows.append(("layers" if not rows else "", f"{numbers(run['numbers'])}: {kept}{what}"))
         for name, g in run["groups"].items():
             about = "" if g["rows_are_exact"] else "about "
-            taken = f"takes {about}{g['rows_per_expert']:,} of the {run['rows']:,} rows of a pool"
+            taken = f"takes {about}{g['rows_per_expert']:,.0f} of the {run['rows']:,} rows of a pool"
             rows.append(("", f"  {name}: {g['experts']} x {g['width']:,} for {' and '.join(g['serves'])}; each {taken}"))
     a, m = d["model"]["attention"], d["model"]
     untied = f"{', '.join(m['untied'])} ({', '.join(m['towers'])})" if m["untied"] else "nothing"
@@ -81,7 +81,7 @@ def _flops(d: Values) -> list[tuple[str, str]]:
 def _causal(d: Values) -> list[tuple[str, str]]:
     if d["causal_training"]:
         return [("causal", "training is causal: nothing that a token meets depends on later ones")]
-    who = {"experts": "experts choose", "depth": "depth routers keep"}
+    who = {"experts": "experts choose", "capacity": "a capacity drops", "depth": "depth routers keep"}
     chosen = [f"{who[name]} among the rows of {_sequences(n)}" for name, n in d["chosen_among_sequences"].items()]
     return [
         ("causal", f"training is not causal: {', '.join(chosen)}, later rows too:"),

@@ -40,6 +40,7 @@ class Work:
     pool: int
     budget: tuple[int, ...]  # rows of each modality in a sequence
     scored: bool  # whether routers compute logits
+    constant: bool  # whether experts of a group take as many rows as one another, whatever the batch: expert choice
     exact: bool  # False: only the device will know the counts; these are what is expected
 
     @property
@@ -65,7 +66,7 @@ def model_work(config: ModelConfig, router: RouterConfig, modality_names: Sequen
         span = sum(rows) / router.pool
         layers.append(LayerWork(depth, config.has_experts(layer), groups, places, rows, span))
     constant = router.kind == EXPERT_CHOICE or all(g.experts == 1 for layer in layers for g in layer.groups)
-    return Work(tuple(layers), router.pool, tuple(budget), KINDS[router.kind].scores, per_modality and constant)
+    return Work(tuple(layers), router.pool, tuple(budget), KINDS[router.kind].scores, constant, per_modality and constant)
 
 
 def _places(group: Group, rows: Sequence[int], router: RouterConfig) -> float:
