@@ -33,7 +33,6 @@ MEMBERS = {
     "moe_token_choice": "token choice, top 1 of 8, balance loss",
     "moe_top2": "token choice, top 2 of 8 of half the width, balance loss",
     "moe_loss_free": "token choice, top 1 of 8, loss-free bias",
-    "limoe_router": "token choice, top 1 of 8, LIMoE's losses, capacity and priority",
 }
 NEED_AUXILIARY = ("moma_4t4i", "moe_8x")
 LAST = 20  # steps that balance and success are means of
