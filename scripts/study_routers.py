@@ -134,6 +134,8 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
             f"{LAST} steps of training. Expert choice is evaluated causally with auxiliary routers. Seconds are of runs beside "
             "other work and no measure of speed (docs/routers.md has that).",
             "",
+            "The codes are those of `starter_vq_v1` (`--set tokenizer.image=starter_vq_v1`), which shipped when these ran.",
+            "",
             "    python scripts/study_routers.py run && python scripts/study_routers.py page",
             "",
             "![losses](routers.png)",
