@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from momafuse.routing.config import RouterConfig
-from momafuse.routing.names import SHARED
 from momafuse.routing.noise import mixed
 from momafuse.routing.plan import Group, Plan, served
 from momafuse.routing.routers import Router
@@ -28,7 +27,7 @@ class Assigned(Router):
 
     @property
     def most(self) -> int:
-        return 1 + any(g.name == SHARED for g in self.groups)
+        return 1 + self.shared
 
     def logits(self, x: Tensor) -> Tensor:
         """(T, N) zeros: there are none."""

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from momafuse.kernels.capability import triton_serves
 from momafuse.kernels.triton.router import MOST_EXPERTS, MOST_ROWS, choose_rows
-from momafuse.routing.names import SHARED
 from momafuse.routing.plan import Plan, Scores, make_plan, rows_of
 from momafuse.routing.routers import Router, capacity, top_rows
 from momafuse.routing.rows import Rows
@@ -97,7 +96,8 @@ class ExpertChoice(Router):
         pools, n, s = z.shape
         rank = torch.empty_like(ranked, dtype=torch.int64)
         rank.scatter_(2, top_rows(ranked, s), torch.arange(s, device=z.device).expand_as(rank))
-        chosen = (rank < self.counted(ranked).unsqueeze(2)).transpose(1, 2).reshape(-1, n)
+        count = self.counted(torch.isfinite(ranked).sum(2), self.capacity_factor)
+        chosen = (rank < count.unsqueeze(2)).transpose(1, 2).reshape(-1, n)
         gate = torch.sigmoid(z).transpose(1, 2).reshape(-1, n)
-        overlap = sum(1 for g in self.groups if g.name == SHARED)
-        return self.chosen(chosen, gate, rows, math.ceil(pools * s * (max(1.0, self.capacity_factor) + overlap)), scores)
+        bound = math.ceil(pools * s * (max(1.0, self.capacity_factor) + self.shared))
+        return self.chosen(chosen, gate, rows, bound, scores)

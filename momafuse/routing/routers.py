@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from momafuse.kernels.capability import triton_serves
 from momafuse.kernels.triton.router import router_logits
 from momafuse.routing.config import RouterConfig
+from momafuse.routing.names import SHARED
 from momafuse.routing.plan import Group, Plan, Scores, of_routed, plan_of_choices, served, slot_columns
 from momafuse.routing.rows import Rows
 
@@ -120,6 +121,11 @@ class Router(nn.Module):
         self.state: State | None = None
 
     @property
+    def shared(self) -> int:
+        """Experts that every row goes through beside those of its own group."""
+        return sum(g.name == SHARED for g in self.groups)
+
+    @property
     def most(self) -> int:
         """Experts that one row can go to."""
         return self.n_slots
@@ -197,10 +203,11 @@ class Router(nn.Module):
         allowed = served(self.routed, rows).view(z.shape[1], z.shape[0], -1).transpose(0, 1)
         return z, z.detach().masked_fill(~allowed, float("-inf"))
 
-    def counted(self, scores: Tensor) -> Tensor:
-        """scores (P, N, S) with -inf for none -> C (P, N) as the device counts it, in float64."""
-        present = torch.isfinite(scores).sum(2).double()
-        share = torch.cat([present.new_full((g.experts,), self.capacity_factor / g.experts) for g in self.routed])
+    def counted(self, present: Tensor, per_row: float) -> Tensor:
+        """Rows (P, N) that each expert serves in a pool, each of `per_row` places -> C (P, N) as the device counts it, in
+        float64."""
+        present = present.double()
+        share = torch.cat([present.new_full((g.experts,), per_row / g.experts) for g in self.routed])
         return torch.minimum(present, torch.floor(present * share + CEILING))
 
     def chosen(self, chosen: Tensor, gate: Tensor, rows: Rows, bound: int, scores: Scores | None = None) -> Plan:

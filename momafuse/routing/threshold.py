@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from momafuse.routing.config import RouterConfig
-from momafuse.routing.names import SHARED
 from momafuse.routing.plan import Group, Plan, Scores, served
 from momafuse.routing.routers import Router, State, above, top_rows
 from momafuse.routing.rows import Rows
@@ -44,8 +43,7 @@ class Threshold(Router):
         plain = self.logits(x)
         z = self.noisy(plain, noise)
         taken, t = self.choose(z, rows), z.shape[0]
-        overlap = sum(1 for g in self.groups if g.name == SHARED)
-        bound = min(t * self.n_slots, math.ceil(t * (BOUND * max(1.0, self.capacity_factor) + overlap)))
+        bound = min(t * self.n_slots, math.ceil(t * (BOUND * max(1.0, self.capacity_factor) + self.shared)))
         return self.chosen(taken, torch.sigmoid(z), rows, bound, Scores(plain, taken, None, self._cuts(z, rows)))
 
     def choose(self, z: Tensor, rows: Rows) -> Tensor:
@@ -56,9 +54,9 @@ class Threshold(Router):
     def _cuts(self, z: Tensor, rows: Rows) -> Tensor:
         """(2 N,) float64: for each expert the sum of its cuts over pools, and how many pools held rows for it."""
         _, ranked = self.by_pool(z, rows)
-        count = self.counted(ranked).long().unsqueeze(2)  # (P, N, 1)
         ordered = ranked.gather(2, top_rows(ranked, ranked.shape[2])).double()
         present = torch.isfinite(ordered)
+        count = self.counted(present.sum(2), self.capacity_factor).long().unsqueeze(2)  # (P, N, 1)
         last = ordered.gather(2, (present.sum(2, keepdim=True) - 1).clamp(min=0))  # the lowest of the pool
         inside = torch.where(count > 0, ordered.gather(2, (count - 1).clamp(min=0)), ordered[:, :, :1] + 1)
         beyond = ordered.gather(2, count.clamp(max=ordered.shape[2] - 1))

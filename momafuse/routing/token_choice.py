@@ -24,7 +24,7 @@ from torch import Tensor
 from momafuse.routing.config import RouterConfig
 from momafuse.routing.names import SHARED
 from momafuse.routing.plan import Group, Plan, Scores, plan_of_assignment, served
-from momafuse.routing.routers import CEILING, Router, State, top_rows
+from momafuse.routing.routers import Router, State, top_rows
 from momafuse.routing.rows import Rows
 
 
@@ -36,16 +36,15 @@ class TokenChoice(Router):
 
     @property
     def most(self) -> int:
-        return self.k + any(g.name == SHARED for g in self.groups)
+        return self.k + self.shared
 
     def plan(self, x: Tensor, rows: Rows, noise: Tensor | None) -> Plan:
         z, mine = self.logits(x), served(self.routed, rows).t()
         noisy = self.noisy(z, noise)
         score = self._score(noisy, mine)
         top = self._top(noisy, score, mine)  # (T, k)
-        routed = mine.any(1, keepdim=True)
-        gates = torch.where(routed, self._normalised(score.gather(1, top)), 0.0)
-        kept, chosen = routed.expand_as(top), self._as_mask(top, mine)
+        chosen, kept = self._as_mask(top, mine), mine.any(1, keepdim=True).expand_as(top)
+        gates = self._shares(score, chosen).gather(1, top)
         if not self.config.dropless:
             kept = kept & self._within_capacity(top, score.amax(1), mine, rows)
         measured = chosen.sum(0, dtype=torch.float64) if self.state is not None else None
@@ -58,8 +57,7 @@ class TokenChoice(Router):
         return self._as_mask(self._top(z, self._score(z, mine), mine), mine)
 
     def weigh(self, z: Tensor, taken: Tensor, rows: Rows) -> Tensor:
-        score = self._score(z, served(self.routed, rows).t())
-        return score / (score * taken).sum(1, keepdim=True).clamp(min=CEILING) if self.config.normalise else score
+        return self._shares(self._score(z, served(self.routed, rows).t()), taken)
 
     def noisy(self, z: Tensor, noise: Tensor | None) -> Tensor:
         return self.with_noise(z, self._normal(noise))
@@ -94,8 +92,11 @@ class TokenChoice(Router):
         top: Tensor = top_rows(ranked.detach().masked_fill(~mine, float("-inf")).unsqueeze(0), self.k)[0]
         return top
 
-    def _normalised(self, gates: Tensor) -> Tensor:
-        return gates / gates.sum(1, keepdim=True).clamp(min=CEILING) if self.config.normalise else gates
+    def _shares(self, score: Tensor, taken: Tensor) -> Tensor:
+        """score (T, N), taken (T, N) bool -> gates (T, N) of the experts that are taken."""
+        if not self.config.normalise:
+            return score
+        return score / (score * taken).sum(1, keepdim=True).clamp(min=torch.finfo(score.dtype).tiny)
 
     @staticmethod
     def _as_mask(top: Tensor, mine: Tensor) -> Tensor:
@@ -105,9 +106,7 @@ class TokenChoice(Router):
         """(T, k) bool: whether the choice has a place in its expert; `best` (T,): the largest score of each row."""
         t, n = mine.shape
         pools = self.pools(rows)
-        present = mine.view(pools, -1, n).sum(1).double()  # (P, N)
-        share = torch.cat([present.new_full((g.experts,), self.k * self.capacity_factor / g.experts) for g in self.routed])
-        count = torch.minimum(present, torch.floor(present * share + CEILING))
+        count = self.counted(mine.view(pools, -1, n).sum(1), self.k * self.capacity_factor)  # (P, N)
         order = torch.arange(t // pools, device=top.device).expand(pools, -1)
         if self.config.priority:
             order = top_rows(best.detach().view(pools, 1, -1), t // pools)[:, 0]

@@ -87,7 +87,7 @@ class Pretraining(LanguageStage):
 
     def _micro_batch(self, batch: Batch, of_step: Tensor) -> tuple[Tensor, Tensor]:
         meter = self._meter()
-        chosen = micro_batch(self.config, self.setup, batch, meter, of_step, None, self._routers)
+        chosen = micro_batch(self.config, self.setup, batch, meter, of_step, self._routers)
         return meter.sums, chosen
 
     def backward(self, batch: Batch, weight: int, step: int) -> Tensor:
@@ -96,7 +96,7 @@ class Pretraining(LanguageStage):
         of_step = numbers(self.setup, weight, step, self._done)
         if self.observe is not None or not self.config.trainer.cuda_graphs:
             meter = self._meter()
-            chosen = backward(self.config, self.setup, batch, meter, of_step, step, self.observe, self._routers)
+            chosen = backward(self.config, self.setup, batch, meter, of_step, step, self._routers, self.observe)
             return torch.cat([meter.sums.flatten(), chosen])
         sums, chosen = self._replayed(batch, of_step)
         return torch.cat([sums.flatten(), chosen])

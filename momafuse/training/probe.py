@@ -31,8 +31,8 @@ class Probe:
         self._entries = 0
         self._before: list[Tensor] = []
         self._gradients = torch.zeros(0)
-        self._routers = [path for path, _ in setup.model.named_parameters() if "router" in path]
         paths = [path for path, _ in setup.model.named_parameters()]
+        self._routed = list(dict.fromkeys(int(path.split(".")[1]) for path in paths if "router" in path))
         self._part_of = [path.split(".")[1] if path.startswith("blocks.") else path.split(".")[0] for path in paths]
         self._parts = list(dict.fromkeys(self._part_of))
 
@@ -51,7 +51,7 @@ class Probe:
             self._before = [local(p.detach()).clone() for p in self._setup.model.parameters()]
             self._gradients = torch.zeros_like(self._squares)
             for path, p in self._setup.model.named_parameters():
-                if path in self._routers and p.grad is not None:
+                if "router" in path and p.grad is not None:
                     self._gradients[int(path.split(".")[1])] += local(p.grad).double().square().sum()
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ class Probe:
         for name, start in (("weights", layers), ("updates", layers + parts)):
             values = zip(self._parts, found[start : start + parts], strict=True)
             row |= {f"probe/{name}/{part}": math.sqrt(x / self._replicas) for part, x in values}
-        for layer in dict.fromkeys(int(path.split(".")[1]) for path in self._routers):
+        for layer in self._routed:
             square = found[layers + 2 * parts + layer]
             row[f"probe/router_gradients/{layer}"] = math.sqrt(square / self._replicas)
         return row

@@ -34,8 +34,8 @@ def backward(
     meter: LossMeter,
     of_step: Tensor,
     step: int,
+    work: RouterWork,
     observe: Observe | None = None,
-    work: RouterWork | None = None,
 ) -> Tensor:
     """Add the gradients of a micro-batch: its loss over the valid targets of the whole step, `numbers` `of_step`. `meter` adds
     it up.
@@ -43,7 +43,7 @@ def backward(
     `observe` gets the output of every layer. Returns what `micro_batch` does.
     """
     with capacity_of(config, setup, step):
-        return micro_batch(config, setup, host_batch.to(setup.world.device), meter, of_step, observe, work)
+        return micro_batch(config, setup, host_batch.to(setup.world.device), meter, of_step, work, observe)
 
 
 def numbers(setup: Setup, valid: int, step: int, nth: int = 1) -> Tensor:
@@ -58,8 +58,8 @@ def micro_batch(
     batch: Batch,
     meter: LossMeter,
     numbers: Tensor,
+    work: RouterWork,
     observe: Observe | None = None,
-    work: RouterWork | None = None,
 ) -> Tensor:
     """`backward` of a batch on the device and the `numbers` of its step. The host gives its launches nothing that changes from
     call to call: done again on other contents of the same tensors, they are the micro-batch of those. Returns `chosen_rows` and
@@ -67,13 +67,9 @@ def micro_batch(
     valid, step, nth = numbers
     loss_of, drawn = objective(batch, meter, config.objective, valid), noise(config, setup, batch, step)
     loss, decisions = setup.model(batch, loss_of, drawn, observe=observe)
-    chosen = chosen_rows(setup, batch, decisions)
-    if work is None:
-        loss.total.backward()
-        return chosen
     of_routers, sums = work.of_micro_batch(batch, decisions, nth)
     (loss.total if of_routers is None else loss.total + of_routers).backward()
-    return torch.cat([chosen, sums])
+    return torch.cat([chosen_rows(setup, batch, decisions), sums])
 
 
 def chosen_rows(setup: Setup, batch: Batch, decisions: Sequence[Decision]) -> Tensor:

@@ -13,6 +13,7 @@ from momafuse.errors import UserError
 from momafuse.parallel.graphs import WARM, CudaCapture, Replayed, check_graphs
 from momafuse.parallel.precision import working
 from momafuse.training.losses import LossMeter
+from momafuse.training.routers import RouterWork
 from momafuse.training.step import backward, micro_batch, numbers
 from tests.batches import make_batch
 from tests.training.recorded import Recording
@@ -26,23 +27,26 @@ def trained(name: str, *words: str, capture=None, documents: int = 1, kept: bool
     """Chosen rows and losses of steps of four micro-batches each, and the weights after them; eager without a `capture`."""
     config, setup = made(name, *words, device=device)
     optimizer = torch.optim.AdamW(setup.model.parameters(), lr=3e-2)
+    work = RouterWork(setup.model, setup.world, 4)
     copies, table = working(setup.model, torch.bfloat16), meter(device).table
 
     def compute(batch, of_step):
         mine = LossMeter(setup.model.modality_names, table)
-        return micro_batch(config, setup, batch, mine, of_step), mine.sums
+        return micro_batch(config, setup, batch, mine, of_step, work), mine.sums
 
     once, seen = None if capture is None else Replayed(compute, list(setup.model.parameters()), capture), []
     for step in range(1, 5):
+        work.begin()
         with copies():
             for i in range(4):
                 seed = 4 * step + i
                 batch = make_batch(4, (40, 24), seed=seed, first_sequence=4 * i, documents=1 + seed % documents)
+                of_step = numbers(setup, 50 + step, step, i + 1)
                 if once is None:
                     mine = LossMeter(setup.model.modality_names, table)
-                    seen.append((backward(config, setup, batch, mine, numbers(setup, 50 + step, step), step), mine.sums))
+                    seen.append((backward(config, setup, batch, mine, of_step, step, work), mine.sums))
                 else:
-                    seen.append(once(batch, numbers(setup, 50 + step, step)))
+                    seen.append(once(batch, of_step))
         if step == 2 and kept:  # as where something else adds to these gradients
             continue
         optimizer.step()
@@ -69,6 +73,14 @@ def test_each_power_of_two_of_documents_has_a_graph_of_its_own():
     capture = Recording(CPU)
     assert_equal(trained("moma_4t4i", capture=capture, documents=2), trained("moma_4t4i", documents=2))
     assert (capture.warmed, capture.captured) == (2 * WARM, 2)
+
+
+def test_losses_of_routers_add_up_over_replays():
+    """What was seen so far of a step lies in a tensor that stays."""
+    words = ("router.loss={balance: 1.0, z: 0.1}",)
+    eager = trained("moma_4t4i", *words)
+    assert_equal(trained("moma_4t4i", *words, capture=Recording(CPU)), eager)
+    assert not all(map(torch.equal, eager[1], trained("moma_4t4i")[1]))
 
 
 @pytest.mark.gpu

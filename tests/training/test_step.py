@@ -11,6 +11,7 @@ import torch
 from momafuse.config.compose import compose
 from momafuse.tokens.vocabulary import Vocabulary
 from momafuse.training.losses import LossMeter, modality_table
+from momafuse.training.routers import RouterWork
 from momafuse.training.setup import build_model
 from momafuse.training.step import backward, micro_batch, numbers
 from momafuse.world import World
@@ -47,7 +48,7 @@ def test_launches_hold_nothing_of_their_batch_or_step(name, mode):
     for p in parameters:
         p.grad = torch.zeros_like(p)
     mine = meter()
-    replay, chosen = record(lambda: micro_batch(config, setup, batch, mine, step))
+    replay, chosen = record(lambda: micro_batch(config, setup, batch, mine, step, RouterWork(setup.model, setup.world, 1)))
     for seed in (1, 2):
         other, valid = make_batch(4, (40, 24), seed=seed, first_sequence=4 * seed), 50 + seed
         for p in parameters:
@@ -59,7 +60,8 @@ def test_launches_hold_nothing_of_their_batch_or_step(name, mode):
         replay()
         config2, again = made(name)
         expected = meter()
-        assert torch.equal(backward(config2, again, other, expected, numbers(again, valid, seed + 1), seed + 1), chosen)
+        of_step, work = numbers(again, valid, seed + 1), RouterWork(again.model, again.world, 1)
+        assert torch.equal(backward(config2, again, other, expected, of_step, seed + 1, work), chosen)
         assert torch.equal(mine.sums, expected.sums)
         for p, q in zip(parameters, again.model.parameters(), strict=True):
             assert torch.equal(p.grad, q.grad)

@@ -145,7 +145,7 @@ def test_forward_and_backward_bring_nothing_but_the_batch_and_read_nothing(monke
         routers = RouterWork(model, world, 2)
         for nth in (1, 2):
             of_step = numbers(here, 64, 3, nth)  # type: ignore[arg-type]
-            chosen = backward(config, here, batch, meter, of_step, 3, None, routers)  # type: ignore[arg-type]
+            chosen = backward(config, here, batch, meter, of_step, 3, routers)  # type: ignore[arg-type]
         routers.update(chosen[6:])
         routers.begin()
         norm = gradient_norm(model.parameters(), META)
