@@ -70,6 +70,7 @@ def make_model(
     backend: str = "auto",
     document_mask: bool = False,
     qk_norm: str = "rms",
+    qk_norm_per_head: bool = False,
     n_kv_heads: int | None = None,
     dropout: float = 0.0,
     width_share: dict[str, float] | None = None,
@@ -82,6 +83,13 @@ def make_model(
     dtype: torch.dtype = torch.float32,
 ) -> Transformer:
     """`routing`: more keys of `router`."""
+    attention = AttentionConfig(
+        n_kv_heads=n_kv_heads,
+        qk_norm=qk_norm,  # type: ignore[arg-type]
+        qk_norm_per_head=qk_norm_per_head,
+        rope_theta=10_000.0,
+        document_mask=document_mask,
+    )
     config = ModelConfig(
         name="test",
         vocabulary_size=None,
@@ -93,7 +101,7 @@ def make_model(
         placement=placement,  # type: ignore[arg-type]
         norm_eps=1e-5,
         dropout=dropout,
-        attention=AttentionConfig(n_kv_heads=n_kv_heads, qk_norm=qk_norm, rope_theta=10_000.0, document_mask=document_mask),  # type: ignore[arg-type]
+        attention=attention,
         experts=experts,
         width_share=width_share or {},
         untie=list(untie),  # type: ignore[arg-type]

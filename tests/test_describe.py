@@ -73,6 +73,15 @@ def test_the_json_of_the_largest_model(tmp_path: Path) -> None:
     assert m["peak"] > m["weights"] + m["gradients"] + m["optimizer"] + m["activations_total"]
 
 
+def test_norms_of_every_head_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    own, words = "model.attention.qk_norm_per_head=true", ["+experiment=dense", "size=micro"]
+    out, plain = printed(capsys, *words, own), printed(capsys, *words)
+    assert "QK-norm rms with weights for every head; a token sees" in out
+    assert "QK-norm rms; a token sees" in plain
+    more, fewer = (described(*words, *w)["parameters"]["total"] for w in ([own], []))
+    assert more - fewer == 2 * 2 * (2 - 1) * 16  # layers, q and k, heads, width
+
+
 def test_the_table_in_any_folder(tmp_path: Path) -> None:
     done = run("+experiment=mod_moma_4t4i", "size=nano_mod", "trainer.precision=fp32", "trainer=cpu", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -24,6 +24,7 @@ LATER: Mapping[str, Mapping[str, Any]] = {  # keys that older runs lack
     "": {"model_from": None, "upcycle": None, "upcycling": UPCYCLING},
     "data": {"share": {}, "stages": [], "max_rejects": 0.01, "duplicates": "keep"},
     "model": {"towers": []},
+    "model.attention": {"qk_norm_per_head": False},
     "router": ROUTER,
     "trainer": {"profile": None, "probe": 0},
 }
@@ -31,11 +32,19 @@ LATER: Mapping[str, Mapping[str, Any]] = {  # keys that older runs lack
 
 def with_later_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a run with the keys that came after it, at the values that it had without them."""
-    filled = {**LATER[""], **raw}
+    filled = dict(raw)
     for section, keys in LATER.items():
-        if section and isinstance(filled.get(section), Mapping):
-            filled[section] = {**keys, **filled[section]}
+        filled = _with_keys(filled, [name for name in section.split(".") if name], keys)
     return filled
+
+
+def _with_keys(raw: Mapping[str, Any], section: Sequence[str], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """`raw` with these keys of a section within it where it lacks them; a section that is not there stays away."""
+    if not section:
+        return {**keys, **raw}
+    first, *inner = section
+    there = raw.get(first)
+    return {**raw, first: _with_keys(there, inner, keys)} if isinstance(there, Mapping) else dict(raw)
 
 
 def config_file(run: str, key: str = "model_from") -> Path:

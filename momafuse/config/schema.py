@@ -33,6 +33,7 @@ class RunConfig:
 class AttentionConfig:
     n_kv_heads: int | None  # heads of keys and values (grouped queries); None: as many as model.n_heads
     qk_norm: Literal["rms", "layer", "none"]  # over the head dimension, before the rotation
+    qk_norm_per_head: bool  # True: every head has a scale (and a bias) of its own, as in Chameleon's released weights
     rope_theta: float
     document_mask: bool  # True: a position sees its own document only
 

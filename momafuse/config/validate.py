@@ -152,6 +152,9 @@ def _heads(model: ModelConfig) -> None:
     if kv is not None and (kv < 1 or model.n_heads % kv):
         nearest = ", ".join(str(h) for h in range(1, model.n_heads + 1) if model.n_heads % h == 0)
         fail("model.attention.n_kv_heads", kv, f"must divide model.n_heads={model.n_heads}: {nearest}, or null for all")
+    if model.attention.qk_norm_per_head and model.attention.qk_norm == "none":
+        problem = "model.attention.qk_norm=none leaves no norm to have weights; write model.attention.qk_norm=rms or layer"
+        fail("model.attention.qk_norm_per_head", "true", problem)
     fits = [h for h in range(1, model.dim + 1) if model.dim % h == 0 and model.dim // h % 2 == 0]
     if model.n_heads in fits:
         return

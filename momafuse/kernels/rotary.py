@@ -4,7 +4,8 @@
     (Chameleon, arXiv 2405.09818: QK-norm over the head dimension, before RoPE, 2104.09864)
 
 `rotate` is the second half in torch, on any device. On a GPU `norm_rotate` does all of it in one kernel, which reads x where it
-stands and writes it transposed; without it that is a copy, a norm and four passes. The scale g may be each modality's own.
+stands and writes it transposed; without it that is a copy, a norm and four passes. The scale g may be each modality's own, and
+each head's.
 Computes no projection and no attention.
 
 Shape legend: B sequences, S positions, N heads (H of queries, the others of keys), K width of a head, M scales.
@@ -36,7 +37,8 @@ def norm_rotate(
 ) -> tuple[Tensor, Tensor]:
     """x (B, S, N, K), modality (B, S) integers, table (2, B, 1, S, K / 2) fp32 -> (B, queries, S, K), (B, N - queries, S, K).
 
-    Scales M times (K,): one for all rows, one for each modality, or none where there is no norm.
+    Scales M times (K,): one for all rows, one for each modality, or none where there is no norm. Or, where every head has its
+    own, M times (queries, K) and M times (N - queries, K).
     """
     q, k = norm_rotate_triton(x, queries, [*q_scales, *k_scales], modality, table, eps)
     return q, k

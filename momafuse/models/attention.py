@@ -6,8 +6,8 @@
 
 Shape legend: B sequences, S positions, D width, H heads, G heads of keys and values, K = D / H.
 State: `qkv.weight ((H + 2 G) K, D)`: queries, keys, values; `out.weight (D, D)`, `q_norm.weight (K,)`, `k_norm.weight (K,)`,
-and with LayerNorm their `bias`; untied ones end in `.MODALITY`. No biases of projections. Keys and values of earlier passes:
-memory.py.
+or (H, K) and (G, K) where every head has its own, and with LayerNorm their `bias`; untied ones end in `.MODALITY`. No biases of
+projections. Keys and values of earlier passes: memory.py.
 """
 
 from __future__ import annotations
@@ -37,16 +37,17 @@ class Attention(nn.Module):
         def linear(d_out: int, name: str) -> nn.Module:
             return UntiedLinear(dim, d_out, towers, backend) if name in config.untie else Linear(dim, d_out)
 
-        def norm() -> nn.Module:
+        def norm(heads: int) -> nn.Module:
             if a.qk_norm == "none":
                 return nn.Identity()
+            own = heads if a.qk_norm_per_head else None
             if "norms" in config.untie:
-                return UntiedNorm(width, config.norm_eps, towers, a.qk_norm)
-            return Norm(width, config.norm_eps, a.qk_norm)
+                return UntiedNorm(width, config.norm_eps, towers, a.qk_norm, own)
+            return Norm(width, config.norm_eps, a.qk_norm, own)
 
         self.qkv = linear((self.heads + 2 * self.kv_heads) * width, "qkv")
         self.out = linear(dim, "out")
-        self.q_norm, self.k_norm = norm(), norm()
+        self.q_norm, self.k_norm = norm(self.heads), norm(self.kv_heads)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (B, S, D) -> (B, S, D); a row sees the rows before it, of its own span where the context has spans."""

@@ -39,7 +39,7 @@ def describe(s: Subject) -> Values:
     m, t, names = s.config.model, s.config.trainer, s.model.modality_names
     work = model_work(m, s.config.router, names, s.budget)
     heads = {"heads": m.n_heads, "kv_heads": m.attention.n_kv_heads or m.n_heads, "head_dim": m.dim // m.n_heads}
-    attention = heads | {"qk_norm": m.attention.qk_norm, "document_mask": m.attention.document_mask}
+    attention = heads | {name: getattr(m.attention, name) for name in ("qk_norm", "qk_norm_per_head", "document_mask")}
     return {
         "name": m.name,
         "size": s.size,

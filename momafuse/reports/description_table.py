@@ -61,7 +61,8 @@ def _architecture(d: Values) -> list[tuple[str, str]]:
             rows.append(("", f"  {name}: {g['experts']} x {g['width']:,} for {' and '.join(g['serves'])}; each {taken}"))
     a, m = d["model"]["attention"], d["model"]
     untied = f"{', '.join(m['untied'])} ({', '.join(m['towers'])})" if m["untied"] else "nothing"
-    heads = f"{a['heads']} heads of {a['head_dim']}, {a['kv_heads']} of keys and values, QK-norm {a['qk_norm']}"
+    norm = a["qk_norm"] + (" with weights for every head" if a["qk_norm_per_head"] else "")
+    heads = f"{a['heads']} heads of {a['head_dim']}, {a['kv_heads']} of keys and values, QK-norm {norm}"
     sees = "its own document" if a["document_mask"] else "the sequence"
     rows.append(("attention", f"{heads}; a token sees {sees}; untied: {untied}"))
     return rows

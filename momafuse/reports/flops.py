@@ -59,8 +59,10 @@ def _untied_scales(config: ModelConfig) -> int:
     """Channels of the scales (and biases) of a layer that each row picks by a product with its one-hot modality."""
     if "norms" not in config.untie:
         return 0
-    of_a_head = {"none": 0, "rms": 1, "layer": 2}[config.attention.qk_norm]
-    return 2 * config.dim + 2 * of_a_head * (config.dim // config.n_heads)
+    a = config.attention
+    of_a_head = {"none": 0, "rms": 1, "layer": 2}[a.qk_norm]
+    heads = config.n_heads + (a.n_kv_heads or config.n_heads) if a.qk_norm_per_head else 2  # those of queries, those of keys
+    return 2 * config.dim + heads * of_a_head * (config.dim // config.n_heads)
 
 
 # Parts of the forward that a block computes again in its backward (parallel/checkpointing.py): `selective` keeps the results

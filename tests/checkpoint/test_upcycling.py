@@ -126,6 +126,24 @@ def test_rules_one_by_one():
     assert more[f"{layer}.router.weight.text"] == Origin(f"{layer}.router.weight.text", "tile", 2)
 
 
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_each_modality_gets_the_norms_of_every_head(tmp_path, kind):
+    words = [f"model.attention.qk_norm={kind}", "model.attention.qk_norm_per_head=true", "model.attention.n_kv_heads=1"]
+    seed, optimizer = trained("dense", *words)
+    model = upcycled(saved(tmp_path, seed, optimizer), "mot", *words)
+    attention, own = model.blocks[1].attention, seed.blocks[1].attention
+    for norm, of_seed, heads in ((attention.q_norm, own.q_norm, 2), (attention.k_norm, own.k_norm, 1)):
+        assert of_seed.weight.shape == (heads, 16)
+        for modality in ("text", "image"):
+            assert torch.equal(norm.weight[modality], of_seed.weight)
+            assert kind == "rms" or torch.equal(norm.bias[modality], of_seed.bias)
+    batch = make_batch(4, (40, 24))
+    assert float((logits(model, batch) - logits(seed, batch)).abs().max()) <= 1e-6
+    plain = shapes(member("dense", *(word for word in words if "per_head" not in word)))
+    with pytest.raises(UserError, match=r"attention\.k_norm\.weight is \(1, 16\), its source \(16,\)"):
+        trace(shapes(seed), plain)
+
+
 def test_copies_lie_side_by_side(tmp_path):
     seed, optimizer = trained("moma_2t2i")
     model = upcycled(saved(tmp_path, seed, optimizer), "moma_4t4i")

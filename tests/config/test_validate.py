@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from momafuse.config.compose import compose
+from momafuse.config.compose import compose, load_config
 from momafuse.config.convert import convert
 from momafuse.config.inherit import with_later_keys
 from momafuse.config.schema import Config
@@ -103,6 +103,8 @@ BROKEN = ROUTERS | {
     "model.dropout=0.1": "model.dropout=0.1: does not combine with norms after the sub-layers; add model.placement=pre",
     "model.dropout=1  model.placement=pre": "model.dropout=1.0: must be at least 0 and below 1",
     "model.attention.n_kv_heads=3": "model.attention.n_kv_heads=3: must divide model.n_heads=4: 1, 2, 4, or null for all",
+    "model.attention.qk_norm=none  model.attention.qk_norm_per_head=true": "model.attention.qk_norm_per_head=true: model."
+    "attention.qk_norm=none leaves no norm to have weights; write model.attention.qk_norm=rms or layer",
     "model.vocabulary_size=0": "model.vocabulary_size=0: must be greater than 0",
     DEPTH.format(2, 9, 0.25, "true"): "model.depth.start=9: must name one of the 6 layers, 0 to 5",
     DEPTH.format(2, 0, 1.5, "true"): "model.depth.capacity=1.5: must be above 0 and at most 1, e.g. 0.25",
@@ -143,6 +145,7 @@ SOUND = (
     "data.sources.starter_glosses.weight=0",  # it may come in later
     "model.experts={text: 2, image: 1, shared: 3, every: 2, start: 5}",
     "model.width_share={image: 0.3333}  model.untie=[norms, out]  model.attention.n_kv_heads=1",
+    "model.attention.qk_norm=layer  model.attention.qk_norm_per_head=true",
     "model.dropout=0.1  model.placement=pre",
     DEPTH.format(1, 0, 1, "true"),
     # what one network computes has constant sizes, whichever rows are kept
@@ -215,6 +218,20 @@ def test_runs_from_before_there_were_kinds_are_what_they_were() -> None:
     assert filled == convert(Config, config)
     assert filled.router.kind == "expert_choice"
     assert not filled.router.loss.any
+
+
+def test_a_run_from_before_heads_had_norms_of_their_own_loads_as_it_was(tmp_path: Path) -> None:
+    """The key is one of a section within a section."""
+    job = compose(["model.attention.qk_norm=layer"])
+    old = asdict(job.config)
+    del old["model"]["attention"]["qk_norm_per_head"]
+    del old["model"]["towers"]
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(old)))
+    assert load_config(tmp_path / "config.yaml") == job.config
+    assert not job.config.model.attention.qk_norm_per_head
+    del old["model"]["attention"]
+    with pytest.raises(UserError, match=r"model\.attention: no value"):
+        convert(Config, with_later_keys(old))
 
 
 def test_composing_validates() -> None:

@@ -10,7 +10,8 @@ from momafuse.generation.decoder import Decoder
 from momafuse.generation.passes import pass_of
 from momafuse.models.transformer import Transformer
 from momafuse.tokens.vocabulary import Vocabulary
-from tests.models.loops import VOCABULARY
+from tests.members import member
+from tests.models.loops import VOCABULARY, shaken
 from tests.models.zoo import CAUSAL, ZOO, build
 
 V = Vocabulary.build(VOCABULARY - 8 - 36, image=(36, 4))
@@ -57,6 +58,21 @@ def test_sequences_may_end_or_be_doubled(name: str) -> None:
         logits = decoder.step([ids[n + step] for ids, n in zip(others, starts, strict=True)])
         for row, ids, n in zip(logits, others, starts, strict=True):
             assert (row - whole(model, ids)[n + step]).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+@pytest.mark.parametrize("name", ["dense", "mot"])
+def test_heads_with_norms_of_their_own(name: str, kind: str) -> None:
+    heads = ["model.n_heads=4", "model.attention.n_kv_heads=2", "model.dim=16", "model.attention.qk_norm_per_head=true"]
+    words = [*heads, f"model.attention.qk_norm={kind}", "model.ffn=12"]
+    model = shaken(member(name, *words, vocabulary=VOCABULARY, dtype=torch.float64))
+    (ids,) = rows((3,))
+    full = whole(model, ids)
+    decoder = Decoder(model, V, 3 + STEPS)
+    logits = decoder.start([ids[:3]])
+    for step in range(STEPS):
+        assert (logits[0] - full[3 + step - 1]).abs().max() < 1e-10
+        logits = decoder.step([ids[3 + step]])
 
 
 def test_more_than_there_is_room_for() -> None:

@@ -60,6 +60,7 @@ class Spec:
     heads: int = 2
     kv_heads: int = 2
     qk_norm: str = "rms"
+    per_head: bool = False  # QK-norm has weights of its own for every head
     layers: int = 2
     pool: int = 2
     capacity_factor: float = 1.0
@@ -175,14 +176,30 @@ class LoopDecoder:
         tower = next((tower for tower in self.spec.towers if token.modality in tower.split("+")), token.modality)
         return self.weight(f"{path}.{tower}" if part in self.spec.untie else path)
 
-    def norm(self, path: str, token: Token, x: Tensor, kind: str = "rms", part: str = "norms") -> Tensor:
+    def norm(
+        self, path: str, token: Token, x: Tensor, kind: str = "rms", part: str = "norms", head: int | None = None
+    ) -> Tensor:
+        """`head`: the row of the weights that is meant, where there is one for every head."""
         if kind == "none":
             return x
-        g = self.of_token(f"{path}.weight", part, token)
+
+        def own(name: str) -> Tensor:
+            weight = self.of_token(f"{path}.{name}", part, token)
+            assert weight.dim() == (1 if head is None else 2)
+            return weight if head is None else weight[head]
+
         if kind == "rms":
-            return x / torch.sqrt((x * x).mean() + 1e-5) * g
+            return x / torch.sqrt((x * x).mean() + 1e-5) * own("weight")
         centred = x - x.mean()
-        return centred / torch.sqrt((centred * centred).mean() + 1e-5) * g + self.of_token(f"{path}.bias", part, token)
+        return centred / torch.sqrt((centred * centred).mean() + 1e-5) * own("weight") + own("bias")
+
+    def normed_heads(self, path: str, token: Token, parts: list[Tensor]) -> list[Tensor]:
+        """The heads of a token after QK-norm and rotation."""
+        found = []
+        for number, x in enumerate(parts):
+            normed = self.norm(path, token, x, self.spec.qk_norm, head=number if self.spec.per_head else None)
+            found.append(rope(normed, token.position))
+        return found
 
     def attention(self, path: str, rows: Rows) -> Rows:
         spec = self.spec
@@ -193,8 +210,8 @@ class LoopDecoder:
             parts = list((self.of_token(f"{path}.qkv.weight", "qkv", t) @ x).split(width))
             assert len(parts) == spec.heads + 2 * spec.kv_heads
             q_raw, k_raw = parts[: spec.heads], parts[spec.heads : spec.heads + spec.kv_heads]
-            q[t] = [rope(self.norm(f"{path}.q_norm", t, p, spec.qk_norm), t.position) for p in q_raw]
-            k[t] = [rope(self.norm(f"{path}.k_norm", t, p, spec.qk_norm), t.position) for p in k_raw]
+            q[t] = self.normed_heads(f"{path}.q_norm", t, q_raw)
+            k[t] = self.normed_heads(f"{path}.k_norm", t, k_raw)
             v[t] = parts[spec.heads + spec.kv_heads :]
         y: Rows = {}
         for t in rows:

@@ -96,7 +96,10 @@ def test_what_a_thread_raises_is_raised(monkeypatch):
 def test_spreads_are_those_of_the_module(placement, stream, writes):
     """`writes`: two layers add four times to the stream, so that under pre its writers are 1 / sqrt(4)."""
     depth = DepthConfig(every=2, start=0, capacity=0.5, per_modality=True)
-    model = make_model(BOTH_2, dim=64, ffn=96, untie=EVERYTHING, depth=depth, placement=placement, qk_norm="layer")
+    model = make_model(
+        BOTH_2, dim=64, ffn=96, untie=EVERYTHING, depth=depth, placement=placement, qk_norm="layer", qk_norm_per_head=True
+    )
+    assert model.blocks[0].attention.q_norm.bias["text"].shape == (2, 32)
     p = {path: q.detach() for path, q in model.named_parameters()}
     expected = {
         "embedding.weight": stream,

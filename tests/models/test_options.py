@@ -25,6 +25,7 @@ HALF_OF_POOL = DepthConfig(every=2, start=0, capacity=0.5, per_modality=False)
 LATE_HALF = DepthConfig(every=2, start=1, capacity=0.5, per_modality=True)
 DEPTH = "model.depth={{every:2,start:0,capacity:0.5,per_modality:{}}}"
 OF_EACH, OF_POOL = DEPTH.format("true"), DEPTH.format("false")
+OWN = "model.attention.qk_norm_per_head=true"
 LATE = "model.experts.every=2 model.experts.start=1"
 
 CASES = {
@@ -48,6 +49,17 @@ CASES = {
     "moe_1t1i model.attention.qk_norm=layer": Spec(SINGLE, qk_norm="layer"),
     "mot model.attention.qk_norm=layer": Spec(SINGLE, EVERYTHING, qk_norm="layer"),
     "mot model.attention.qk_norm=none": Spec(SINGLE, EVERYTHING, qk_norm="none"),
+    f"dense {OWN}": Spec(ALL, per_head=True),
+    f"moe_1t1i model.attention.qk_norm=layer {OWN}": Spec(SINGLE, qk_norm="layer", per_head=True),
+    f"dense model.dim=16 model.n_heads=4 model.attention.n_kv_heads=2 {OWN}": Spec(ALL, heads=4, per_head=True),
+    f"mot model.dim=16 model.n_heads=4 model.attention.n_kv_heads=2 {OWN}": Spec(SINGLE, EVERYTHING, heads=4, per_head=True),
+    f"mot model.attention.n_kv_heads=1 model.attention.qk_norm=layer {OWN}": Spec(
+        SINGLE, EVERYTHING, kv_heads=1, qk_norm="layer", per_head=True
+    ),
+    f"mot {OF_EACH} {OWN}": Spec(SINGLE, EVERYTHING, HALF, per_head=True),
+    f"mot {OF_POOL} model.attention.qk_norm=layer {OWN}": Spec(
+        SINGLE, EVERYTHING, HALF_OF_POOL, qk_norm="layer", per_head=True
+    ),
     "dense model.untie=[qkv]": Spec(ALL, ("qkv",)),
     "moma_2t2i model.untie=[out]": Spec(TWO, ("out",)),
     "dense model.untie=[norms]": Spec(ALL, ("norms",)),

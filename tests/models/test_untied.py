@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from momafuse.models.linear import UntiedLinear
-from momafuse.models.norms import UntiedNorm
+from momafuse.models.norms import Norm, UntiedNorm
 from momafuse.routing.plan import Group, fixed_plan
 from tests.batches import make_batch, make_model
 from tests.models.loops import shaken
@@ -55,6 +55,28 @@ def test_a_norm_takes_the_scale_and_bias_of_each_rows_modality(names, heads, kin
         centred = x[at] - (x[at].mean(-1, keepdim=True) if kind == "layer" else 0)
         expected = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * values[f"weight.{name}"]
         torch.testing.assert_close(y[at], expected + (values[f"bias.{name}"] if kind == "layer" else 0), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+@pytest.mark.parametrize("untied", [False, True], ids=["tied", "untied"])
+def test_heads_may_have_scales_and_biases_of_their_own(untied, kind):
+    """Every number of every weight another one; row by row and head by head. There are as many heads as positions."""
+    names, heads = ("text", "image"), 6
+    x, one_hot, modality = rows_of(names, heads)
+    assert x.shape == (2, heads, 6, 4)
+    module = (UntiedNorm(4, 1e-5, names, kind, heads) if untied else Norm(4, 1e-5, kind, heads)).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.randn(heads, 4, generator=generator))
+    y = module(x, one_hot)
+    for row, name in enumerate(modality):
+        for h in range(heads):
+            at = (row // 6, h, row % 6)
+            centred = x[at] - (x[at].mean() if kind == "layer" else 0)
+            g, b = ((of[name] if untied else of) if of is not None else None for of in (module.weight, module.bias))
+            expected = centred / torch.sqrt(centred.square().mean() + 1e-5) * g[h]
+            torch.testing.assert_close(y[at], expected if b is None else expected + b[h], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("modality", ["text", "image"])

@@ -2,6 +2,7 @@
 
     torchrun --nproc-per-node N -m tests.parallel.ranks OUT.json REPLICAS MEMBER ...
 
+A member may bring overrides: "mot model.dim=64".
 Every rank also makes the run of one process for itself, so nothing but the summed results travels. The routing of the one
 process can be replayed: near ties fall otherwise where sums are rounded in another order.
 """
@@ -39,7 +40,7 @@ CPU = torch.device("cpu")
 
 
 def sharded(name: str, world: World, dtype: torch.dtype = torch.float32, auxiliary: bool = False) -> Transformer:
-    model = member(name, auxiliary=auxiliary)
+    model = member(*name.split(), auxiliary=auxiliary)
     apply_precision(model, dtype)
     shard(model, world.mesh, dtype, torch.float32)
     model.to_empty(device=CPU)
@@ -145,7 +146,7 @@ def descend(model: Transformer, batches: list[Batch], world: World | None, tape:
 def compare(name: str, world: World) -> dict[str, object]:
     batch = make_batch(SEQUENCES, BUDGET)
     valid = valid_targets(batch)
-    alone, many = member(name), sharded(name, world)
+    alone, many = member(*name.split()), sharded(name, world)
     equal = all(torch.equal(whole(p), q) for p, q in zip(many.parameters(), alone.parameters(), strict=True))
     loss = loss_of(alone, batch, valid)
     mine = loss_of(many, part(batch, world), valid)
@@ -154,7 +155,7 @@ def compare(name: str, world: World) -> dict[str, object]:
     result = {"equal": equal, "loss": abs(float(world.sum(mine)) - float(loss.detach())), "gradient": worst(many, alone)}
     batches = [make_batch(SEQUENCES, BUDGET, seed=i, first_sequence=SEQUENCES * i) for i in range(STEPS)]
     tape: list[Tensor] = []
-    expected = descend(member(name), batches, None, tape)
+    expected = descend(member(*name.split()), batches, None, tape)
     replayed = descend(sharded(name, world), batches, world, list(tape))
     own: list[Tensor] = []
     with choices(own, None):
@@ -169,7 +170,7 @@ def lacking(name: str, world: World) -> dict[str, object]:
     """The first rank has no image, the second no text, the others no target."""
     batches = [make_batch(4, (64, 0) if r == 0 else (0, 64) if r == 1 else BUDGET, seed=r) for r in range(world.size)]
     batches = [replace(b, targets=torch.full_like(b.targets, -1)) if r > 1 else b for r, b in enumerate(batches)]
-    alone, many = member(name), sharded(name, world)
+    alone, many = member(*name.split()), sharded(name, world)
     valid = valid_targets(*batches)
     for batch in batches:
         loss_of(alone, batch, valid).backward()

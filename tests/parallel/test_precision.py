@@ -48,10 +48,11 @@ def test_products_are_bf16_and_routers_fp32(monkeypatch):
             assert p.dtype == p.grad.dtype == torch.float32, name
 
 
+@pytest.mark.parametrize("per_head", [False, True])
 @pytest.mark.parametrize("untie", [(), ("qkv", "out", "norms", "ffn")])
-def test_every_weight_follows_the_rows(untie):
+def test_every_weight_follows_the_rows(untie, per_head):
     """A weight that stayed fp32 would make its product fp32 and be seen in the last rows, or fail."""
-    model = make_model({"all": 1}, untie=untie, n_kv_heads=1, qk_norm="layer")
+    model = make_model({"all": 1}, untie=untie, n_kv_heads=1, qk_norm="layer", qk_norm_per_head=per_head)
     apply_precision(model, torch.bfloat16)
     assert model(make_batch(2, (6, 6)), lambda h, w: h)[0].dtype == torch.bfloat16
 
@@ -127,6 +128,7 @@ OPTIONS = {
     "experts learn": (("moma_4t4i",), {"learn": ("*.experts.groups.*",)}),
     "routers learn": (("moma_4t4i",), {"learn": ("*router*",)}),
     "LayerNorm, shared keys": (("mot", "model.attention.qk_norm=layer", "model.attention.n_kv_heads=1"), {}),
+    "norms of heads": (("mot", "model.attention.qk_norm_per_head=true", "model.attention.n_kv_heads=1"), {}),
 }
 
 

@@ -18,6 +18,9 @@ from momafuse.parallel.sharding import shard_dim
 from tests.members import MEMBERS
 
 SOME = ("dense", "moe_8x", "moma_7t1i", "mod_moma_4t4i", "mot", "mot_text_moe4")
+# Norms of two heads of queries are cut by head, those of the one of keys along its width.
+OF_HEADS = "model.attention.qk_norm_per_head=true model.attention.n_kv_heads=1"
+WITH_OPTIONS = (f"dense {OF_HEADS}", f"mot model.attention.qk_norm=layer {OF_HEADS}")
 
 
 def results(ranks: int, names: tuple[str, ...], folder: Path, replicas: int = 1) -> dict[str, dict[str, object]]:
@@ -45,10 +48,10 @@ def check(found: dict[str, dict[str, object]], name: str) -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
-    return results(2, SOME, tmp_path_factory.mktemp("ranks"))
+    return results(2, (*SOME, *WITH_OPTIONS), tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", [*SOME, *WITH_OPTIONS])
 def test_two_ranks_are_one_process(two, name):
     check(two, name)
 

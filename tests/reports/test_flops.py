@@ -33,6 +33,7 @@ OPTIONS = {  # members beyond those of configs/experiment: experiment, overrides
     "floors": ("moma_3t5i", ["router.capacity_factor=1.3", f"model.depth={DEPTH}"]),
     "grouped queries": ("moma_2t2i", ["model.attention.n_kv_heads=1", "model.attention.qk_norm=none"]),
     "untied norms": ("dense", ["model.untie=[norms]", "model.attention.qk_norm=layer", "model.placement=pre"]),
+    "norms of heads": ("dense", ["model.untie=[norms]", "model.attention={n_kv_heads: 1, qk_norm_per_head: true}"]),
     "untied over depth": ("mot_text_moe4", [f"model.depth={DEPTH}"]),
     "paper's depth": ("mod_dense", ["model.depth.per_modality=false"]),
 }

@@ -57,6 +57,7 @@ def test_table_1(experiment: str, size: str, parameters: float) -> None:
     [
         ["+experiment=moma_3t5i"],
         ["+experiment=mot_text_moe4", "model.attention.qk_norm=layer", "model.width_share={image: 0.5}"],
+        ["+experiment=mot", "model.attention.qk_norm_per_head=true", "model.attention.n_kv_heads=1"],
         ["+experiment=mod_moma_4t4i", "model.experts={text: 4, image: 4, shared: 2, every: 2, start: 1}"],
         ["+experiment=mot", "model.depth={every: 1, start: 0, capacity: 0.3, per_modality: true}"],
     ],

@@ -55,7 +55,8 @@ def layouts(
     torchrun: Torchrun, run, run_root: Path, experiment: str, ranks: tuple[int, ...], replicas: tuple[int, ...] = (1, 1, 1)
 ) -> None:
     """Two steps at each number of ranks, beside a run of one process."""
-    more = (*SHAPE, "optim.schedule_steps=6", "model.ffn=60")  # 60: shards that are padded too
+    experiment, *options = experiment.split()
+    more = (*SHAPE, "optim.schedule_steps=6", "model.ffn=60", *options)  # 60: shards that are padded too
     whole = losses(run(f"trainer.max_steps={2 * len(ranks)}", "run.name=whole", *more, experiment=experiment))
     for number, n in enumerate(ranks, start=1):
         here, before = (f"replicas={replicas[at]}, micro_batch={16 // ranks[at]}" for at in (number - 1, number - 2))
@@ -83,7 +84,15 @@ def test_two_ranks_then_four_then_one(torchrun, run, run_root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("experiment", "ranks"), [("dense", (2, 4, 1)), ("dense", (1, 4, 2)), ("moe_1t1i", (1, 4, 2))])
+@pytest.mark.parametrize(
+    ("experiment", "ranks"),
+    [
+        ("dense", (2, 4, 1)),
+        ("dense", (1, 4, 2)),
+        ("moe_1t1i", (1, 4, 2)),
+        ("dense model.attention.qk_norm_per_head=true", (2, 4, 1)),  # norms are cut by head, then along their width
+    ],
+)
 def test_other_ways_round(torchrun, run, run_root, experiment, ranks):
     layouts(torchrun, run, run_root, experiment, ranks)
 

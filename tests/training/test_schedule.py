@@ -6,8 +6,9 @@ import pytest
 
 from momafuse.config.compose import compose
 from momafuse.errors import UserError
-from momafuse.training.optimizer import decays
+from momafuse.training.optimizer import build_optimizer, decays
 from momafuse.training.schedule import learning_rate, stage_begins
+from tests.batches import make_model
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
@@ -65,3 +66,13 @@ def test_a_stage_without_a_step_is_refused(shares, message):
 )
 def test_which_parameters_decay(path, expected):
     assert decays(path) is expected
+
+
+def test_norms_of_heads_do_not_decay():
+    """They are matrices, and no projections."""
+    model = make_model({"all": 1}, qk_norm="layer", qk_norm_per_head=True, untie=("norms",))
+    optimizer = build_optimizer(model, compose([]).config.optim)
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed
+    for path, p in model.named_parameters():
+        assert (id(p) in decayed) == ("norm" not in path and path not in ("embedding.weight", "head.weight")), path

@@ -20,7 +20,8 @@ EACH = 8  # heads of a program
 def norm_rotate_triton(
     x: Tensor, queries: int, scales: list[Tensor], modality: Tensor, table: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """x (B, S, N, K), scales M of queries and M of keys (K,) or none, modality (B, S), table (2, B, 1, S, K / 2) fp32
+    """x (B, S, N, K), scales M of queries and M of keys (K,) or none, or (H, K) and (N - H, K), modality (B, S), table
+    (2, B, 1, S, K / 2) fp32
     -> q (B, H, S, K), k (B, N - H, S, K), the rows of a position side by side: attention's result is then laid out so, too."""
     q, k = _norm_rotate(x, queries, scales, modality, table, eps)
     return q, k
@@ -56,7 +57,8 @@ def _norm_rotate_backward(
     parts = x.new_empty(tiles, n, len(scales) // 2, width, dtype=torch.float32)
     if not isinstance(x, FakeTensor) and x.numel():
         _start(backward_kernel, x, queries, scales, modality, table, eps, (*map(_by_row, (dq, dk)), dx, parts))
-    sums = parts[:, :queries].sum((0, 1)), parts[:, queries:].sum((0, 1))
+    over = 0 if _by_head(scales) else (0, 1)
+    sums = [own.sum(over).unbind(-2) for own in (parts[:, :queries], parts[:, queries:])]
     return dx, [row.to(scale.dtype, copy=True) for row, scale in zip([*sums[0], *sums[1]], scales, strict=True)]
 
 
@@ -88,6 +90,11 @@ def rows_of(width: int) -> int:
     return min(32, max(1, 2048 // (1 << (width - 1).bit_length())))
 
 
+def _by_head(scales: list[Tensor]) -> bool:
+    """Whether every head has scales of its own."""
+    return bool(scales) and scales[0].dim() > 1
+
+
 def _outputs(x: Tensor, queries: int) -> tuple[Tensor, Tensor]:
     b, s, n, width = x.shape
     q, k = (x.new_empty(b, s, heads, width).transpose(1, 2) for heads in (queries, n - queries))
@@ -117,8 +124,9 @@ def _start(
     if x.stride(3) != 1 or x.stride(0) != s * x.stride(1):
         x = x.contiguous()
     m, rows = len(scales) // 2, rows_of(width)
+    scales = [scale.contiguous() for scale in scales]  # heads lie K apart
     return kernel[(triton.cdiv(b * s, rows), triton.cdiv(n, EACH))](
         x, tuple(scales[:m]), tuple(scales[m:]), modality.contiguous(), table.contiguous(), *last, b * s, x.stride(1),
-        x.stride(2), QUERIES=queries, HEADS=n, WIDTH=width, SCALES=m, EPS=eps, ROWS=rows, EACH=EACH,
+        x.stride(2), QUERIES=queries, HEADS=n, WIDTH=width, SCALES=m, BY_HEAD=_by_head(scales), EPS=eps, ROWS=rows, EACH=EACH,
         HALF=triton.next_power_of_2(width // 2), num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip

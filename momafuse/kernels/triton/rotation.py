@@ -4,7 +4,7 @@
     backward   the rotation turned back, then through the norm; sums over the tile for the gradient of g
 
 Queries and keys are told apart by the number of the head; the angles of a tile's rows are read once for its heads. Scales are
-one (K,) each, or one for each modality, picked by the row's. rotary.py starts them.
+one (K,) each, or one for each modality, picked by the row's; BY_HEAD, each has a row for every head. rotary.py starts them.
 """
 
 from __future__ import annotations
@@ -22,22 +22,31 @@ def _halves(base, at, HALVES: tl.constexpr, inside):
 
 
 @triton.jit
-def _scale(q_scales, k_scales, m: tl.constexpr, is_query, j, half: tl.constexpr, WIDTH: tl.constexpr):
-    """(HALF,) of the scale of modality m, its columns from `half` on."""
+def _scale(
+    q_scales, k_scales, m: tl.constexpr, is_query, n, j, half: tl.constexpr, QUERIES: tl.constexpr, WIDTH: tl.constexpr,
+    BY_HEAD: tl.constexpr,
+):  # fmt: skip
+    """(HALF,) of the scale of modality m for head n, its columns from `half` on."""
     base = tl.where(is_query, q_scales[m], k_scales[m])
+    if BY_HEAD:
+        base += tl.where(is_query, n, n - QUERIES) * WIDTH
     return tl.load(base + half + j, mask=j < WIDTH // 2, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _scales(q_scales, k_scales, modality, t, mine, is_query, j, SCALES: tl.constexpr, WIDTH: tl.constexpr):
+def _scales(
+    q_scales, k_scales, modality, t, mine, n, j, QUERIES: tl.constexpr, WIDTH: tl.constexpr, SCALES: tl.constexpr,
+    BY_HEAD: tl.constexpr,
+):  # fmt: skip
     """(ROWS or 1, HALF) twice: the scales of the rows, of both halves; and the modality of each row."""
+    is_query = n < QUERIES
     kind = tl.load(modality + t, mask=mine, other=0).to(tl.int32)
-    ga = _scale(q_scales, k_scales, 0, is_query, j, 0, WIDTH)[None, :]
-    gb = _scale(q_scales, k_scales, 0, is_query, j, WIDTH // 2, WIDTH)[None, :]
+    ga = _scale(q_scales, k_scales, 0, is_query, n, j, 0, QUERIES, WIDTH, BY_HEAD)[None, :]
+    gb = _scale(q_scales, k_scales, 0, is_query, n, j, WIDTH // 2, QUERIES, WIDTH, BY_HEAD)[None, :]
     for m in tl.static_range(1, SCALES):
         of_m = (kind == m)[:, None]
-        ga = tl.where(of_m, _scale(q_scales, k_scales, m, is_query, j, 0, WIDTH)[None, :], ga)
-        gb = tl.where(of_m, _scale(q_scales, k_scales, m, is_query, j, WIDTH // 2, WIDTH)[None, :], gb)
+        ga = tl.where(of_m, _scale(q_scales, k_scales, m, is_query, n, j, 0, QUERIES, WIDTH, BY_HEAD)[None, :], ga)
+        gb = tl.where(of_m, _scale(q_scales, k_scales, m, is_query, n, j, WIDTH // 2, QUERIES, WIDTH, BY_HEAD)[None, :], gb)
     return ga, gb, kind
 
 
@@ -62,8 +71,8 @@ def _of_kind(t, n, j, QUERIES: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.cons
 @triton.jit
 def forward_kernel(
     x, q_scales, k_scales, modality, table, q, k, T, LDT, LDN,
-    QUERIES: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, SCALES: tl.constexpr, EPS: tl.constexpr,
-    ROWS: tl.constexpr, EACH: tl.constexpr, HALF: tl.constexpr,
+    QUERIES: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, SCALES: tl.constexpr, BY_HEAD: tl.constexpr,
+    EPS: tl.constexpr, ROWS: tl.constexpr, EACH: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """x (T, N, WIDTH), LDT and LDN between rows and heads -> q (T, QUERIES, WIDTH), k (T, N - QUERIES, WIDTH)."""
     t, j, mine, inside, cos, sin = _rows(table, T, WIDTH, ROWS, HALF)
@@ -71,7 +80,7 @@ def forward_kernel(
         a, b = _halves(x, t[:, None] * LDT + n * LDN + j[None, :], WIDTH // 2, inside)
         if SCALES:
             r = 1 / tl.sqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / WIDTH + EPS)
-            ga, gb, _ = _scales(q_scales, k_scales, modality, t, mine, n < QUERIES, j, SCALES, WIDTH)
+            ga, gb, _ = _scales(q_scales, k_scales, modality, t, mine, n, j, QUERIES, WIDTH, SCALES, BY_HEAD)
             a, b = a * r[:, None] * ga, b * r[:, None] * gb
         y = tl.where(n < QUERIES, q, k)
         to = _of_kind(t, n, j, QUERIES, HEADS, WIDTH)
@@ -82,8 +91,8 @@ def forward_kernel(
 @triton.jit
 def backward_kernel(
     x, q_scales, k_scales, modality, table, dq, dk, dx, parts, T, LDT, LDN,
-    QUERIES: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, SCALES: tl.constexpr, EPS: tl.constexpr,
-    ROWS: tl.constexpr, EACH: tl.constexpr, HALF: tl.constexpr,
+    QUERIES: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, SCALES: tl.constexpr, BY_HEAD: tl.constexpr,
+    EPS: tl.constexpr, ROWS: tl.constexpr, EACH: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """dq, dk and x -> dx (T, N, WIDTH) without gaps, parts (tiles, N, SCALES, WIDTH) fp32: sums for the scales."""
     t, j, mine, inside, cos, sin = _rows(table, T, WIDTH, ROWS, HALF)
@@ -95,7 +104,7 @@ def backward_kernel(
             a, b = _halves(x, t[:, None] * LDT + n * LDN + j[None, :], WIDTH // 2, inside)
             r = (1 / tl.sqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / WIDTH + EPS))[:, None]
             a, b = a * r, b * r
-            ga, gb, kind = _scales(q_scales, k_scales, modality, t, mine, n < QUERIES, j, SCALES, WIDTH)
+            ga, gb, kind = _scales(q_scales, k_scales, modality, t, mine, n, j, QUERIES, WIDTH, SCALES, BY_HEAD)
             part = parts + ((tl.program_id(0).to(tl.int64) * HEADS + n) * SCALES) * WIDTH + j
             for m in tl.static_range(SCALES):
                 of_m = (mine & ((kind == m) | (SCALES == 1)))[:, None]

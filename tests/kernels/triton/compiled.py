@@ -147,6 +147,8 @@ def every_kernel(dtype: torch.dtype, d: int, widths: list[int], places: int, exp
     launch.rows_times(x, pair, square, x, rows, transposed=False, gather=True, scatter=True)
     for m in (0, 1, 2):  # scales
         rotated(dtype, d, m)
+    for m in (1, 2):
+        rotated(dtype, d, m, by_head=True)
     for ids in (65536, 12287):
         logits, one = empty(256, ids), torch.empty(256)
         cross_entropy.start(logits, torch.zeros(256, dtype=torch.int64), one, one, one, 1e-5, True)
@@ -163,13 +165,13 @@ def routed(dtype: torch.dtype, d: int) -> None:
         router.choose_rows(z, modality, 1, half, [1] * experts, bounds[:-1], list(range(experts)), bounds, experts)
 
 
-def rotated(dtype: torch.dtype, d: int, scales: int) -> None:
+def rotated(dtype: torch.dtype, d: int, scales: int, by_head: bool = False) -> None:
     """QK-norm and rotation of heads 64 wide (128 of 1_4b), or of one head where D is no multiple of that."""
     width = d if d % 64 else 128 if d >= 2048 else 64
     n = 2 * d // width
     qkv = torch.empty(4, 256, n, width, dtype=dtype)
     q, k = (torch.empty(4, 256, n // 2, width, dtype=dtype) for _ in "qk")
-    each = [torch.empty(width) for _ in range(2 * scales)]
+    each = [torch.empty(n // 2, width) if by_head else torch.empty(width) for _ in range(2 * scales)]
     modality, table = torch.zeros(4, 256, dtype=torch.uint8), torch.empty(2, 4, 1, 256, width // 2)
     common = (qkv, n // 2, each, modality, table, 1e-5)
     rotary._start(rotation.forward_kernel, *common, (q, k))

@@ -114,8 +114,9 @@ def test_bf16_is_no_further_from_float64_than_the_products_of_torch(shape):
         assert error(mine, right) <= 1.02 * error(theirs, right)
 
 
-def test_rotation_in_bf16_is_no_further_from_float64_than_torch_and_the_same_each_time():
-    made = rotary.case(4, 300, 8, 4, 64, 2, dtype=torch.bfloat16, device="cuda")
+@pytest.mark.parametrize("by_head", [False, True])
+def test_rotation_in_bf16_is_no_further_from_float64_than_torch_and_the_same_each_time(by_head):
+    made = rotary.case(4, 300, 8, 4, 64, 2, by_head, dtype=torch.bfloat16, device="cuda")
     exact = rotary.results(rotary.passes, *rotary.in_double(*made))
     ours, torchs = (rotary.results(f, *made) for f in (rotary.in_one, rotary.passes))
     for mine, theirs, right in zip(ours, torchs, exact, strict=True):

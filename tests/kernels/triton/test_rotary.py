@@ -8,25 +8,30 @@ from torch.nn.functional import rms_norm
 
 from momafuse.kernels.rotary import norm_rotate, rotate
 from momafuse.models.context import rotary_table
+from tests.batches import make_batch, make_model
+from tests.models.loops import shaken
 
 EPS = 1e-5
-CASES = {  # B, S, queries, keys, K, scales
+CASES = {  # B, S, queries, keys, K, scales, whether every head has its own
     "tied": (2, 9, 3, 3, 8, 1),
     "untied": (2, 9, 2, 2, 8, 2),
     "three modalities": (1, 40, 2, 1, 16, 3),
     "no norm": (2, 5, 2, 1, 8, 0),
     "grouped, odd halves": (3, 35, 4, 2, 10, 2),
+    "by head": (2, 9, 3, 3, 8, 1, True),
+    "by head, untied": (2, 35, 7, 3, 10, 2, True),  # more heads than a program takes
+    "by head, grouped, three modalities": (1, 40, 2, 1, 16, 3, True),
 }
 
 
-def case(b, s, queries, keys, k, m, dtype=torch.float32, device="cpu"):
+def case(b, s, queries, keys, k, m, by_head=False, dtype=torch.float32, device="cpu"):
     g = torch.Generator().manual_seed(0)
 
     def randn(*size):
         return torch.randn(*size, generator=g).to(device, dtype).requires_grad_()
 
     heads = randn(b, s, queries + 2 * keys, k)  # with the values behind
-    scales = [randn(k) for _ in range(2 * m)]
+    scales = [randn(*((n, k) if by_head else (k,))) for n in (queries, keys) for _ in range(m)]
     modality = torch.randint(max(m, 1), (b, s), generator=g).to(device, torch.uint8)
     position = torch.randint(99, (b, s), generator=g).to(device)
     return heads, queries, keys, scales, modality, rotary_table(position, k, 10_000.0)
@@ -44,8 +49,11 @@ def passes(heads, queries, keys, scales, modality, table):
     one_hot = modality.unsqueeze(-1) == torch.arange(max(m, 1), device=modality.device)
     found = []
     for x, own in ((q, scales[:m]), (k, scales[m:])):
-        g = (one_hot.to(x.dtype) @ torch.stack(own).to(x.dtype)).unsqueeze(1) if m > 1 else own[0] if m else 1.0
-        found.append(rotate(rms_norm(x, x.shape[-1:], None, EPS) * g if m else x, table))
+        if m:
+            g = torch.stack(own).to(x.dtype).view(m, -1, x.shape[-1])  # (M, heads or 1, K)
+            g = torch.einsum("bsm,mhk->bhsk", one_hot.to(x.dtype), g)
+            x = rms_norm(x, x.shape[-1:], None, EPS) * g
+        found.append(rotate(x, table))
     return tuple(found)
 
 
@@ -60,6 +68,7 @@ def loop(heads, queries, keys, scales, modality, table):
                 x = heads[i, t, n]
                 if m:
                     own = scales[int(modality[i, t]) % m + (m if n >= queries else 0)]
+                    own = own[n if n < queries else n - queries] if own.dim() > 1 else own
                     x = x / torch.sqrt(x.square().mean() + EPS) * own
                 cos, sin = table[:, i, 0, t].to(x.dtype)
                 left, right = x[: k // 2], x[k // 2 :]
@@ -99,15 +108,16 @@ def test_the_loop_is_what_torch_computes(name):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("name", ["untied", "no norm"])
+@pytest.mark.parametrize("name", ["untied", "no norm", "by head, untied"])
 def test_the_op_keeps_to_the_rules_of_torch(name):
     heads, queries, keys, scales, modality, table = case(*CASES[name])
     x = heads.detach()[:, :, : queries + keys].requires_grad_()
     torch.library.opcheck(torch.ops.momafuse.norm_rotate.default, (x, queries, scales, modality, table, EPS))
 
 
-def test_frozen_scales_get_no_gradient_and_inputs_may_have_gaps():
-    heads, queries, keys, scales, modality, table = case(*CASES["untied"])
+@pytest.mark.parametrize("name", ["untied", "by head, untied"])
+def test_frozen_scales_get_no_gradient_and_inputs_may_have_gaps(name):
+    heads, queries, keys, scales, modality, table = case(*CASES[name])
     scales[1].requires_grad_(False)
     twice = (
         torch.stack([heads, heads], dim=1).flatten(1, 2)[:, ::2].detach().requires_grad_()
@@ -133,6 +143,32 @@ def test_results_stand_by_row_and_gradients_may_come_in_any_layout():
             directions = [d.transpose(1, 2).contiguous().transpose(1, 2) for d in directions]
         found.append(torch.autograd.grad([q, k], [heads, *rest[0]], directions))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_scales_of_heads_may_have_gaps():
+    heads, queries, keys, scales, *rest = case(*CASES["by head, untied"])
+    wanted = in_one(heads, queries, keys, scales, *rest)
+    apart = [w.detach().t().contiguous().t() for w in scales]
+    assert not apart[0].is_contiguous()
+    assert all(torch.equal(a, b) for a, b in zip(in_one(heads, queries, keys, apart, *rest), wanted, strict=True))
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+@pytest.mark.parametrize("untie", [(), ("norms",)])
+def test_a_layer_computes_the_same_with_the_kernel_and_without(untie, per_head):
+    found = []
+    for backend in ("triton", "reference"):
+        model = make_model({"all": 1}, heads=4, n_kv_heads=2, untie=untie, qk_norm_per_head=per_head, backend=backend)
+        layer = shaken(model).blocks[0].attention
+        seen = []
+        layer.register_forward_hook(lambda module, args, y, seen=seen: seen.append(y))
+        model(make_batch(2, (5, 4)), lambda hidden, head: hidden)
+        names, parameters = zip(*layer.named_parameters(), strict=True)
+        gradients = torch.autograd.grad(seen[0].square().sum(), parameters, materialize_grads=True)
+        found.append({"y": seen[0].detach()} | dict(zip(names, gradients, strict=True)))
+    assert len(found[0]) == 1 + 2 + 2 * (2 if untie else 1)
+    for name, mine in found[0].items():
+        torch.testing.assert_close(mine, found[1][name], rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_nothing_is_kept_but_the_inputs():
