@@ -9,7 +9,7 @@ from momafuse.config.schema import SourceConfig
 from momafuse.data import chunks
 from momafuse.data.sources import Raw, open_source
 from momafuse.tokens.config import BPEConfig
-from momafuse.tokens.text import TextTokenizer, train_bpe
+from momafuse.tokens.sentencepieces import SentencePieces, train_bpe
 
 
 def training_texts(sources: Mapping[str, SourceConfig], say: Callable[[str], None]) -> Iterator[str]:
@@ -27,11 +27,11 @@ def training_texts(sources: Mapping[str, SourceConfig], say: Callable[[str], Non
 
 def train_text_tokenizer(
     config: BPEConfig, sources: Mapping[str, SourceConfig], out: Path, say: Callable[[str], None] = lambda line: None
-) -> TextTokenizer:
+) -> SentencePieces:
     """Writes OUT/NAME.model, whole or not at all, and returns it. Raises UserError where `config.pieces` is too many."""
     path = out / f"{config.name}.model"
     model = train_bpe(training_texts(sources, say), config)
-    tokenizer = TextTokenizer(str(path), model)
+    tokenizer = SentencePieces(str(path), model)
     out.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
     aside.write_bytes(model)

@@ -86,7 +86,10 @@ def load_codecs(config: Mapping[str, str], device: str = "cpu") -> dict[str, Cod
 
 
 def vocabulary_of(text: TextTokenizer, codecs: Mapping[str, Codec]) -> Vocabulary:
-    return Vocabulary.build(text.pieces, **{name: (codec.codes, codec.block) for name, codec in codecs.items()})
+    """That which the text tokenizer's file names, or else one of ours. Raises UserError where the file names no such modality,
+    or another number of codes."""
+    asked = {name: (codec.codes, codec.block) for name, codec in codecs.items()}
+    return Vocabulary.build(text.pieces, **asked) if text.layout is None else text.layout.vocabulary(asked)
 
 
 def tokenizer_fingerprints(config: Mapping[str, str]) -> dict[str, tuple[str, str]]:

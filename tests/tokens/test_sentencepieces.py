@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from momafuse.errors import UserError
 from momafuse.tokens.config import BPEConfig
-from momafuse.tokens.text import TextTokenizer, train_bpe
+from momafuse.tokens.sentencepieces import SentencePieces, train_bpe
+from momafuse.tokens.text import TextTokenizer
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # surrogates too
 WORDS = [f"{a}{b} {c}" for a in "abcdefgh" for b in "aeiou" for c in ("dog", "cat", "house")]
@@ -96,7 +97,7 @@ def test_training_gives_the_same_bytes_again() -> None:
     config = BPEConfig("bpe", "small", 300, 1.0)
     model = train_bpe(WORDS, config)
     assert train_bpe(iter(WORDS), config) == model
-    tokenizer = TextTokenizer("small", model)
+    tokenizer = SentencePieces("small", model)
     assert tokenizer.pieces == 300
     assert train_bpe(WORDS[:-1], config) != model
 
@@ -143,4 +144,4 @@ def test_a_model_that_loses_text_is_refused(change: dict[str, object]) -> None:
         hard_vocab_limit=False, remove_extra_whitespaces=False, **options,
     )  # fmt: skip
     with pytest.raises(UserError, match="does not give every text back"):
-        TextTokenizer("lossy", model.getvalue())
+        SentencePieces("lossy", model.getvalue())
