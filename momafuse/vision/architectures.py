@@ -18,8 +18,9 @@ def architecture(**fields: object) -> AnyArchitecture:
     return (VQGANArchitecture if "multipliers" in fields else Architecture)(**fields)  # type: ignore[arg-type]
 
 
-def build(arch: AnyArchitecture) -> VQAutoencoder:
-    """The module with weights as CPU convolutions like them best. Raises UserError for sizes that cannot be."""
+def build(arch: AnyArchitecture, decodes: bool = True) -> VQAutoencoder:
+    """The module with weights as CPU convolutions like them best; a VQGAN can do without its decoder. Raises UserError for
+    sizes that cannot be."""
     key = "tokenizer.architecture"
     if isinstance(arch, VQGANArchitecture):
         sizes = {"multipliers": min(arch.multipliers, default=0), "blocks": arch.blocks, "z": arch.z, "base": arch.base}
@@ -40,7 +41,9 @@ def build(arch: AnyArchitecture) -> VQAutoencoder:
             )
     if isinstance(arch, VQGANArchitecture) and arch.base % GROUPS:
         raise UserError(f"{key}.base={arch.base}: must be a multiple of {GROUPS}, the groups of its norms")
-    model = VQGAN(arch) if isinstance(arch, VQGANArchitecture) else Autoencoder(arch)
+    if not decodes and not isinstance(arch, VQGANArchitecture):
+        raise ValueError("has no decoder, which only a VQGAN can do without")
+    model = VQGAN(arch, decodes) if isinstance(arch, VQGANArchitecture) else Autoencoder(arch)
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -34,6 +34,7 @@ class PictureTokenizer(Protocol):
     codes: int
     block: int
     image_size: int
+    decodes: bool
 
     def encode(self, pictures: Tensor) -> Tensor: ...
     def decode(self, codes: Tensor) -> Tensor: ...
@@ -48,6 +49,7 @@ class ImageCodec:
     def __init__(self, tokenizer: PictureTokenizer) -> None:
         self.tokenizer = tokenizer
         self.fingerprint, self.codes, self.block = tokenizer.fingerprint, tokenizer.codes, tokenizer.block
+        self.decodes = tokenizer.decodes
 
     @classmethod
     def load(cls, name_or_path: str, device: str = "cpu") -> ImageCodec:

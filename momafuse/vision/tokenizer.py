@@ -1,7 +1,7 @@
 """The image tokenizer that the rest of momafuse uses: pictures <-> codes, frozen, inference only.
 
-Any trained tokenizer loads by its path (vq/weights.py). All products are fp32, in chunks of a fixed number of pictures filled
-up with white, so that a picture has the same codes whatever batch it comes in.
+Any trained tokenizer loads by its path (vq/weights.py), one without a decoder too, which encodes alone. All products are fp32,
+in chunks of a fixed number of pictures filled up with white, so that a picture has the same codes whatever batch it comes in.
 Another number of threads or another CPU may turn a near-tie (5 codes in 10,000 between one thread and two).
 """
 
@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from momafuse.errors import UserError
 from momafuse.vision.architectures import AnyArchitecture, architecture, build
 from momafuse.vision.augment import to_bytes, to_unit
+from momafuse.vision.config import VQGANArchitecture
 from momafuse.vq.autoencoder import VQAutoencoder
 from momafuse.vq.codes import CodeTable
 from momafuse.vq.weights import Kind, load_weights, save_weights
@@ -26,7 +29,8 @@ CHUNK = 8  # pictures computed at a time
 
 
 class ImageTokenizer:
-    """Codes 0..codes-1, `block` of them per picture of `image_size` pixels a side; `fingerprint`: the file's sha256."""
+    """Codes 0..codes-1, `block` of them per picture of `image_size` pixels a side; `fingerprint`: the file's sha256. `decodes`:
+    whether its file has a decoder."""
 
     def __init__(self, name: str, arch: AnyArchitecture, model: VQAutoencoder, codes: CodeTable, fingerprint: str) -> None:
         self.name = name
@@ -35,8 +39,14 @@ class ImageTokenizer:
         self.block = (arch.image_size // arch.reduction) ** 2
         self._tiles = arch.image_size // tile_of(arch)  # a side
         self.fingerprint = fingerprint
+        self.decodes = model.decodes
         self._codes = codes
+        # A CPU's group norm in channels_last takes E[x^2] - E[x]^2: on flat pictures a hundred times the error of fp32.
+        self._format = torch.contiguous_format if isinstance(arch, VQGANArchitecture) else torch.channels_last
         self._model = model.eval().requires_grad_(False)
+        for parameter in model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=self._format)
 
     @classmethod
     def load(cls, name_or_path: str, device: str = "cpu") -> ImageTokenizer:
@@ -48,7 +58,7 @@ class ImageTokenizer:
         def sized(**fields: object) -> AnyArchitecture:
             return architecture(**fields | ({"image_size": int(side)} if side else {}))
 
-        arch, model, codes, fingerprint = load_weights(name, KIND, sized, build, device)
+        arch, model, codes, fingerprint = load_weights(name, KIND, sized, build, device, partial(build, decodes=False))
         return cls(Path(name).stem, arch, model, codes, fingerprint + (f"@{side}" if side else ""))
 
     @torch.inference_mode()
@@ -60,7 +70,7 @@ class ImageTokenizer:
         out = torch.empty(len(pictures), self.block, dtype=torch.int64)
         for start in range(0, len(pictures), CHUNK):
             part = _filled(pictures[start : start + CHUNK], 255).to(self._codes.device)
-            unit = cut(to_unit(part), self._tiles).contiguous(memory_format=torch.channels_last)
+            unit = cut(to_unit(part), self._tiles).contiguous(memory_format=self._format)
             index = self._codes.nearest(self._model.encode(unit).flatten(0, 1))
             side = math.isqrt(index.numel() // len(unit))
             index = joined(index.view(len(unit), 1, side, side), self._tiles).view(CHUNK, self.block)
@@ -69,7 +79,12 @@ class ImageTokenizer:
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
-        """int64 (N, block), 0..codes-1 -> uint8 (N, 3, image_size, image_size) on the CPU."""
+        """int64 (N, block), 0..codes-1 -> uint8 (N, 3, image_size, image_size) on the CPU. UserError without a decoder."""
+        if not self.decodes:
+            raise UserError(
+                f"tokenizer.image={self.name}: has no decoder, and only encodes; import again with a file that has it: "
+                "python -m momafuse.import_ .. image_tokenizer=FILE"
+            )
         if codes.ndim != 2 or codes.shape[1] != self.block or (codes.numel() and not _within(codes, self.codes)):
             raise ValueError(f"codes are {tuple(codes.shape)}; need (N, {self.block}) with values 0..{self.codes - 1}")
         out = torch.empty(len(codes), 3, self.image_size, self.image_size, dtype=torch.uint8)

@@ -158,11 +158,13 @@ class Decoder(nn.Module):
 
 
 class VQGAN(VQAutoencoder):
-    """Encoder and decoder without the quantizer between them."""
+    """Encoder and decoder without the quantizer between them; `decodes=False`: without a decoder, whose memory is not taken.
+    `post_quant_conv` is there in any case, as in checkpoints whose decoder was dropped."""
 
-    def __init__(self, arch: VQGANArchitecture) -> None:
+    def __init__(self, arch: VQGANArchitecture, decodes: bool = True) -> None:
         super().__init__()
-        self.encoder, self.decoder = Encoder(arch), Decoder(arch)
+        self.decodes = decodes
+        self.encoder, self.decoder = Encoder(arch), Decoder(arch) if decodes else None
         self.quant_conv = nn.Conv2d(arch.z, arch.code_dim, 1)
         self.post_quant_conv = nn.Conv2d(arch.code_dim, arch.z, 1)
 
@@ -173,6 +175,7 @@ class VQGAN(VQAutoencoder):
 
     def decode(self, vectors: Tensor) -> Tensor:
         """Vectors (N, L * L, code_dim) in raster order, where codes live -> (N, 3, S, S), about [-1, 1], fp32."""
+        assert self.decoder is not None, "whoever asks looks at `decodes`"
         side = int(vectors.shape[1] ** 0.5)
         grid = vectors.transpose(1, 2).reshape(len(vectors), -1, side, side)
         out: Tensor = self.decoder(self.post_quant_conv(grid)).float()

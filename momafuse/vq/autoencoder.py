@@ -20,6 +20,8 @@ class Coded(Protocol):
 class VQAutoencoder(nn.Module):
     """Items <-> vectors, which a quantizer replaces by codes."""
 
+    decodes = True  # False: the half that makes items is not there (vision/vqgan.py)
+
     @abstractmethod
     def encode(self, items: Tensor) -> Tensor:
         """(N, ...) -> vectors (N, L, code_dim), fp32, before they are placed where the codes live (codes.py)."""

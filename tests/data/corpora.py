@@ -32,6 +32,7 @@ class PixelTokenizer:
     codes = 256
     block = 16
     image_size = 32
+    decodes = True
 
     def decode(self, codes: Tensor) -> Tensor:
         raise NotImplementedError
