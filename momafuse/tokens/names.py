@@ -4,6 +4,7 @@
     an image             <racm3:break> code.. <eoss>;  code 0 is IMGIMGAZ, 10 is IMGIMGBAZ: decimal digits, A for 0 to J for 9
     an item of NAME      <begin_NAME> code.. <end_NAME>;  code 10 is <NAME:10>
     <image>              stands for an image's codes in a prompt (as in Chameleon's processor), and is no id of a document
+    <reserved00006>      an id that nothing has; Chameleon's processor ends a prompt with <reserved08706>, of ours the first
     <momafuse:text>      in a file without codes: its ids are those of a run, and text begins behind it
 
 Those of images, and the first of each of SPECIALS, are those of Chameleon's released file. Does not judge whether a file is
@@ -16,7 +17,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-IMAGE, PLACEHOLDER, TEXT_BEGINS, RESERVED = "image", "<image>", "<momafuse:text>", "<reserved{:05d}>"
+IMAGE, PLACEHOLDER, TEXT_BEGINS = "image", "<image>", "<momafuse:text>"
+RESERVED, SEPARATOR = "<reserved{:05d}>", "<reserved08706>"
 SPECIALS = {
     "pad": ("<pad>", "<|pad|>", "<|finetune_right_pad_id|>", "<|padding|>", "[PAD]"),
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>"),
