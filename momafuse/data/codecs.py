@@ -24,7 +24,8 @@ Codes = npt.NDArray[np.int64]
 
 
 class Codec(Protocol):
-    """`codes` is how many there are, `block` the codes of one item (0: any number), `fingerprint` changes with any code."""
+    """`codes` is how many there are, `block` the codes of one item (0: any number), `fingerprint` changes with any code. One
+    that only encodes says so by `decodes = False`."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -43,13 +44,18 @@ class Codec(Protocol):
         """Codes 0..codes-1 of each item; the same whatever batch an item comes in."""
 
     def decode(self, codes: Codes) -> Any:
-        """What one item's codes stand for, as `read` would give it."""
+        """What one item's codes stand for, as `read` would give it. Raises UserError where the codec only encodes."""
 
     def file(self, item: Any) -> tuple[str, bytes]:
         """The suffix (`png`) and the bytes of a file of one item."""
 
     def drawn(self, items: Sequence[Any]) -> list[npt.NDArray[Any]]:
         """Items as reports.plots.plot_reconstructions draws them."""
+
+
+def decodes(codec: Codec) -> bool:
+    """Whether codes can be made items again."""
+    return bool(getattr(codec, "decodes", True))
 
 
 Loader = Callable[[str, str], Codec]

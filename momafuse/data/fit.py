@@ -1,6 +1,7 @@
 """How well tokenizers fit the items of a corpus's sources: what is left of a sample after its codes, as the codec measures it.
 
-A model can draw no better than its tokenizer keeps. Codecs that cannot say (a plugin's) are passed over. Writes nothing.
+A model can draw no better than its tokenizer keeps. Codecs that cannot say (a plugin's, or one that only encodes) are passed
+over. Writes nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from momafuse.config.schema import Config, SourceConfig
 from momafuse.data import chunks
-from momafuse.data.codecs import Codes, load_codecs
+from momafuse.data.codecs import Codes, decodes, load_codecs
 from momafuse.data.sources import Item, Raw, open_source
 
 SAMPLE = 64  # items, spread over the first documents of a source
@@ -50,8 +51,13 @@ def fits(
     config: Config, held: Mapping[str, Collection[str]] | None = None, say: Callable[[str], None] = lambda line: None
 ) -> Iterator[Fit]:
     """Of every source and modality; `held` may say of which a source has items. `say` is told of a source that has to be tried
-    again. Raises UserError where one cannot be read any more."""
-    codecs = {modality: codec for modality, codec in load_codecs(config.tokenizer).items() if isinstance(codec, Judge)}
+    again, and of a tokenizer that only encodes. Raises UserError where a source cannot be read any more."""
+    codecs = {}
+    for modality, codec in load_codecs(config.tokenizer).items():
+        if not decodes(codec):
+            say(f"tokenizer.{modality}={config.tokenizer[modality]} has no decoder: how much it keeps cannot be told")
+        elif isinstance(codec, Judge):
+            codecs[modality] = codec
     for name, source in config.data.sources.items():
         for modality in [m for m in codecs if held is None or m in held.get(name, ())]:
             codec = codecs[modality]

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from momafuse.data.codecs import Codec
+from momafuse.data.codecs import Codec, decodes
 from momafuse.errors import UserError
 from momafuse.generation.decoder import Decoder
-from momafuse.generation.grammar import Grammar, State
+from momafuse.generation.grammar import MIXED, Grammar, State
 from momafuse.generation.prompt import ids_of
 from momafuse.generation.sampling import Sampling, choose, generator, guided
 from momafuse.models.transformer import Transformer
@@ -84,7 +84,7 @@ class Generator:
         """What `samples` documents behind each prompt are, in order of the prompts; `batch` of them are made at a time.
 
         `wanted` as in grammar.py; `most` ids are made for each (as many as fit). Every prompt is read before the first is
-        answered: raises UserError for one that cannot be, or that leaves no room.
+        answered: raises UserError for one that cannot be, or that leaves no room, and for items that nothing decodes.
         """
         given = [(p, ids_of(p, self.text, self.codecs, self.vocabulary)) for p in prompts]
         return self.make_behind(given, wanted, sampling, samples=samples, most=most, batch=batch, tick=tick)
@@ -102,6 +102,7 @@ class Generator:
     ) -> Iterator[list[Made]]:
         """`make` for prompts that are ids, `bos` first; each with a name, which keys what is drawn for it."""
         grammar = Grammar(self.vocabulary, wanted)
+        self._check_decoders(wanted)
         waiting = [s for n, prompt in enumerate(given) for s in self._sequences(n, *prompt, grammar, sampling, samples, most)]
 
         def answers() -> Iterator[list[Made]]:
@@ -118,7 +119,7 @@ class Generator:
 
     def parts(self, given: Sequence[int], ids: Sequence[int]) -> list[Part]:
         """The parts of the ids behind `given`; an item that was begun before goes on with all its codes, one without its end
-        is left out unless it may have any length."""
+        is left out unless it may have any length, and one that cannot be decoded always."""
         v, table = self.vocabulary, self.vocabulary.modality_of_ids()
         inside = 0
         found: list[tuple[int, list[int]]] = []
@@ -142,10 +143,18 @@ class Generator:
 
     def _part(self, number: int, ids: list[int]) -> Part | None:
         m = self.vocabulary.modalities[number]
-        if not ids or (m.block and len(ids) != m.block):
+        if not ids or (m.block and len(ids) != m.block) or (number and not decodes(self.codecs[m.name])):
             return None
         codes = np.array(ids, np.int64) - m.first
         return Part(m.name, self.codecs[m.name].decode(codes) if number else self.text.decode(codes.tolist()))
+
+    def _check_decoders(self, wanted: str) -> None:
+        for m in self.vocabulary.modalities:
+            if m.frame and wanted in (m.name, MIXED) and not decodes(self.codecs[m.name]):
+                raise UserError(
+                    f"make={wanted}: this run's tokenizer of {m.name} has no decoder, and its codes cannot be made items; "
+                    f"make=text, or import again with a file that has it: python -m momafuse.import_ .. {m.name}_tokenizer=FILE"
+                )
 
     def _sequences(
         self,

@@ -56,6 +56,11 @@ def over_picture(picture: Pixels, expert: npt.NDArray[np.int64], experts: int) -
     return _cells(large, expert.reshape(n, n), experts)
 
 
+def blank(side: int) -> Pixels:
+    """White, of `side` cells a side: for codes that no decoder makes a picture of."""
+    return np.full((side * CELL, side * CELL, 3), 255, np.uint8)
+
+
 def in_lines(expert: npt.NDArray[np.int64], experts: int, columns: int = 48) -> Pixels:
     """Cells without a picture, `columns` of them in a line: of the codes of a sound, or of an item that was cut."""
     lines = -(-len(expert) // columns)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from momafuse.data.codecs import Codec
+from momafuse.data.codecs import Codec, decodes
 from momafuse.data.corpus import Split
 from momafuse.data.loader import Loader
 from momafuse.data.packing import Piece
@@ -104,10 +104,11 @@ class Sampler:
 
     def _item(self, modality: int, codes: list[int], learnt: bool) -> dict[str, Any]:
         m = self.split.vocabulary.modalities[modality]
-        codec = self.codecs[m.name]
+        codec, caption, kind = self.codecs[m.name], f"{m.name}, {len(codes):,} codes", "" if learnt else "masked"
+        if not decodes(codec):
+            return {"shown": "", "caption": f"{caption} (its tokenizer has no decoder)", "kind": kind}
         item = codec.file(codec.decode(np.array(codes, np.int64) - m.first))
-        caption = f"{m.name}, {len(codes):,} codes"
-        return {"shown": embedded(*item, m.name), "caption": caption, "kind": "" if learnt else "masked"}
+        return {"shown": embedded(*item, m.name), "caption": caption, "kind": kind}
 
     def _hue(self, source: int) -> int:
         return round(TURN * source + 210) % 360

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from momafuse.config.compose import SPOKEN, Job
 from momafuse.config.schema import Config
-from momafuse.data.codecs import load_codecs
+from momafuse.data.codecs import decodes, load_codecs
 from momafuse.data.corpus import Corpus
 from momafuse.data.sources import Item, Raw, open_source
 from momafuse.errors import UserError
@@ -52,7 +52,7 @@ def finish(
     """Write report, plots and samples into the run folder, and say where they are."""
     (path / "samples").mkdir(exist_ok=True)
     try:
-        reconstruct(job.config, corpus, path / "samples")
+        reconstruct(job.config, corpus, path / "samples", logger.message)
     except UserError as error:  # a corpus may travel without its sources
         logger.message(f"no samples/reconstruction.png: {error}")
     frequencies = unigram(job.config, setup, corpus)
@@ -104,9 +104,13 @@ def chosen_report(counts: list[RoutingCounts], setup: Setup, corpus: Corpus) -> 
     return report
 
 
-def reconstruct(config: Config, corpus: Corpus, folder: Path) -> None:
-    """Of each modality: held-out items, and what is left of them after its codec. Raises UserError without their sources."""
+def reconstruct(config: Config, corpus: Corpus, folder: Path, say: Callable[[str], None]) -> None:
+    """Of each modality: held-out items, and what is left of them after its codec, unless it only encodes. Raises UserError
+    without their sources."""
     for modality, codec in load_codecs(config.tokenizer).items():
+        if not decodes(codec):
+            say(f"no sheet of what is left of {modality}: tokenizer.{modality} has no decoder")
+            continue
         number = corpus.vocabulary.names.index(modality)
         holding = [source.name for source in corpus.validation.sources if source.items[number]]
         sources = [open_source(name, config.data.sources[name]) for name in holding]

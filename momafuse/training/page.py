@@ -95,5 +95,5 @@ def _picture(file: Path) -> Markup | None:
 
 def _shown(sample: Sample) -> dict[str, Any]:
     drawn = embedded(*sample.drawn, sample.text) if sample.drawn else None
-    return {"modality": sample.modality, "text": sample.text, "item": embedded(*sample.item), "drawn": drawn,
-            "written": sample.written}  # fmt: skip
+    item = embedded(*sample.item) if sample.item else f"{sample.modality}: its tokenizer has no decoder"
+    return {"modality": sample.modality, "text": sample.text, "item": item, "drawn": drawn, "written": sample.written}

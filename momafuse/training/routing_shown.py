@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from momafuse.config.schema import Config
-from momafuse.data.codecs import load_codecs
+from momafuse.data.codecs import decodes, load_codecs
 from momafuse.generation.experts import Taken
 from momafuse.models.transformer import Transformer
-from momafuse.reports.drawing import over_picture
+from momafuse.reports.drawing import blank, over_picture
 from momafuse.reports.metrics import MetricsFile, read_metrics
 from momafuse.reports.plots import pixels_of
 from momafuse.reports.routing_plot import LOAD_PANELS, Layer, Loads, Paths, Shown, plot_routing
@@ -120,7 +120,7 @@ def typical(words: Ints, mine: npt.NDArray[np.bool_], spelt: Sequence[str], most
 
 def pictures_of(config: Config, seen: Seen, v: Vocabulary) -> list[tuple[npt.NDArray[np.uint8], int, int]]:
     """Some that are whole and different, after their codec, with first row and number of codes; of modalities whose items are a
-    square of codes and look like a picture."""
+    square of codes and look like a picture. White where the codec only encodes."""
     found: list[tuple[npt.NDArray[np.uint8], int, int]] = []
     modality, tokens = seen.modality.numpy(), seen.tokens.numpy()
     codecs = load_codecs(config.tokenizer)
@@ -135,8 +135,10 @@ def pictures_of(config: Config, seen: Seen, v: Vocabulary) -> list[tuple[npt.NDA
         different = np.sort(firsts[kept])
         for place in np.unique(np.linspace(0, len(different) - 1, min(PICTURES, len(different))).astype(int)):
             first = int(different[place])
-            item = codecs[m.name].decode(tokens[first : first + m.block] - m.first)
-            (drawn,) = codecs[m.name].drawn([item])
+            if not decodes(codec := codecs[m.name]):
+                found.append((blank(math.isqrt(m.block)), first, m.block))
+                continue
+            (drawn,) = codec.drawn([codec.decode(tokens[first : first + m.block] - m.first)])
             if drawn.ndim == 3:
                 found.append((pixels_of(drawn), first, m.block))
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from momafuse.config.schema import Config
-from momafuse.data.codecs import load_codecs
+from momafuse.data.codecs import decodes, load_codecs
 from momafuse.data.corpus import KINDS, Split
 from momafuse.generation.generator import Generator, Made
 from momafuse.generation.sampling import Sampling
@@ -27,11 +27,11 @@ Pair = tuple[list[int], list[int]]  # ids of the text, and of the item with its 
 
 @dataclass(frozen=True)
 class Sample:
-    """A held-out pair, and what the model made of its text and of its item."""
+    """A held-out pair, and what the model made of its text and of its item; of a codec that only encodes no items."""
 
     modality: str
     text: str
-    item: tuple[str, bytes]  # suffix and bytes of a file, after the codec
+    item: tuple[str, bytes] | None  # suffix and bytes of a file, after the codec
     drawn: tuple[str, bytes] | None
     written: str
 
@@ -57,9 +57,12 @@ def make_samples(generator: Generator, split: Split) -> list[Sample]:
             continue
         pairs = [p for p in held_out_pairs(split, number, PAIRS) if len(p[0]) + len(p[1]) + 1 < generator.length]
         texts = [generator.text.decode([i - v.modality(TEXT).first for i in text]) for text, _ in pairs]
-        drawn = _made(generator, [text for text, _ in pairs], texts, m.name, None)
         written = _made(generator, [item for _, item in pairs], texts, TEXT, TEXT_TOKENS)
         codec = generator.codecs[m.name]
+        if not decodes(codec):
+            found += [Sample(m.name, text, None, None, caption.text) for text, caption in zip(texts, written, strict=True)]
+            continue
+        drawn = _made(generator, [text for text, _ in pairs], texts, m.name, None)
         for (_, item), text, picture, caption in zip(pairs, texts, drawn, written, strict=True):
             kept = codec.decode(np.array(item[1:-1], np.int64) - m.first)
             of_text = next((part.value for part in picture.parts if part.modality == m.name), None)

@@ -26,6 +26,7 @@ from momafuse.vq.weights import Kind, load_weights, save_weights
 KIND = Kind("momafuse-vq-1", "tokenizer.image", "an image tokenizer", shipped="starter_vq_v2", training="starter_vq")
 SIZED = re.compile(r".+@\d+")
 CHUNK = 8  # pictures computed at a time
+PIXELS = 1 << 19  # at most, by a VQGAN, whose first level is as large as the picture: 2 of 512 a side
 
 
 class ImageTokenizer:
@@ -41,8 +42,10 @@ class ImageTokenizer:
         self.fingerprint = fingerprint
         self.decodes = model.decodes
         self._codes = codes
-        # A CPU's group norm in channels_last takes E[x^2] - E[x]^2: on flat pictures a hundred times the error of fp32.
-        self._format = torch.contiguous_format if isinstance(arch, VQGANArchitecture) else torch.channels_last
+        self._chunk, self._format = CHUNK, torch.channels_last
+        if isinstance(arch, VQGANArchitecture):
+            # A CPU's group norm in channels_last takes E[x^2] - E[x]^2: on flat pictures a hundred times the error of fp32.
+            self._chunk, self._format = max(1, min(CHUNK, PIXELS // arch.image_size**2)), torch.contiguous_format
         self._model = model.eval().requires_grad_(False)
         for parameter in model.parameters():
             if parameter.ndim == 4:
@@ -68,13 +71,13 @@ class ImageTokenizer:
         if pictures.dtype != torch.uint8 or tuple(pictures.shape[1:]) != (3, size, size):
             raise ValueError(f"pictures are {pictures.dtype} {tuple(pictures.shape)}; need uint8 (N, 3, {size}, {size})")
         out = torch.empty(len(pictures), self.block, dtype=torch.int64)
-        for start in range(0, len(pictures), CHUNK):
-            part = _filled(pictures[start : start + CHUNK], 255).to(self._codes.device)
+        for start in range(0, len(pictures), self._chunk):
+            part = _filled(pictures[start : start + self._chunk], self._chunk, 255).to(self._codes.device)
             unit = cut(to_unit(part), self._tiles).contiguous(memory_format=self._format)
             index = self._codes.nearest(self._model.encode(unit).flatten(0, 1))
             side = math.isqrt(index.numel() // len(unit))
-            index = joined(index.view(len(unit), 1, side, side), self._tiles).view(CHUNK, self.block)
-            out[start : start + CHUNK] = index[: len(pictures) - start].cpu()
+            index = joined(index.view(len(unit), 1, side, side), self._tiles).view(len(part), self.block)
+            out[start : start + self._chunk] = index[: len(pictures) - start].cpu()
         return out
 
     @torch.inference_mode()
@@ -88,12 +91,12 @@ class ImageTokenizer:
         if codes.ndim != 2 or codes.shape[1] != self.block or (codes.numel() and not _within(codes, self.codes)):
             raise ValueError(f"codes are {tuple(codes.shape)}; need (N, {self.block}) with values 0..{self.codes - 1}")
         out = torch.empty(len(codes), 3, self.image_size, self.image_size, dtype=torch.uint8)
-        for start in range(0, len(codes), CHUNK):
-            part = _filled(codes[start : start + CHUNK], 0).to(self._codes.device)
+        for start in range(0, len(codes), self._chunk):
+            part = _filled(codes[start : start + self._chunk], self._chunk, 0).to(self._codes.device)
             side = math.isqrt(self.block)
-            tiles = cut(part.view(CHUNK, 1, side, side), self._tiles).flatten(1)
+            tiles = cut(part.view(len(part), 1, side, side), self._tiles).flatten(1)
             pictures = joined(to_bytes(self._model.decode(self._codes[tiles])), self._tiles)
-            out[start : start + CHUNK] = pictures[: len(codes) - start].cpu()
+            out[start : start + self._chunk] = pictures[: len(codes) - start].cpu()
         return out
 
 
@@ -121,9 +124,9 @@ def save_tokenizer(path: Path, arch: AnyArchitecture, model: VQAutoencoder, code
     save_weights(path, KIND, arch, model, codes)
 
 
-def _filled(rows: Tensor, value: int) -> Tensor:
-    """(n, ...) -> (CHUNK, ...), the missing rows `value`."""
-    missing = rows.new_full((CHUNK - len(rows), *rows.shape[1:]), value)
+def _filled(rows: Tensor, count: int, value: int) -> Tensor:
+    """(n, ...) -> (count, ...), the missing rows `value`."""
+    missing = rows.new_full((count - len(rows), *rows.shape[1:]), value)
     return torch.cat([rows, missing])
 
 

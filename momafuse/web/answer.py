@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from momafuse.data.codecs import Codec
+from momafuse.data.codecs import Codec, decodes
 from momafuse.errors import UserError
 from momafuse.generation.experts import Taken, experts_of_rows
 from momafuse.generation.generator import Tick
@@ -41,7 +41,7 @@ class Answer:
     ids: list[int]  # of the whole document
     given: int  # how many of them were the prompt
     layers: list[Taken]
-    files: dict[int, File]  # of each whole item, by its first row
+    files: dict[int, File]  # of each whole item that can be decoded, by its first row
 
 
 def answer(
@@ -83,9 +83,8 @@ def runs_of(ids: Sequence[int], given: int, vocabulary: Vocabulary) -> Iterator[
 
 
 def _file(ids: Sequence[int], run: Run, vocabulary: Vocabulary, codecs: Mapping[str, Codec]) -> File | None:
-    """Of a whole item; None for text and for what was cut."""
+    """Of a whole item; None for text, for what was cut, and of a codec that only encodes."""
     m = vocabulary.modalities[run.modality]
-    if run.modality == 0 or m.block not in (0, run.stop - run.start):
+    if run.modality == 0 or m.block not in (0, run.stop - run.start) or not decodes(codec := codecs[m.name]):
         return None
-    codec = codecs[m.name]
     return codec.file(codec.decode(np.array(ids[run.start : run.stop], np.int64) - m.first))

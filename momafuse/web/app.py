@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import escape
 from starlette.middleware import Middleware
 
-from momafuse.data.codecs import Codec
+from momafuse.data.codecs import Codec, decodes
 from momafuse.errors import UserError
 from momafuse.generation.grammar import MIXED
 from momafuse.generation.sampling import Sampling
@@ -88,9 +88,13 @@ def _questions(model: Model) -> list[Any]:
     where = f"; <{framed[0]}> in it says where the {framed[0]} stands, else it stands before the text" if framed else ""
     prompt = gr.Textbox(label="Prompt", lines=3, placeholder="a red apple:", info=f"Text to go on with{where}.")
     drops = [_drop(name, model.lm.codecs[name]) for name in framed]
-    made = [TEXT, *framed, MIXED]
+    shown = [name for name in framed if decodes(model.lm.codecs[name])]
+    made = [TEXT, *shown, *([MIXED] if shown == framed else [])]
     wanted = gr.Radio(
-        made, value=MIXED if framed else TEXT, label="What to make", info="mixed: text and items until the document ends"
+        made,
+        value=MIXED if framed and MIXED in made else TEXT,
+        label="What to make",
+        info="mixed: text and items until the document ends",
     )
     most = gr.Slider(1, length, min(MOST, length), step=1, label="Tokens at most", info="a picture takes all its codes")
     with gr.Accordion("Sampling", open=False):
@@ -104,8 +108,8 @@ def _questions(model: Model) -> list[Any]:
 
 
 def _drop(name: str, codec: Codec) -> Any:
-    """Where a file of this modality is dropped, with a look at it where a browser has one."""
-    suffix, _ = codec.file(codec.decode(np.zeros(codec.block or 1, np.int64)))
+    """Where a file of this modality is dropped, with a look at it where a browser has one and an item can be made to tell."""
+    suffix, _ = ("", b"") if not decodes(codec) else codec.file(codec.decode(np.zeros(codec.block or 1, np.int64)))
     kind, label = TYPES.get(suffix, ""), f"Drop {name}"  # a bare name might be one of gradio's own words, and translated
     if kind.startswith("image"):
         picture = gr.Image(label=label, sources=["upload", "clipboard"], height=180, buttons=["fullscreen"])

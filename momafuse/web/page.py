@@ -90,7 +90,8 @@ def _word(text: str, row: int, taken: Taken, kind: str) -> dict[str, str]:
 
 
 def _item(answer: Answer, run: Run, taken: Taken, vocabulary: Vocabulary) -> dict[str, Any]:
-    """A picture beside itself under its cells; of another item the file, and its cells in lines; of a cut one these alone."""
+    """A picture beside itself under its cells; of another item the file, and its cells in lines; these alone of one that was
+    cut or cannot be decoded."""
     m, expert = vocabulary.modalities[run.modality], taken.expert[run.start : run.stop]
     suffix, data = answer.files.get(run.start, ("", b""))
     shown = [embedded(suffix, data, m.name)] if suffix else []
@@ -99,7 +100,7 @@ def _item(answer: Answer, run: Run, taken: Taken, vocabulary: Vocabulary) -> dic
         experts = len(taken.names)
         cells = over_picture(_pixels(data), expert, experts) if square else in_lines(expert, experts)
         shown.append(embedded("png", _png(cells), f"{m.name}: the expert of each code"))
-    cut = "" if suffix else f" of {m.block or 'more'}"
+    cut = "" if suffix or len(expert) == m.block else f" of {m.block or 'more'}"
     return {"kind": "picture" if square else "item", "shown": shown, "caption": f"{m.name}, {len(expert)}{cut} codes"}
 
 
