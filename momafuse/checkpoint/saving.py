@@ -124,11 +124,11 @@ class Saver:
         if copied is not None:
             copied.synchronize()
         try:
-            world.on_main(lambda: _make_empty(partial))
-            with _without_crc():
+            world.on_main(lambda: make_empty(partial))
+            with without_crc():
                 dcp_save(tensors, checkpoint_id=partial, no_dist=world.mesh is None, process_group=world.waiting)
             shards = world.on_all(lambda: described(partial, f"__{world.rank}_*.distcp"))
-            world.on_main(lambda: _commit(partial, final, [s for rank in shards for s in rank], state, config, self._keep))
+            world.on_main(lambda: commit(partial, final, [s for rank in shards for s in rank], state, config, self._keep))
         except (OSError, CheckpointException) as error:
             if world.main:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -144,7 +144,7 @@ def _stand_back() -> None:
 
 
 @contextlib.contextmanager
-def _without_crc() -> Iterator[None]:
+def without_crc() -> Iterator[None]:
     """torch sums up every byte for a zip file that nobody unzips; the marker has a hash of the whole."""
     before = get_crc32_options()
     set_crc32_options(False)
@@ -174,12 +174,12 @@ def described(folder: Path, pattern: str) -> list[tuple[str, int, str]]:
     return [(f.name, f.stat().st_size, sha256(f)) for f in sorted(folder.glob(pattern))]
 
 
-def _make_empty(folder: Path) -> None:
+def make_empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
 
-def _commit(partial: Path, final: Path, shards: list[tuple[str, int, str]], state: str, config: str, keep: Keep) -> None:
+def commit(partial: Path, final: Path, shards: list[tuple[str, int, str]], state: str, config: str, keep: Keep) -> None:
     """Complete a folder that holds its tensors, and make it the newest checkpoint."""
     write_aside(partial / "state.json", state)
     write_aside(partial / "config.yaml", config)

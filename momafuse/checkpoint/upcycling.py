@@ -23,26 +23,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.optim import Optimizer
 
-from momafuse.checkpoint.store import reason
+from momafuse.checkpoint.tensors import MOMENTS, Shape, StoredTensors
 from momafuse.config.schema import UpcyclingConfig
 from momafuse.errors import UserError
 from momafuse.models.initialise import generator
 
 How = Literal["copy", "tile", "untie", "fresh"]
-Shape = tuple[int, ...]
-T = TypeVar("T")
-MODEL, MOMENTS = "model.", ("exp_avg", "exp_avg_sq", "step")
 NAMED = 4  # tensors in a message
 
 
@@ -109,45 +101,11 @@ def _counted(misfits: list[str]) -> str:
     return "; ".join(named) + (f"; and {len(kinds) - NAMED} more" if len(kinds) > NAMED else "")
 
 
-class SeedTensors:
-    """The tensors of a checkpoint, read one at a time. Raises UserError where the disk does not give them."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        self._checkpoint = checkpoint
-        stored = self._reading(FileSystemReader(checkpoint).read_metadata).state_dict_metadata
-        self._stored = {key: x for key, x in stored.items() if isinstance(x, TensorStorageMetadata)}
-
-    def shapes(self) -> dict[str, Shape]:
-        """Path -> shape of the model's parameters and buffers."""
-        return {key.removeprefix(MODEL): tuple(x.size) for key, x in self._stored.items() if key.startswith(MODEL)}
-
-    def weight(self, path: str) -> Tensor:
-        """The whole parameter, on the CPU."""
-        return self._read(MODEL + path)
-
-    def moments(self, path: str) -> dict[str, Tensor]:
-        """AdamW's state of a parameter; empty where it did not learn."""
-        keys = {name: f"optimizer.state.{path}.{name}" for name in MOMENTS}
-        return {name: self._read(key) for name, key in keys.items() if key in self._stored}
-
-    def _read(self, key: str) -> Tensor:
-        stored = self._stored[key]
-        tensor = torch.empty(stored.size, dtype=stored.properties.dtype)
-        self._reading(lambda: dcp_load({key: tensor}, checkpoint_id=self._checkpoint, no_dist=True))
-        return tensor
-
-    def _reading(self, action: Callable[[], T]) -> T:
-        try:
-            return action()
-        except (OSError, CheckpointException) as error:
-            raise UserError(f"checkpoint {self._checkpoint}: cannot be read ({reason(error)})") from error
-
-
 @torch.no_grad()
 def upcycle(
     model: nn.Module,
     optimizer: Optimizer,
-    tensors: SeedTensors,
+    tensors: StoredTensors,
     config: UpcyclingConfig,
     seed: int,
     fill: Callable[[Tensor, Tensor], object],

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from momafuse.checkpoint import store
+from momafuse.checkpoint.huggingface.exported import is_exported, open_exported, read_weights
 from momafuse.config.compose import import_plugins, load_config
 from momafuse.config.schema import Config
 from momafuse.data.codecs import Codec, load_codecs, vocabulary_of
@@ -24,10 +25,11 @@ from momafuse.errors import UserError
 from momafuse.generation.passes import Pass, pass_of
 from momafuse.kernels.cross_entropy import rows_at_once
 from momafuse.models.transformer import Transformer
-from momafuse.parallel.precision import resolve_device, round_products
+from momafuse.parallel.precision import apply_precision, resolve_device, resolve_precision, round_products
 from momafuse.routing.auxiliary import Routing
+from momafuse.routing.config import RouterConfig
 from momafuse.tokens.text import TextTokenizer
-from momafuse.tokens.vocabulary import Vocabulary
+from momafuse.tokens.vocabulary import TEXT, Vocabulary
 from momafuse.training.setup import build_model
 from momafuse.world import World
 
@@ -51,10 +53,12 @@ class LanguageModel:
 
     @classmethod
     def load(cls, run: str, device: Literal["auto", "cpu", "cuda"] = "auto") -> LanguageModel:
-        """The newest checkpoint of a run folder, or the checkpoint that `run` names.
+        """The newest checkpoint of a run folder, the checkpoint that `run` names, or what `momafuse.export` made of one.
 
         Raises UserError where there is none, and for a model whose routers see the future and that has no auxiliary ones.
         """
+        if is_exported(Path(run).expanduser()):
+            return cls._exported(run, resolve_device(device))
         checkpoint = store.find(Path(run).expanduser(), "run")
         config = load_config(checkpoint / "config.yaml")
         import_plugins(config.plugins)
@@ -64,12 +68,22 @@ class LanguageModel:
         store.verify(checkpoint)
         world = World(0, 1, resolve_device(device), None, None)
         model, dtype = build_model(_plain(config), vocabulary, world)
-        if model.needs_auxiliary and not config.router.auxiliary:
-            train = f"python -m momafuse.train +experiment=aux_routers model_from={run}"
-            raise UserError(f"run={run}: has no auxiliary routers, without which it sees the future; train them: {train}")
+        _refuse_ahead(model, config.router, run)
         store.load(checkpoint, model, [], world)
         round_products(model, dtype)
         return cls(model, text, codecs, vocabulary, config.data.sequence_length)
+
+    @classmethod
+    def _exported(cls, folder: str, device: torch.device) -> LanguageModel:
+        found = open_exported(Path(folder).expanduser())
+        text, codecs = TextTokenizer.load(found.tokenizers[TEXT]), load_codecs(found.tokenizers)
+        model = found.build()
+        _refuse_ahead(model, found.router, folder)
+        dtype = resolve_precision("auto", device)
+        apply_precision(model, dtype)
+        read_weights(Path(folder).expanduser(), model.to_empty(device=device))
+        round_products(model, dtype)
+        return cls(model, text, codecs, found.vocabulary, found.length)
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without `bos`."""
@@ -117,6 +131,12 @@ class LanguageModel:
         routing: Routing = "causal" if self.model.routes else "training"  # without routers nothing looks ahead
         found: tuple[Tensor, Tensor] = self.model(batch, judge, routing=routing)[0]
         return found
+
+
+def _refuse_ahead(model: Transformer, router: RouterConfig, run: str) -> None:
+    if model.needs_auxiliary and not router.auxiliary:
+        train = f"python -m momafuse.train +experiment=aux_routers model_from={run}"
+        raise UserError(f"run={run}: has no auxiliary routers, without which it sees the future; train them: {train}")
 
 
 def _plain(config: Config) -> Config:

@@ -38,7 +38,9 @@ class UntiedLinear(nn.Module):
         self.backend: Backend = backend
 
     def forward(self, x: Tensor, by_modality: Plan | None) -> Tensor:
-        """x (B, S, D) and the plan of its rows -> (B, S, N)."""
+        """x (B, S, D) and the plan of its rows, none where there is one modality alone -> (B, S, N)."""
+        if len(self.names) == 1:
+            return linear(x, self.weight[self.names[0]].to(x.dtype))
         assert by_modality is not None, "an untied layer needs the by-modality plan"
         if not torch.is_grad_enabled() and by_modality.sizes is not None and (one := _only(by_modality.sizes)) is not None:
             return linear(x, self.weight[self.names[one]].to(x.dtype))  # with gradients, the others want theirs of zero

@@ -66,7 +66,8 @@ def groups_of(
     groups = []
     for name, count in experts.items():
         w = (widths or {}).get(name, width)
-        modalities = every if name in (ALL, SHARED) else tuple(sorted(map(modality_names.index, name.split("+"))))
+        named = [m for m in name.split("+") if m in modality_names]  # of `text+image` text alone, where there is no image
+        modalities = every if name in (ALL, SHARED) else tuple(sorted(map(modality_names.index, named)))
         groups.append(Group(name, 1, modalities, count * w) if name == SHARED else Group(name, count, modalities, w))
     return tuple(groups)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from momafuse.checkpoint import store
-from momafuse.checkpoint.upcycling import SeedTensors, upcycle
+from momafuse.checkpoint.tensors import StoredTensors
+from momafuse.checkpoint.upcycling import upcycle
 from momafuse.config.compose import load_config
 from momafuse.config.results import config_differences
 from momafuse.config.schema import Config
@@ -27,6 +28,7 @@ from momafuse.training.setup import Setup
 
 # What a seed must share: else its place in the data means nothing, or equal shapes hide another function.
 SAME = ("data.", "tokenizer.", "run.seed", "model.n_heads", "model.attention.", "model.placement", "model.norm_eps")
+IMPORTED = tuple(key for key in SAME if key not in ("data.", "run.seed"))  # weights from elsewhere have no place in any data
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,26 @@ class Seed:
     checkpoint: Path
     state: dict[str, Any]  # its JSON state
 
+    @property
+    def imported(self) -> bool:
+        """Whether its weights come from elsewhere (exchange/arriving.py)."""
+        return "imported" in self.state
+
 
 def find_seed(config: Config) -> Seed | None:
     """The checkpoint that `upcycle` names. Raises UserError if there is none, it is damaged, or it does not fit."""
     if config.upcycle is None:
         return None
     checkpoint = store.find(Path(config.upcycle), "upcycle")
-    differences = config_differences(load_config(checkpoint / "config.yaml"), config)
-    if keys := [key for key in differences if key.startswith(SAME)]:
-        raise UserError(f"upcycle={config.upcycle}: was trained with another {', '.join(keys)}; restore the values of the seed")
-    return Seed(checkpoint, store.read_state(checkpoint))
+    seed = Seed(checkpoint, store.read_state(checkpoint))
+    theirs = load_config(checkpoint / "config.yaml")
+    differences = config_differences(theirs, config)
+    if keys := [key for key in differences if key.startswith(IMPORTED if seed.imported else SAME)]:
+        remedy = "restore the values of the seed"
+        if seed.imported:
+            remedy = f"write --config-dir {config.upcycle}/configs size={theirs.run.name}"
+        raise UserError(f"upcycle={config.upcycle}: was trained with another {', '.join(keys)}; {remedy}")
+    return seed
 
 
 def take_over(seed: Seed, config: Config, setup: Setup, corpus: Corpus) -> dict[str, Any]:
@@ -52,9 +64,9 @@ def take_over(seed: Seed, config: Config, setup: Setup, corpus: Corpus) -> dict[
     Raises UserError where the seed was trained on another corpus, where it cannot become the model, and where nothing would
     ever tell two copies of an expert apart.
     """
-    if seed.state["corpus"] != corpus.train.fingerprint:
+    if seed.state["corpus"] != corpus.train.fingerprint and not seed.imported:
         raise UserError(f"{seed.checkpoint}: was trained on another corpus than {corpus.path} holds now; bring it back")
-    tensors = SeedTensors(seed.checkpoint)
+    tensors = StoredTensors(seed.checkpoint)
     _refuse_twins(config, setup, tensors)
     try:
         made = upcycle(setup.model, setup.optimizer, tensors, config.upcycling, config.run.seed, fill)
@@ -75,7 +87,7 @@ def describe(state: Mapping[str, Any]) -> str:
     )
 
 
-def _refuse_twins(config: Config, setup: Setup, tensors: SeedTensors) -> None:
+def _refuse_twins(config: Config, setup: Setup, tensors: StoredTensors) -> None:
     """Copies with one router row between them see the same rows and gradients for ever, unless something is drawn."""
     u, shapes = config.upcycling, tensors.shapes()
     if config.noisy or u.weight_noise or u.redraw:

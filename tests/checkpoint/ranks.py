@@ -22,7 +22,8 @@ from torch.optim import AdamW
 
 from momafuse.checkpoint import store
 from momafuse.checkpoint.saving import Keep, Saver
-from momafuse.checkpoint.upcycling import SeedTensors, upcycle
+from momafuse.checkpoint.tensors import StoredTensors
+from momafuse.checkpoint.upcycling import upcycle
 from momafuse.config.compose import compose
 from momafuse.config.schema import UpcyclingConfig
 from momafuse.errors import UserError
@@ -86,7 +87,7 @@ def main() -> None:
             folder, _, rank = target.partition(":")
             if action == "upcycle":
                 model, optimizer = built(name, world, seed=0)
-                upcycle(model, optimizer, SeedTensors(store.find(Path(folder))), UPCYCLING, 0, fill)
+                upcycle(model, optimizer, StoredTensors(store.find(Path(folder))), UPCYCLING, 0, fill)
                 results[word] = held(model, optimizer)
                 continue
             if action == "load":

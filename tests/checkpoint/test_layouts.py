@@ -12,7 +12,8 @@ import torch
 
 from momafuse.checkpoint import store
 from momafuse.checkpoint.saving import Keep, Saver
-from momafuse.checkpoint.upcycling import SeedTensors, upcycle
+from momafuse.checkpoint.tensors import StoredTensors
+from momafuse.checkpoint.upcycling import upcycle
 from momafuse.parallel.sharding import fill
 from momafuse.world import World
 from tests.checkpoint.ranks import UPCYCLING, built, held, learn
@@ -69,7 +70,7 @@ def test_a_seed_of_any_number_of_ranks_is_upcycled_at_any_other(tmp_path):
     found = []
     for folder in ("one", "two"):
         model, optimizer = built("moma_4t4i", ALONE, seed=0)
-        upcycle(model, optimizer, SeedTensors(store.find(tmp_path / folder)), UPCYCLING, 0, fill)
+        upcycle(model, optimizer, StoredTensors(store.find(tmp_path / folder)), UPCYCLING, 0, fill)
         found.append(held(model, optimizer))
     words = [f"upcycle={tmp_path / folder}" for folder in ("one", "two")]
     sharded = at(2, tmp_path / "out.json", "moma_4t4i", *words)

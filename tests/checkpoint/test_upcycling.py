@@ -11,7 +11,8 @@ from torch.optim import AdamW
 
 from momafuse.checkpoint import store
 from momafuse.checkpoint.saving import Keep, Saver
-from momafuse.checkpoint.upcycling import Origin, SeedTensors, told_apart, trace, upcycle
+from momafuse.checkpoint.tensors import StoredTensors
+from momafuse.checkpoint.upcycling import Origin, told_apart, trace, upcycle
 from momafuse.config.compose import compose
 from momafuse.config.schema import UpcyclingConfig
 from momafuse.data.batch import Batch
@@ -59,10 +60,10 @@ def trained(experiment: str, *overrides: str) -> tuple[Transformer, AdamW]:
     return model, optimizer
 
 
-def saved(folder: Path, model: Transformer, optimizer: AdamW) -> SeedTensors:
+def saved(folder: Path, model: Transformer, optimizer: AdamW) -> StoredTensors:
     with Saver(folder, Keep(1), ALONE) as saver:
         saver.save(1, model, [optimizer], {"step": 1}, "a: 1\n")
-    return SeedTensors(store.find(folder))
+    return StoredTensors(store.find(folder))
 
 
 def logits(model: Transformer, batch: Batch) -> Tensor:
@@ -70,7 +71,7 @@ def logits(model: Transformer, batch: Batch) -> Tensor:
         return model(batch, lambda hidden, head: hidden @ head.T)[0]
 
 
-def upcycled(tensors: SeedTensors, experiment: str, *overrides: str, config: UpcyclingConfig = PLAIN) -> Transformer:
+def upcycled(tensors: StoredTensors, experiment: str, *overrides: str, config: UpcyclingConfig = PLAIN) -> Transformer:
     model = member(experiment, *overrides)
     upcycle(model, AdamW(model.parameters()), tensors, config, 0, fill)
     return model

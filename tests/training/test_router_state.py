@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from momafuse.checkpoint import store
-from momafuse.checkpoint.upcycling import SeedTensors
+from momafuse.checkpoint.tensors import StoredTensors
 from momafuse.reports.metrics import read_metrics
 from tests.training.test_loop import losses
 
@@ -18,7 +18,7 @@ BATCH = "trainer.global_batch=16"
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
     """The routers' buffers in the newest checkpoint."""
-    tensors = SeedTensors(store.find(folder))
+    tensors = StoredTensors(store.find(folder))
     return {path: tensors.weight(path) for path in tensors.shapes() if ".router.state." in path}
 
 

@@ -1,0 +1,1 @@
+"""Runs from foreign checkpoints, and runs as folders that other programs read."""
