@@ -1,4 +1,5 @@
-"""`python -m momafuse.lm_eval --model_args run=runs/x --tasks piqa`: lm-eval's own command, which knows momafuse's runs.
+"""`python -m momafuse.lm_eval --model_args run=runs/x --tasks piqa`: lm-eval's own command, which knows momafuse's runs, and
+with `--model hf --model_args pretrained=FOLDER` what momafuse.export wrote.
 
 Needs the extra `eval`. A UserError ends as one line on stderr and exit code 2.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from momafuse.ending import USER_ERROR
 from momafuse.errors import mendable
@@ -16,13 +18,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """All words are lm-eval's; `--model momafuse` need not be written."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        for registering in ("lm_eval.models", "momafuse.evaluation.harness"):  # its own first, or it leaves them out
+            import_module(registering)
+        if "--model" in words:
+            import_module("momafuse.huggingface")  # what transformers calls exported ones
         from lm_eval.__main__ import cli_evaluate
-
-        import momafuse.evaluation.harness  # noqa: F401 -- registers the model
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "lm_eval":
+        package = (error.name or "").partition(".")[0]
+        if package not in ("lm_eval", "transformers"):
             raise
-        _end("lm-eval is not installed; pip install 'momafuse[eval]'")
+        extra = "eval" if package == "lm_eval" else "eval,hf"
+        _end(f"{package.replace('_', '-')} is not installed; pip install 'momafuse[{extra}]'")
     if "--model_args" in words and "--model" not in words:
         at = 1 if words[0] == "run" else 0
         words[at:at] = ["--model", "momafuse"]

@@ -15,15 +15,16 @@ from momafuse.tokens.text import TextTokenizer
 STATE = {"step": 3, "tokens": 768, "flops": 1e9}
 
 
-def make_run(root: Path, experiment: str, *overrides: str, seed: int = 0) -> Path:
+def make_run(root: Path, experiment: str, *overrides: str, auxiliary: bool = True) -> Path:
     words = [f"+experiment={experiment}", "size=micro", "trainer.precision=fp32", f"run.root={root}", f"run.name={experiment}"]
     job = compose([*words, *overrides])
     config = job.config
-    yaml = job.yaml.replace("auxiliary: false", f"auxiliary: {str(config.needs_auxiliary).lower()}")
+    auxiliary = auxiliary and config.needs_auxiliary
+    yaml = job.yaml.replace("auxiliary: false", f"auxiliary: {str(auxiliary).lower()}")
     vocabulary = vocabulary_of(TextTokenizer.load(config.tokenizer["text"]), load_codecs(config.tokenizer))
-    router = replace(config.router, auxiliary=config.needs_auxiliary)
+    router = replace(config.router, auxiliary=auxiliary)
     model = Transformer(config.model, router, vocabulary_size=vocabulary.size, modality_names=vocabulary.names)
-    initialise(model, seed)
+    initialise(model, 0)
     tensors = {path: Promised(tuple(x.shape), x.dtype, lambda x=x: x) for path, x in model.state_dict().items()}
     folder = root / experiment
     save_promised(folder / "checkpoints", tensors, STATE, yaml)
