@@ -23,13 +23,16 @@ def main(job: Job[ExportConfig]) -> None:
     from momafuse.exchange.progress import reading
     from momafuse.exchange.run import Run
 
-    started = time.perf_counter()
-    run = Run.open(job.config.run)
-    planned = leaving.plan(run, job.config)
+    c, started = job.config, time.perf_counter()
+    run = Run.open(c.run)
+    planned = leaving.plan(run, c)
     total = leaving.total_bytes(run, planned)
     with reading("tensors", total) as tick:
-        files = leaving.write(run, planned, job.config, tick)
+        files = leaving.write(run, planned, c, tick)
     write("".join(f"{file}\n" for file in files))
+    if run.config.needs_auxiliary and not run.config.router.auxiliary:
+        missing = f"+experiment=aux_routers model_from={c.run}"
+        write(f"its routers see the future, and nothing can be asked of it without {missing}\n")
     write(f"{planned.form}: {len(planned.paths)} tensors, {decimal(total)} in {time.perf_counter() - started:.1f} s\n")
 
 

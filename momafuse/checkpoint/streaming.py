@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
@@ -43,7 +44,9 @@ def save_promised(root: Path, model: Mapping[str, Promised], state: dict[str, An
     try:
         make_empty(partial)
         with without_crc():
-            dcp_save({"model": placeholders}, checkpoint_id=partial, planner=_Planner(model), no_dist=True)
+            # a file for each: torch keeps the tensors of a file until all of it is written
+            writer = FileSystemWriter(partial, single_file_per_rank=False)
+            dcp_save({"model": placeholders}, storage_writer=writer, planner=_Planner(model), no_dist=True)
         commit(partial, final, described(partial, "__0_*.distcp"), json.dumps(state, indent=1), config, Keep(1))
     except (OSError, CheckpointException) as error:
         raise _cause(error) or UserError(f"{final}: cannot be written ({reason(error)})") from error

@@ -107,7 +107,9 @@ def help_text(primary: str, about: str, user_dir: Path | None = None) -> str:
     command = f"python -m momafuse.{primary}"
     groups = group_options(user_dir)
     chosen = _chosen(primary)
-    lines = [f"usage: {command} [GROUP=FILE ...] [KEY=VALUE ...]", "", about.strip(), "", "groups (* = default):"]
+    usage = "[GROUP=FILE ...] [KEY=VALUE ...]" if chosen else "KEY=VALUE ..."
+    lines = [f"usage: {command} {usage}", "", about.strip(), "", "groups (* = default):" if chosen else "keys:"]
+    lines += [] if chosen else [f"  {line}" for line in _keys(primary)]
     for group, file in chosen.items():
         options = [o + "*" * (o == file) for o in groups.get(group, [])]
         lines.append(f"  {group + '=':<13} {'  '.join(options)}")
@@ -181,6 +183,12 @@ def _chosen(primary: str) -> dict[str, str]:
     return chosen
 
 
+def _keys(primary: str) -> list[str]:
+    """Of a file without groups its own lines, which say what each key is."""
+    lines = (config_dir() / f"{primary}.yaml").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
 def _examples(primary: str, experiments: bool) -> list[str]:
     if primary == "evaluate":
         return ["run=runs/demo-aux_routers", "-m run=runs/x/checkpoints/step_00000048,runs/x routing=training"]
@@ -191,6 +199,18 @@ def _examples(primary: str, experiments: bool) -> list[str]:
         ]
     if primary == "demo":
         return ["run=runs/demo-aux_routers", "run=runs/dense port=8000 device=cpu"]
+    if primary == "import_":
+        return [
+            "from=chameleon-7b",
+            "from=released/models/7b name=chameleon-7b",
+            "from=llama image_tokenizer=starter_vq_v2 seed=1",
+        ]
+    if primary == "export":
+        return [
+            "run=runs/moma_4t4i-aux_routers to=moma",
+            "run=runs/moma_4t4i-aux_routers to=moma-text text_only=true dtype=bf16",
+            "run=runs/chameleon-7b to=chameleon format=chameleon shard_gb=5",
+        ]
     if not experiments:
         return [f"{group}={file}" for group, file in _chosen(primary).items()]
     if primary == "prepare":

@@ -79,7 +79,7 @@ class LanguageModel:
         text, codecs = TextTokenizer.load(found.tokenizers[TEXT]), load_codecs(found.tokenizers)
         model = found.build()
         _refuse_ahead(model, found.router, folder)
-        dtype = resolve_precision("auto", device)
+        dtype = resolve_precision(found.precision, device)
         apply_precision(model, dtype)
         read_weights(Path(folder).expanduser(), model.to_empty(device=device))
         round_products(model, dtype)

@@ -36,6 +36,8 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 ```""",
 }
 
+BLIND = "Its routers see the future, and it has no auxiliary ones: nothing can be asked of it (`+experiment=aux_routers`)."
+
 
 def card(run: Run, form: str, parameters: int, names: Sequence[str]) -> str:
     """Markdown; a figure that the run does not have is not in it."""
@@ -50,6 +52,7 @@ def card(run: Run, form: str, parameters: int, names: Sequence[str]) -> str:
     served = {*names, ALL, SHARED}
     there = m.groups(run.vocabulary.names).items()
     groups = ", ".join(f"{n} {group}" for group, n in there if served & {*group.split("+")})
+    blind = run.config.needs_auxiliary and not run.config.router.auxiliary
     lines = [
         f"A `{m.name}` of {parameters:,} parameters over {' and '.join(names)}, exported from the momafuse run `{name}`.",
         "",
@@ -60,7 +63,8 @@ def card(run: Run, form: str, parameters: int, names: Sequence[str]) -> str:
         f"| ids | {run.vocabulary.size:,}, sequences of {run.config.data.sequence_length:,} |",
         *_figures(run),
     ]
-    return "\n".join([*front, "---", "", f"# {name}", "", *lines, "", "## Loading", "", LOADS[form], ""])
+    loads = BLIND if blind else LOADS[form]
+    return "\n".join([*front, "---", "", f"# {name}", "", *lines, "", "## Loading", "", loads, ""])
 
 
 def _figures(run: Run) -> list[str]:

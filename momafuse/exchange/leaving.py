@@ -81,7 +81,8 @@ def _momafuse(run: Run, c: ExportConfig) -> Planned:
     model = of_text(run.config.model) if c.text_only else run.config.model
     vocabulary = text_alone(run.vocabulary) if c.text_only else run.vocabulary
     tokenizers = {m: name for m, name in run.config.tokenizer.items() if m in vocabulary.names}
-    description = Description(model, run.config.router, vocabulary, tokenizers, run.config.data.sequence_length)
+    length, precision = run.config.data.sequence_length, run.config.trainer.precision
+    description = Description(model, run.config.router, vocabulary, tokenizers, length, precision)
     stored = run.tensors.shapes()
     paths = {path: tuple(x.shape) for path, x in description.build().state_dict().items()}
     paths |= dict.fromkeys(("embedding.weight", "head.weight"), (run.rows, model.dim))
@@ -94,12 +95,13 @@ def _momafuse(run: Run, c: ExportConfig) -> Planned:
         "router": plain(run.config.router),
         "vocabulary": vocabulary.to_dict(),
         "tokenizers": {m: local_name(m, name) for m, name in tokenizers.items()},
-        "sequence_length": run.config.data.sequence_length,
+        "sequence_length": length,
+        "precision": precision,
         "vocab_size": run.rows,
         "hidden_size": model.dim,
         "num_hidden_layers": model.n_layers,
         "num_attention_heads": model.n_heads,
-        "max_position_embeddings": run.config.data.sequence_length,
+        "max_position_embeddings": length,
         "use_cache": False,
         **_ids(run),
         **_dtype(run, c),

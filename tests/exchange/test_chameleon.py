@@ -146,3 +146,13 @@ def test_sixteen_bits_stay_as_they_are_in_shards_too(tmp_path: Path, dtype: torc
     assert index["weight_map"].keys() == after.keys()
     assert max(f.stat().st_size for f in to.glob("*.safetensors")) < 2e5
     ChameleonForConditionalGeneration.from_pretrained(to)
+
+
+def test_text_of_it_alone(there: tuple[Path, Any]) -> None:
+    run = imported(there[0])
+    to = exported(run, "alone", "text_only=true")
+    ours, alone = Model.load(run, "cpu"), Model.load(to, "cpu")
+    assert alone.modalities == ("text",)
+    torch.testing.assert_close(alone.logits(PROMPT), ours.logits(PROMPT), rtol=0, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(to)(PROMPT)["input_ids"] == ours.tokens(PROMPT)[1:]
+    assert json.loads((to / "config.json").read_text())["model_type"] == "momafuse"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import momafuse.huggingface  # noqa: F401 -- registers the Auto classes
+import momafuse.huggingface
 from momafuse.checkpoint import store
 from momafuse.checkpoint.tensors import StoredTensors
 from momafuse.config.compose import members
@@ -20,12 +21,6 @@ from tests.exchange.runs import make_run
 
 TEXT = "penguin: animal, antarctica, bird. a short-legged flightless bird"
 OTHERS = ["Zwölf Boxkämpfer", "a red apple"]
-
-
-@pytest.fixture(autouse=True)
-def fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs say trainer.precision=fp32; what is exported goes by the machine, which may multiply bf16."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
 
 
 def exported(run: Path, *words: str) -> Path:
@@ -145,3 +140,36 @@ def test_nothing_in_the_folder_says_where_it_was_made(tmp_path: Path) -> None:
     folder = exported(make_run(tmp_path, "moma_4t4i"))
     for file in folder.glob("*.json"):
         assert str(tmp_path) not in file.read_text(), file
+
+
+def test_tokenizers_that_are_files_go_along(tmp_path: Path) -> None:
+    assets = Path(momafuse.huggingface.__file__).parent / "assets"
+    for name in ("starter_bpe_v1.model", "starter_vq_v1.safetensors"):
+        shutil.copy(assets / name, tmp_path / name)
+    words = [f"tokenizer.text={tmp_path}/starter_bpe_v1.model", f"tokenizer.image={tmp_path}/starter_vq_v1.safetensors@128"]
+    run = make_run(tmp_path / "runs", "dense", *words, "data.sequence_length=1024")
+    ours, folder = Model.load(run, "cpu"), exported(run)
+    for name in ("starter_bpe_v1.model", "starter_vq_v1.safetensors"):
+        (tmp_path / name).unlink()
+    again = Model.load(folder, "cpu")
+    assert json.loads((folder / "config.json").read_text())["tokenizers"] == {
+        "text": "text.model", "image": "image.safetensors@128",
+    }  # fmt: skip
+    assert again.vocabulary == ours.vocabulary
+    assert again.vocabulary.modality("image").block == 256
+    assert torch.equal(again.logits(TEXT), ours.logits(TEXT))
+    folder.rename(tmp_path / "moved")
+    assert Model.load(tmp_path / "moved", "cpu").tokens(TEXT) == ours.tokens(TEXT)
+
+
+@pytest.mark.parametrize("experiment", ["moma_4t4i2s", "mot_speech"])
+def test_a_third_modality_goes_along(experiment: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path, experiment, "tokenizer=starter_speech", "data=spoken_pictures", "data.sequence_length=512")
+    ours, folder = Model.load(run, "cpu"), exported(run)
+    again = Model.load(folder, "cpu")
+    assert again.modalities == ("text", "image", "speech")
+    speech = ours.vocabulary.modality("speech")
+    ids = [*mixed_ids(ours), speech.begin, *range(speech.first, speech.first + 9), speech.end]
+    assert torch.equal(again.logits(ids), ours.logits(ids))
+    alone = Model.load(exported(run, "text_only=true"), "cpu")
+    assert torch.equal(alone.logits(TEXT), ours.logits(TEXT))

@@ -1,7 +1,8 @@
 """An exported model of any member of the family: what its folder says, read without the run that it came from.
 
     FOLDER/config.json          model_type momafuse: sections `model` and `router` as configs have them, the vocabulary, the
-                                tokenizers by modality (a file of the folder, or a name that momafuse ships), sequence_length
+                                tokenizers by modality (a file of the folder, or a name that momafuse ships), sequence_length,
+                                precision (what products are computed in: trainer.precision of the run)
     FOLDER/model*.safetensors   `model.PATH`: parameters and buffers by their paths, as the checkpoint had them
 
 Reads tensors straight into a model, one at a time. Does not write (exchange/), knows nothing of transformers.
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -25,6 +26,7 @@ from momafuse.models.transformer import Transformer
 from momafuse.routing.config import RouterConfig
 from momafuse.tokens.vocabulary import Vocabulary
 
+Precision = Literal["auto", "fp32", "bf16"]
 MODEL_TYPE, PREFIX, CONFIG = "momafuse", "model.", "config.json"
 
 
@@ -37,6 +39,7 @@ class Description:
     vocabulary: Vocabulary
     tokenizers: dict[str, str]
     length: int
+    precision: Precision
 
     def build(self) -> Transformer:
         """The model without memory; its routers choose causally."""
@@ -63,6 +66,7 @@ def describe(values: Mapping[str, Any], where: object) -> Description:
             Vocabulary.from_dict(values["vocabulary"]),
             dict(values["tokenizers"]),
             int(values["sequence_length"]),
+            values["precision"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: is no config.json of momafuse.export ({error}); export the run again") from error

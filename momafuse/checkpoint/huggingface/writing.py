@@ -12,6 +12,8 @@ from torch import Tensor
 from momafuse.checkpoint.huggingface.files import INDEX, WEIGHTS
 from momafuse.files import write_aside
 
+READABLE = 0o644
+
 
 def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]], limit: float) -> list[Path]:
     """A file has `limit` bytes at most, or one tensor; so much is in memory. Returns the files."""
@@ -21,6 +23,7 @@ def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]], limit: fl
     def put() -> None:
         file = folder / f"part-{len(parts)}.safetensors"
         save_file(held, file, {"format": "pt"})  # transformers asks for the format
+        file.chmod(READABLE)  # it is written for its owner alone
         parts.append((file, {name: tensor.nbytes for name, tensor in held.items()}))
         held.clear()
 
