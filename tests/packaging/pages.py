@@ -1,0 +1,61 @@
+"""The commands of the pages of docs/: lines that begin a program, indented or in a fence, with what they stand on."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = sorted(page for page in (REPOSITORY / "docs").glob("*.md") if page.stem not in ("log", "CONTRIBUTING"))
+BEGINS = re.compile(r"python (?:-m momafuse|scripts/)|torchrun |sbatch |scripts/\w|make [a-z-]+\b(?! )|make [a-z-]+ +#")
+VARIABLE = re.compile(r'^\s*([A-Z]+)="([^"]*)"\s*(?:#.*)?$', flags=re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Command:
+    page: str
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        return shlex.split(self.text, comments=True)
+
+    @property
+    def module(self) -> str:
+        """What `python -m momafuse.` runs; empty for any other program."""
+        found = re.search(r"(?:python|torchrun .*) -m momafuse\.(\w+)", self.text)
+        return found[1] if found else ""
+
+    @property
+    def rest(self) -> list[str]:
+        """The words for the module."""
+        return self.words[self.words.index(f"momafuse.{self.module}") + 1 :]
+
+    def __str__(self) -> str:
+        return f"{self.page}: {shlex.join(self.words)}"
+
+
+def commands(page: Path) -> list[Command]:
+    """In order; `$NAME` is what the page says of it before."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    named = variables() | dict(VARIABLE.findall(text))
+    found, fenced = [], False
+    for line in text.splitlines():
+        fenced ^= line.startswith("```")
+        if BEGINS.match(line.strip()) and (fenced or line.startswith("    ")):
+            filled = re.sub(r"\$([A-Z]+)", lambda name: named.get(name[1], name[0]), line.strip())
+            found.append(Command(page.name, filled))
+    return found
+
+
+@cache
+def variables() -> dict[str, str]:
+    """Of all pages, which refer to one another."""
+    return {name: value for page in PAGES for name, value in VARIABLE.findall(page.read_text(encoding="utf-8"))}
+
+
+def every_command() -> list[Command]:
+    return [command for page in PAGES for command in commands(page)]
