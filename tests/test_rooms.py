@@ -9,11 +9,11 @@ import momafuse
 
 PACKAGE = Path(momafuse.__file__).parent
 ROOMS = (
-    "launch", "web", "interface", "evaluation", "tokenizers", "training", "generation", "parallel", "checkpoint", "objectives",
-    "reports", "models", "data", "config", "tokens", "speech", "vision", "vq", "routing", "kernels", "world", "ending",
-    "files", "draws", "preemption", "errors",
+    "launch", "web", "interface", "evaluation", "comparison", "tokenizers", "training", "generation", "parallel", "checkpoint",
+    "objectives", "reports", "models", "data", "config", "tokens", "speech", "vision", "vq", "routing", "kernels", "world",
+    "ending", "files", "draws", "preemption", "errors",
 )  # fmt: skip
-ENTRY_POINTS = {"train", "generate", "demo", "prepare", "train_tokenizer", "describe", "evaluate", "lm_eval"}
+ENTRY_POINTS = {"train", "generate", "demo", "prepare", "train_tokenizer", "describe", "evaluate", "compare", "lm_eval"}
 
 
 def imported(path: Path) -> set[str]:
