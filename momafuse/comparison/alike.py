@@ -107,7 +107,7 @@ def marks(runs: Sequence[Run], base: Sequence[Run]) -> list[str]:
     said += [f"differs in {_values(rest, run)}; the baseline {_values(rest, other)}"] if rest else []
     ratio = run.flops_per_token / other.flops_per_token
     said += [f"not FLOP-matched: {ratio:.2f} of the baseline's a token"] if abs(ratio - 1) > MATCHED else []
-    said += [] if run.revision == other.revision else ["other revision of the code"]
+    said += [] if {r.revision for r in (*runs, *base)} == {other.revision} else ["other revision of the code"]
     if not same_held_out(run, other):
         said.append("other held-out sequences: those losses are left out")
     said += _of_seconds(runs, base)

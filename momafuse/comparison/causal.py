@@ -90,7 +90,7 @@ def with_causal(run: Run, auxiliaries: Sequence[Auxiliary]) -> tuple[Run, list[s
             raise UserError(f"runs: {a.name} learnt from a {run.name} with another {', '.join(keys)}; leave it out")
         losses = a.losses if same_targets(run.frequencies, a.frequencies) else evaluated(a.path, run).get(a.steps)
         if losses is None:
-            command = f"python -m momafuse.evaluate run={a.name} routing=causal sequences={sequences_of(run)}"
+            command = f"python -m momafuse.evaluate run=ROOT/{a.name} routing=causal sequences={sequences_of(run)}"
             said.append(f"{a.name}: held-out sequences are not those of {run.name}, so its loss is left out; `{command}` helps")
             continue
         points[a.teacher_step] = losses

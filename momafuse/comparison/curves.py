@@ -4,9 +4,10 @@
     s   = 1 / eta of tokens: the share of the baseline's steps                                                 MoT, 2411.04996
 
 First crossing: the first point at or below L; between it and the point before, the loss is taken to fall in a line over log X.
-Losses fall about as a power of X, which is closer to that than to a line over X; being convex it lies below its chord, so
-that a crossing comes out late and a factor low rather than high. The two points bound the factor whatever lies between them.
-A curve that begins at or below L bounds the factor from below; one that stays above L has none.
+Losses fall about as a power of X, which is closer to that than to a line over X; where it is convex it lies below its chord,
+so that a crossing comes out late and a factor low. The two points bound the factor whatever lies between them.
+A curve that begins at or below L bounds the factor from below; one that stays above L has none. A stretch of easy data takes a
+curve below L before it is there for good: the factor by the point from which it stays below stands beside the first.
 
 Losses of single steps are noise: a training loss is the mean of the line through them over the last tenth of the tokens so far.
 The window grows with the axis, so that a curve which is another one, k times as fast, is so after smoothing, and eta is k.
@@ -27,6 +28,7 @@ import numpy.typing as npt
 
 AXES = ("flops", "tokens", "seconds")
 WINDOW = 0.1  # of the tokens so far
+BACK = 1.02  # first over lasting factor: from here on both are told
 SAME = 1e-9  # nats: sums in another order differ in the last digits
 
 Numbers = npt.NDArray[np.float64]
@@ -50,6 +52,7 @@ class Factor:
     value: float | None = None  # reached: by interpolation; bound: at least
     low: float | None = None  # by the points on either side
     high: float | None = None
+    lasting: float | None = None  # by the crossing after which the curve stays there; None: it does not
     gap: float | None = None  # never: nats from the lowest point down to the loss asked for
 
 
@@ -92,11 +95,20 @@ def factor(curve: Curve | None, axis: str, target: float | None, total: float | 
     if not len(below):
         return Factor("never", gap=float(loss.min()) - target)
     i = int(below[0])
+    above = np.flatnonzero(loss > target + SAME)
+    last = int(above[-1]) + 1 if len(above) else 0  # from here on it is there
+    lasting = None if last == len(loss) else total / _crossing(x, loss, last, target)
     if i == 0:
-        return Factor("bound", total / float(x[0]), total / float(x[0]))
+        return Factor("bound", total / float(x[0]), total / float(x[0]), lasting=lasting)
+    return Factor("reached", total / _crossing(x, loss, i, target), total / float(x[i]), total / float(x[i - 1]), lasting)
+
+
+def _crossing(x: Numbers, loss: Numbers, i: int, target: float) -> float:
+    """Between the points i - 1, above the target, and i; the point 0 itself."""
+    if i == 0:
+        return float(x[0])
     share = min(1.0, (loss[i - 1] - target) / (loss[i - 1] - loss[i]))
-    crossing = float(np.exp((1 - share) * np.log(x[i - 1]) + share * np.log(x[i])))
-    return Factor("reached", total / crossing, total / float(x[i]), total / float(x[i - 1]))
+    return float(np.exp((1 - share) * np.log(x[i - 1]) + share * np.log(x[i])))
 
 
 @dataclass(frozen=True)
@@ -121,6 +133,17 @@ class Factors:
     def shares(self) -> Spread | None:
         """1 / value over the same seeds."""
         return spread([1 / f.value for f in self.each if f.value is not None])
+
+    @property
+    def lasting(self) -> Spread | None:
+        """Over the seeds that stay there."""
+        return spread([f.lasting for f in self.each if f.lasting is not None])
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether a seed is there, and above again later, by more than shows in two digits."""
+        there = [f for f in self.each if f.value is not None]
+        return any(f.lasting is None or (f.value or 0.0) > BACK * f.lasting for f in there)
 
     @property
     def gap(self) -> Spread | None:

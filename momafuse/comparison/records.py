@@ -54,13 +54,23 @@ def _spread(found: Spread | None) -> dict[str, float | int | None] | None:
 
 
 def _factors_json(f: Factors) -> dict[str, Any]:
-    each = [{"state": x.state, "value": x.value, "low": x.low, "high": x.high, "gap": x.gap} for x in f.each]
-    return {"state": f.state, "factor": _spread(f.found), "share": _spread(f.shares), "gap": _spread(f.gap), "seeds": each}
+    each = [
+        {"state": x.state, "value": x.value, "low": x.low, "high": x.high, "lasting": x.lasting, "gap": x.gap} for x in f.each
+    ]
+    return {
+        "state": f.state,
+        "factor": _spread(f.found),
+        "share": _spread(f.shares),
+        "lasting": _spread(f.lasting),
+        "gap": _spread(f.gap),
+        "seeds": each,
+    }
 
 
 CSV = ("run", "baseline", "seeds", "measure", "part", "sees_the_future", "final", "final_std", "difference", "reached",
-       "eta_state", "eta", "eta_std", "eta_low", "eta_high", "gap", "share_of_steps", "share_of_steps_std", "seconds_state",
-       "seconds_factor", "seconds_factor_std", "flops_per_token_to_baseline", "tokens_per_second", "marks")  # fmt: skip
+       "eta_state", "eta", "eta_std", "eta_low", "eta_high", "eta_lasting", "gap", "share_of_steps", "share_of_steps_std",
+       "seconds_state", "seconds_factor", "seconds_factor_std", "flops_per_token_to_baseline", "tokens_per_second",
+       "marks")  # fmt: skip
 
 
 def lines(c: Comparison) -> list[list[Any]]:
@@ -78,7 +88,8 @@ def _line(row: Row, measure: str, part: str) -> list[Any]:
     values: Mapping[str, Any] = {
         "run": row.label, "baseline": row.baseline, "seeds": len(row.runs), "measure": measure, "part": part,
         "sees_the_future": ahead, "difference": cell.difference, "reached": flops.found.n if flops.found else 0,
-        "eta_state": flops.state, "eta_low": limits[0], "eta_high": limits[1], "gap": flops.gap.mean if flops.gap else None,
+        "eta_state": flops.state, "eta_low": limits[0], "eta_high": limits[1],
+        "eta_lasting": flops.lasting.mean if flops.lasting else None, "gap": flops.gap.mean if flops.gap else None,
         "seconds_state": seconds.state, "flops_per_token_to_baseline": row.flops_ratio,
         "tokens_per_second": row.speed.mean if row.speed else None, "marks": "; ".join(row.marks),
         **_pair("final", cell.final), **_pair("eta", flops.found), **_pair("share_of_steps", cell.factors["tokens"].shares),

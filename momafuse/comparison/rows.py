@@ -61,7 +61,7 @@ class Law:
 
 @dataclass(frozen=True)
 class Comparison:
-    baseline: str  # as named
+    baseline: str  # its label; of several sizes the name of their model
     parts: tuple[str, ...]
     rows: list[Row]
     laws: list[Law]
@@ -71,6 +71,11 @@ class Comparison:
     def measures(self) -> tuple[str, ...]:
         """Those that are shown: where every row is causal anyway, held-out losses are the causal ones."""
         return MEASURES if any(row.looks_ahead for row in self.rows) else MEASURES[:2]
+
+    def held_against(self, measure: str) -> list[Row]:
+        """The rows that are no baseline, of which there is something to say: the baseline's end is known."""
+        others = [row for row in self.rows if not row.is_baseline]
+        return [row for row in others if any(cell.difference is not None for cell in row.cells[measure].values())]
 
 
 def compare(paths: Sequence[str], baseline: str, *, incomplete: bool) -> Comparison:
@@ -84,7 +89,7 @@ def compare(paths: Sequence[str], baseline: str, *, incomplete: bool) -> Compari
     names = [run.name for run in opened]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"runs: two of them are called {name}; copy or link one under another name")
+            raise UserError(f"runs: two of them are called {name}; copy one under another name")
     for a in routers:
         if a.teacher not in names:
             raise UserError(f"runs: {a.name} holds auxiliary routers of {a.teacher}, which is not among runs; add it")
@@ -104,7 +109,8 @@ def compare(paths: Sequence[str], baseline: str, *, incomplete: bool) -> Compari
             notes += said
         found.append(runs)
     rows = [_row(n, found, labels, bases) for n in (*bases, *(n for n in range(len(groups)) if n not in bases))]
-    return Comparison(baseline, first.parts, rows, _laws(rows), [*notes, *_missing(rows)])
+    named = labels[bases[0]] if len(bases) == 1 else baseline
+    return Comparison(named, first.parts, rows, _laws(rows), [*notes, *_missing(rows)])
 
 
 def _without_held_out(run: Run) -> Run:
@@ -186,7 +192,7 @@ def _missing(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if not row.cells["causal"] and row.looks_ahead:
             run = row.runs[0]
-            train = f"python -m momafuse.train +experiment=aux_routers model_from={run.name}"
+            train = f"python -m momafuse.train +experiment=aux_routers model_from=ROOT/{run.name}"
             how = (
                 f"add its auxiliary routers to runs (`{train}`)"
                 if run.config.needs_auxiliary

@@ -20,7 +20,7 @@ PART_COLOURS = ("black", "#2a6f97", "#d1603d", "#5b8c5a", "#7b5ea7", "#b08a2e")
 def factors(c: Comparison) -> Figure | None:
     """A line for each row that is no baseline, a panel for each measure; None without rows."""
     rows = [row for row in c.rows if not row.is_baseline]
-    measures = [m for m in c.measures if any(row.cells[m] for row in rows)]
+    measures = [m for m in c.measures if c.held_against(m)]
     if not rows or not measures:
         return None
     figure = new_figure(1.8 + 3.6 * len(measures), 1.3 + (0.25 + 0.17 * len(c.parts)) * len(rows))
@@ -49,6 +49,8 @@ def _dot(panel: Axes, row: Row, measure: str, part: str, y: float, shade: str) -
     if found is not None:
         marker = ">" if any(f.state == "bound" for f in factors.each) else "o"
         filled = shade if factors.state != "never" else "white"
+        if factors.comes_back and factors.lasting is not None:
+            panel.plot([factors.lasting.mean, found.mean], [y, y], color=shade, linewidth=0.8, linestyle=":", marker="|")
         panel.errorbar(found.mean, y, xerr=found.std, fmt=marker, color=shade, markersize=5, capsize=2, markerfacecolor=filled)
     elif gap is not None:
         place = panel.get_yaxis_transform()  # x a share of the panel
@@ -65,6 +67,8 @@ def _key(figure: Figure, c: Comparison) -> None:
     found = [f for row in others for cells in row.cells.values() for cell in cells.values() for f in [cell.factors["flops"]]]
     if any(one.state == "bound" for f in found for one in f.each):
         handles.append(Line2D([], [], marker=">", linestyle="", color=GREY, label="at least"))
+    if any(f.comes_back and f.lasting is not None for f in found):
+        handles.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle=":", marker="|", label="to where it is for good"))
     if any(f.state == "never" and f.found is not None for f in found):
         some = "not all seeds get there"
         handles.append(Line2D([], [], marker="o", linestyle="", color=GREY, markerfacecolor="white", label=some))

@@ -21,7 +21,8 @@ NONE = "-"
 LEGEND = (
     "η: FLOPs of the baseline over those at which its loss at the end is first reached; s: the share of its steps that this "
     "took, in tokens; seconds: as η. [..]: what the two evaluations around the crossing allow. ≥: below that loss at the first "
-    f"point already. {NEVER} (+d): the lowest point is d nats above it. {AHEAD}: routing sees the future, no honest predictor."
+    f"point already. For good: after the last time that it was above. {NEVER} (+d): the lowest point is d nats above it. "
+    f"{AHEAD}: routing sees the future, no honest predictor."
 )
 
 
@@ -31,7 +32,7 @@ def markdown(c: Comparison) -> str:
     seeds = ", ".join(f"`{row.label}` ({len(row.runs)} seed{'s' * (len(row.runs) > 1)})" for row in bases)
     lines = [f"# Held against {c.baseline}", "", f"Baseline: {seeds}. {LEGEND}"]
     for measure in c.measures:
-        rows = [row for row in c.rows if row.cells[measure] and not row.is_baseline]
+        rows = c.held_against(measure)
         if rows:
             causal = ", all causal" if measure == "held_out" and "causal" not in c.measures else ""
             lines += ["", f"## {TITLES[measure]}{causal}", "", *_factors(c, rows, measure)]
@@ -77,6 +78,9 @@ def said(factors: Factors, *, limits: bool = False, share: bool = False, gaps: b
     value = ("≤ " if share else "≥ ") * bounded + number(found)
     if factors.state == "never":
         return f"{value} in {found.n} of {len(factors.each)}, else {never}"
+    if factors.comes_back and not share:
+        stays = factors.lasting
+        value += " (not for good)" if stays is None or stays.n < found.n else f" (for good {number(stays)})"
     between = factors.limits if limits else None
     return value + (f" [{between[0]:.2f}, {between[1]:.2f}]" if between is not None else "")
 

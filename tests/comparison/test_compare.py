@@ -96,8 +96,9 @@ def test_figures_of_another_comparison_go(runs):
     assert not Path("here/sizes.png").exists()
 
 
-def test_wandb_gets_factors_and_the_table(runs):
+def test_wandb_gets_factors_and_the_table(runs, capsys):
     main(["runs=[runs/dense,runs/mot-0]", "baseline=dense", "out=here"])
+    assert "W&B" not in capsys.readouterr().out  # it says so where it fails
     (file,) = Path("here/wandb").glob("offline-run-*/*.wandb")
     history: dict[str, str] = {}
     for record in records(file):
@@ -163,6 +164,7 @@ def test_real_runs(run, run_root):  # noqa: F811
     done = subprocess.run([*command, "logger.wandb=disabled"], env=environment, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")
     (folder,) = (run_root / "comparison").iterdir()
+    assert all(str(run_root).encode() not in text for text in files(folder).values())
     found = json.loads((folder / "compare.json").read_text())
     base, sparse = found["rows"]
     assert (base["is_baseline"], sparse["sees_the_future"], sparse["marks"]) == (True, True, [])

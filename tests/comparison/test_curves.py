@@ -35,7 +35,8 @@ def test_a_curve_that_is_another_twice_as_fast_has_eta_2():
 def test_between_two_evaluations_a_loss_falls_in_a_line_over_the_logarithm():
     # the baseline ends at 5 nats after 8e12; the other is at 6 after 1e12, at 4 after 4e12: at 5 after the geometric mean, 2e12
     found = factor(curve([1e12, 4e12, 8e12], [6, 4, 3.5]), "flops", 5.0, 8e12)
-    assert found == Factor("reached", pytest.approx(4.0), pytest.approx(2.0), pytest.approx(8.0))
+    assert found == Factor("reached", pytest.approx(4.0), pytest.approx(2.0), pytest.approx(8.0), pytest.approx(4.0))
+    assert not Factors([found]).comes_back
     # MoMa's Table: eta 3.7 is a share of 27 %
     assert Factors([Factor("reached", 3.7, 3.7, 3.7)]).shares.mean == pytest.approx(0.27027, abs=1e-5)
 
@@ -56,17 +57,25 @@ def test_a_loss_that_is_never_reached_has_no_number_but_how_far_off_it_stays():
 def test_a_curve_that_begins_below_bounds_the_factor():
     found = factor(curve([1e12, 2e12], [4.9, 4]), "flops", 5.0, 4e12)
     assert (found.state, found.value, found.low, found.high) == ("bound", 4.0, 4.0, None)
-    assert factor(curve([4e12], [4.9]), "flops", 5.0, 4e12) == Factor("bound", 1.0, 1.0, None)  # the last point alone
+    assert factor(curve([4e12], [4.9]), "flops", 5.0, 4e12) == Factor("bound", 1.0, 1.0, None, 1.0)  # the last point alone
 
 
 def test_the_first_crossing_counts():
     found = factor(curve([1e12, 2e12, 4e12, 8e12], [6, 4.9, 5.5, 4]), "flops", 4.9, 8e12)
     assert found.value == pytest.approx(4.0)
+    assert found.lasting == pytest.approx(8 / (4 * 2 ** (0.6 / 1.5)))  # down from 5.5 to 4: 4.9 after two fifths of the octave
+    assert Factors([found]).comes_back
+    again = factor(curve([1e12, 2e12, 4e12], [6, 4, 5.5]), "flops", 4.9, 8e12)
+    assert (again.state, again.lasting) == ("reached", None)
+    start = factor(curve([1e12, 2e12, 4e12, 8e12], [4, 6, 4, 3]), "flops", 5.0, 8e12)
+    assert (start.state, start.value, start.lasting) == ("bound", 8.0, pytest.approx(8 / 2 / 2**0.5))
 
 
 def test_other_axes_and_what_is_missing():
     timed = curve([1e12, 2e12, 4e12], [6, 5, 4], seconds=[0.0, 30.0, 60.0])
-    assert factor(timed, "seconds", 5.0, 90.0) == Factor("bound", 3.0, 3.0, None)  # before the first second there is no point
+    assert factor(timed, "seconds", 5.0, 90.0) == Factor(
+        "bound", 3.0, 3.0, None, 3.0
+    )  # before the first second there is no point
     assert factor(timed, "flops", None, 4e12).state == "missing"
     assert factor(None, "flops", 5.0, 4e12).state == "missing"
     assert factor(curve([1e12], [5]), "seconds", 5.0, 90.0).state == "missing"

@@ -67,6 +67,37 @@ def test_a_loss_that_is_not_reached_and_one_that_is_there_from_the_start(tmp_pat
     assert all(r.cells["training"]["all"].factors["flops"].state in ("reached", "bound") for r in other.rows)
 
 
+def test_a_stretch_of_easy_data_is_told(tmp_path):
+    dense = make_run(tmp_path, "dense", DENSE)
+
+    def dips(flops: float) -> dict[str, float]:
+        easy = 1.0 if flops == 10 * TOKENS * FLOPS else 0.0
+        return {part: loss - easy for part, loss in falling(1.6)(flops).items()}
+
+    c = compared(dense, make_run(tmp_path, "mot", MOT, losses=falling(1.6), held_out=dips))
+    factors = row(c, "mot").cells["held_out"]["all"].factors["flops"]
+    assert said(factors, limits=True) == "≥ 4.00 (for good 1.60)"
+    assert "for good" not in said(row(c, "mot").cells["training"]["all"].factors["flops"])
+    ends = compared(
+        dense,
+        make_run(
+            tmp_path,
+            "moe",
+            "+experiment=moe_1t1i",
+            losses=falling(up=0.1),
+            held_out=lambda f: {part: loss + (0.1 if f > 30 * TOKENS * FLOPS else -0.3) for part, loss in falling()(f).items()},
+        ),
+    )
+    assert said(row(ends, "moe").cells["held_out"]["all"].factors["flops"]).endswith("(not for good)")
+
+
+def test_a_baseline_without_causal_losses(tmp_path):
+    moma = make_run(tmp_path, "moma", MOMA, routing="training")
+    text = markdown(compared(moma, make_run(tmp_path, "mot", MOT), baseline="moma"))
+    assert text.count("| `mot` | 1 | 1.00") == 2  # training and held out; nothing causal to reach
+    assert "- moma: no causal loss of every seed" in text
+
+
 def test_seeds_are_one_row_held_against_the_mean_of_the_baselines(tmp_path):
     words = [f"run.seed={seed}" for seed in range(3)]
     dense = [make_run(tmp_path, f"dense-{s}", DENSE, words[s], losses=falling(up=u)) for s, u in ((0, 0.1), (1, -0.1))]
@@ -152,7 +183,7 @@ def test_causal_losses_of_other_sequences_are_left_out_until_they_are_evaluated(
     aux = make_auxiliary(tmp_path, moma, {"": 1.0, "_text": 1.0, "_image": 1.0}, **{"unigram/text": 6.0, "unigram/image": 8.0})
     c = compared(dense, moma, aux)
     assert row(c, "moma").cells["causal"] == {}
-    assert "`python -m momafuse.evaluate run=moma-aux routing=causal sequences=48` helps" in " ".join(c.notes)
+    assert "`python -m momafuse.evaluate run=ROOT/moma-aux routing=causal sequences=48` helps" in " ".join(c.notes)
     found = {part: {"loss": loss} for part, loss in (("all", 4.0), ("text", 3.0), ("image", 5.0))}
     for name, sequences, loss in (("step_00000008-both", 48, found), ("step_00000008-causal", 8, {})):
         (aux / "evaluation").mkdir(exist_ok=True)
