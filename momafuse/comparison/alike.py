@@ -123,7 +123,7 @@ def _of_seconds(runs: Sequence[Run], base: Sequence[Run]) -> list[str]:
     said += [] if ranks == others else [f"seconds of {ranks} ranks, not {others}"]
     taken = [r.seconds for r in runs if r.seconds is not None]
     if taken and max(taken) - min(taken) > STEADY * sum(taken) / len(taken):
-        said.append(f"seconds of its seeds: {min(taken):.3g} to {max(taken):.3g}; they measure no speed")
+        said.append(f"seconds of its seeds: {min(taken):.4g} to {max(taken):.4g}; they measure no speed")
     return said
 
 
