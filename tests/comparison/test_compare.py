@@ -9,9 +9,11 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from wandb.proto.wandb_internal_pb2 import Record
 
 from momafuse.compare import main
 from momafuse.comparison import figures
@@ -96,12 +98,21 @@ def test_figures_of_another_comparison_go(runs):
     assert not Path("here/sizes.png").exists()
 
 
+def written(file: Path) -> list[Record]:
+    """All records: W&B's own process may write the last of them after `finish` has come back."""
+    until = time.monotonic() + 60
+    while "exit" not in (kinds := [record.WhichOneof("record_type") for record in records(file)]):
+        assert time.monotonic() < until, kinds
+        time.sleep(0.1)
+    return list(records(file))
+
+
 def test_wandb_gets_factors_and_the_table(runs, capsys):
     main(["runs=[runs/dense,runs/mot-0]", "baseline=dense", "out=here"])
     assert "W&B" not in capsys.readouterr().out  # it says so where it fails
     (file,) = Path("here/wandb").glob("offline-run-*/*.wandb")
     history: dict[str, str] = {}
-    for record in records(file):
+    for record in written(file):
         if record.WhichOneof("record_type") == "history":
             history |= {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
     assert float(history["mot-0/held_out/all/eta"]) == pytest.approx(1.8, rel=0.01)
