@@ -192,6 +192,11 @@ def _keys(primary: str) -> list[str]:
 def _examples(primary: str, experiments: bool) -> list[str]:
     if primary == "evaluate":
         return ["run=runs/demo-aux_routers", "-m run=runs/x/checkpoints/step_00000048,runs/x routing=training"]
+    if primary == "compare":
+        return [
+            "runs='[runs/dense,runs/moma_4t4i,runs/moma_4t4i-aux_routers]' baseline=dense",
+            "runs='[runs/dense-0,runs/dense-1,runs/mot-0,runs/mot-1]' baseline=dense out=runs/mot_against_dense",
+        ]
     if primary == "generate":
         return [
             "run=runs/demo-aux_routers 'prompt=a red apple:' make=image samples=8 guidance=4",
