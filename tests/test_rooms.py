@@ -19,7 +19,6 @@ ENTRY_POINTS = {
 }  # fmt: skip
 
 
-
 def imported(path: Path) -> set[str]:
     """The rooms that a file imports from, wherever in it."""
     names: set[str] = set()
