@@ -9,12 +9,13 @@ import momafuse
 
 PACKAGE = Path(momafuse.__file__).parent
 ROOMS = (
-    "launch", "web", "interface", "huggingface", "evaluation", "exchange", "tokenizers", "training", "generation", "parallel",
-    "checkpoint", "objectives", "reports", "models", "data", "config", "tokens", "speech", "vision", "vq", "routing", "kernels",
-    "world", "ending", "files", "draws", "preemption", "errors",
+    "sweeping", "launch", "web", "interface", "huggingface", "evaluation", "exchange", "tokenizers", "training", "generation",
+    "parallel", "checkpoint", "objectives", "reports", "models", "data", "config", "tokens", "speech", "vision", "vq",
+    "routing", "kernels", "world", "ending", "files", "draws", "preemption", "errors",
 )  # fmt: skip
 ENTRY_POINTS = {
     "train", "generate", "demo", "prepare", "train_tokenizer", "describe", "evaluate", "lm_eval", "export", "import_",
+    "sweep",
 }  # fmt: skip
 
 
