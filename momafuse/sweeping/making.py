@@ -38,6 +38,7 @@ class View(Protocol):
 def make(entries: list[Entry], user_words: list[str], view: View) -> None:
     """Until none is waiting. Raises Preempted where the sweep, or a run, was told to leave; failures are in the entries."""
     with heeding(FIRST):
+        _tidy(entries)
         while True:
             _look(entries)
             _pass_failures_on(entries, view)
@@ -49,6 +50,14 @@ def make(entries: list[Entry], user_words: list[str], view: View) -> None:
                 _look_elsewhere(entries, view)
             else:
                 return
+
+
+def _tidy(entries: list[Entry]) -> None:
+    """A sweep that was killed when a run had just ended has left a lock that nobody holds."""
+    for entry in entries:
+        if entry.state == "complete" and entry.run.lock.exists():
+            with locked(entry.run.lock, wait=False):
+                pass
 
 
 def exit_code(entries: list[Entry]) -> int:

@@ -43,6 +43,8 @@ def dependency(job: str, first: int, followers: int) -> str:
 def submit_sweep(plan: Plan, entries: Sequence[Entry], config: SweepConfig, *, dry: bool, say: Callable[[str], None]) -> None:
     """Raises UserError where a run does not fit the job, and where Slurm refuses."""
     first, followers, ready = arrays(plan, entries)
+    if not (first or ready):
+        say(f"all {len(entries)} runs are complete")
     for run in (*first, *followers, *ready):
         try:
             check_job(run.config, config.launch)

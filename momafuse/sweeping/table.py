@@ -15,6 +15,7 @@ from rich.text import Text
 from momafuse.sweeping.making import View
 from momafuse.sweeping.state import DONE, Entry, counted
 
+RENEWED = 1.0  # seconds between tables on a terminal
 EVERY = 60.0  # seconds between lines on the run at work
 AROUND = 4  # lines beside the rows of the table: its head, what is left out, the sum
 STYLES = {"running": "bold", "failed": "red", "complete": "green", "stored": "green", "elsewhere": "yellow"}
@@ -26,24 +27,29 @@ def view_of(entries: list[Entry], console: Console) -> Iterator[View]:
     if not console.is_terminal or console.is_dumb_terminal:
         yield Lines(entries, lambda line: console.print(Text(line), soft_wrap=True))
         return
-    live = Live(console=console, refresh_per_second=4, get_renderable=lambda: table(entries, console.height))
+    live = Live(console=console, auto_refresh=False, get_renderable=lambda: table(entries, console.height))
     with live:
         yield Shown(entries, live)
 
 
 class Shown:
     def __init__(self, entries: list[Entry], live: Live) -> None:
-        self._entries, self._live = entries, live
+        self._entries, self._live, self._last = entries, live, 0.0
 
     def began(self, entry: Entry) -> None:
-        self.look()
+        self._draw()
 
     def look(self) -> None:
-        _read(self._entries)
-        self._live.refresh()
+        if time.monotonic() - self._last > RENEWED:
+            self._draw()
 
     def ended(self, entry: Entry) -> None:
         entry.progress.look()
+        self._draw()
+
+    def _draw(self) -> None:
+        self._last = time.monotonic()
+        _read(self._entries)
         self._live.refresh()
 
 

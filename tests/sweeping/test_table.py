@@ -21,8 +21,8 @@ def drawn(entries: list[Entry], width: int, height: int) -> list[str]:
 
 @pytest.fixture
 def entries(plan: MakePlan) -> list[Entry]:
-    """Of 21 runs: four complete, one at work, one of another process, one that failed."""
-    made = plan("sweep=iso_flops")
+    """Of 8 runs: four complete, one at work, one of another process, one that failed."""
+    made = plan("sweep=iso_flops", "sweep.seeds=[0]", "sweep.only=[dense,moe_1t1i,moma_4t4i,moe_8x,mod_moe_1t1i]")
     for run in made.runs[:4]:
         pretend(run, run.steps)
     pretend(made.runs[4], 77, complete=False, speed=500.0)
@@ -42,14 +42,14 @@ def test_the_table(entries: list[Entry], width: int) -> None:
     assert lines[7].split() == ["moe_8x-aux", "0", "elsewhere", "2m"]
     assert lines[8].split() == ["mod_moe_1t1i", "0", "failed"]
     assert lines[-2].startswith("mod_moe_1t1i-0: data.path=/corpora/none: no prepared corpus")
-    assert lines[-1] == "4 of 21 runs are complete, about 74m left"
+    assert lines[-1] == "4 of 8 runs are complete, about 10m left"
 
 
 def test_a_low_terminal_shows_what_is_at_work(entries: list[Entry]) -> None:
-    lines = drawn(entries, 80, 12)
-    assert len(lines) == 12 - 1  # the line of the cursor
+    lines = drawn(entries, 80, 9)
+    assert len(lines) == 9
     assert any(line.startswith("moe_8x ") and "77/240" in line for line in lines)
-    assert "and 14 more runs" in lines
+    assert "and 4 more runs" in lines
 
 
 def test_lines_where_there_is_no_terminal(entries: list[Entry]) -> None:
@@ -63,8 +63,8 @@ def test_lines_where_there_is_no_terminal(entries: list[Entry]) -> None:
     view.began(entries[5])
     assert said == [
         "moe_8x-0: goes on after step 77",
-        "moe_8x-0: complete  held out:   (5 of 21 runs are complete, about 68m left)",
-        f"mod_moe_1t1i-0: failed: {entries[6].error}  (5 of 21 runs are complete, about 68m left)",
+        "moe_8x-0: complete  held out:   (5 of 8 runs are complete, about 4m left)",
+        f"mod_moe_1t1i-0: failed: {entries[6].error}  (5 of 8 runs are complete, about 4m left)",
         "moe_8x-0-aux: is made by another process",
     ]
 
