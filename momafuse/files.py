@@ -22,10 +22,14 @@ def write_aside(path: Path, text: str) -> None:
 
 
 @contextmanager
-def locked(lock: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock file, which is there only as long; whether it could be had. The system frees it with the process."""
+def locked(lock: Path, *, wait: bool = True, inherited: bool = False) -> Iterator[bool]:
+    """Hold a lock file, which is there only as long; whether it could be had. The system frees it with the process.
+
+    `inherited`: processes that are started within (with close_fds=False) hold it too, and on if this one is killed.
+    """
     while True:
         with lock.open("w") as file:
+            os.set_inheritable(file.fileno(), inherited)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:

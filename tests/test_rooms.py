@@ -9,13 +9,13 @@ import momafuse
 
 PACKAGE = Path(momafuse.__file__).parent
 ROOMS = (
-    "launch", "web", "interface", "huggingface", "evaluation", "comparison", "exchange", "tokenizers", "training",
+    "sweeping", "launch", "web", "interface", "huggingface", "evaluation", "comparison", "exchange", "tokenizers", "training",
     "generation", "parallel", "checkpoint", "objectives", "reports", "models", "data", "config", "tokens", "speech", "vision",
     "vq", "routing", "kernels", "world", "ending", "files", "draws", "preemption", "errors",
 )  # fmt: skip
 ENTRY_POINTS = {
     "train", "generate", "demo", "prepare", "train_tokenizer", "describe", "evaluate", "compare", "lm_eval", "export",
-    "import_",
+    "import_", "sweep",
 }  # fmt: skip
 
 

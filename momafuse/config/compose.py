@@ -216,6 +216,8 @@ def _translated(error: Exception, groups: Mapping[str, Sequence[str]], schema: t
         return UserError(f"{found[1]} is not in the defaults list; write +{found[1]}=...")
     if found := re.search(r"Missing mandatory value: (\S+)", text):
         return UserError(f"{found[1]}: no value; write {found[1]}=...")
+    if found := re.match(r"You must specify '([^']+)'", text):
+        return UserError(f"{found[1]}: no value; write {found[1]}=... ({', '.join(groups.get(found[1], []))})")
     if found := re.match(r"Multiple values for (\S+)\.", text):
         return UserError(f"{found[1]} is chosen already; write {found[1]}=... once, without +")
     if found := re.match(r"Ambiguous value for argument '(.*?)' 1\.", text):

@@ -42,6 +42,12 @@ _OWN_KEYS = {
     "launch": """  launch.nodes launch.gpus_per_node     how large a job; one rank a GPU
   launch.time launch.warning           its time, and the seconds at its end in which ranks save and leave
   launch.dry=true                      print the script, submit nothing""",
+    "sweep": """  sweep.root                           the folder of its runs: runs/NAME
+  sweep.only=[..] sweep.seeds=[..]     some of its runs, other seeds
+  sweep.dry=true                       print every command and what is complete
+  sweep.slurm=true                     arrays of jobs, of the size that launch.* and cluster=NAME say
+  sweep.stored=FOLDER                  metrics that count as runs; sweep.store=true copies them there
+  sweep.auxiliary=true|false           auxiliary routers afterwards; sweep.auxiliary_words=[..]: of these runs alone""",
     "prepare": """  show=plan                            documents, shares and passes of each source in a run of these words
   show=sample                          the same, and a page of packed sequences as the model sees them""",
 }
@@ -113,10 +119,13 @@ def help_text(primary: str, about: str, user_dir: Path | None = None) -> str:
     for group, file in chosen.items():
         options = [o + "*" * (o == file) for o in groups.get(group, [])]
         lines.append(f"  {group + '=':<13} {'  '.join(options)}")
-    added = [g for g in ("experiment", "debug") if g in groups] if "model" in chosen else []
+    added = [g for g in ("experiment", "debug") if g in groups and not (primary == "sweep" and g == "experiment")]
+    added = added if "model" in chosen else []
     lines += [f"  {'+' + group + '=':<13} {'  '.join(groups[group])}" for group in added]
     lines += (
-        ["", "keys used most:", *([_OWN_KEYS[primary]] if primary in _OWN_KEYS else []), _KEYS] if "model" in chosen else []
+        ["", "keys used most:", *([_OWN_KEYS[primary]] if primary in _OWN_KEYS else []), *_keys_of_runs(primary)]
+        if "model" in chosen
+        else []
     )
     lines += [
         "",
@@ -183,6 +192,11 @@ def _chosen(primary: str) -> dict[str, str]:
     return chosen
 
 
+def _keys_of_runs(primary: str) -> list[str]:
+    """Those of train; a sweep names its runs itself."""
+    return [line for line in _KEYS.splitlines() if primary != "sweep" or not line.startswith(("  run.", "  resume"))]
+
+
 def _keys(primary: str) -> list[str]:
     """Of a file without groups its own lines, which say what each key is."""
     lines = (config_dir() / f"{primary}.yaml").read_text(encoding="utf-8").splitlines()
@@ -223,6 +237,12 @@ def _examples(primary: str, experiments: bool) -> list[str]:
             "data=starter",
             "data=captioned_folder data.sources.pictures.path=PICTURES '~data.sources.texts'",
             "data=starter show=sample",
+        ]
+    if primary == "sweep":
+        return [
+            "sweep=iso_flops",
+            "sweep=leave_one_out size=90m data.path=CORPUS sweep.seeds=[0] sweep.slurm=true launch.nodes=4 sweep.dry=true",
+            "sweep=routers size=micro sweep.only=[moe_8x,moe_top2] sweep.auxiliary=false sweep.dry=true",
         ]
     if primary == "describe":
         return [

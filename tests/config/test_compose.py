@@ -74,7 +74,7 @@ def test_every_experiment_composes_at_every_size(experiment: str, size: str) -> 
         (g, o)
         for g, options in group_options().items()
         for o in options
-        if g not in ("experiment", "size", "tokenizer", "cluster")
+        if g not in ("experiment", "size", "tokenizer", "cluster", "sweep")
     ],
 )
 def test_every_other_file_composes(group: str, option: str) -> None:
