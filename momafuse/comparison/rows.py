@@ -16,7 +16,7 @@ from momafuse.comparison import causal
 from momafuse.comparison.alike import marks, refuse, same_held_out, same_member, size_of
 from momafuse.comparison.curves import AXES, Factors, Spread, factor, spread
 from momafuse.comparison.power_law import LEAST, PowerLaw, fit
-from momafuse.comparison.run import MEASURES, Run, open_run
+from momafuse.comparison.run import MEASURES, Run, open_run, run_folders
 from momafuse.comparison.seeds import baselines, label_of, seed_groups
 from momafuse.errors import UserError
 
@@ -80,6 +80,7 @@ class Comparison:
 
 def compare(paths: Sequence[str], baseline: str, *, incomplete: bool) -> Comparison:
     """Raises UserError for what cannot be read or may not stand together (alike.py)."""
+    paths = run_folders(paths)
     if len(set(map(os.path.realpath, paths))) < len(paths):
         raise UserError("runs: one of them is named twice; name each once")
     opened = [open_run(path) for path in paths if not causal.is_auxiliary(path)]

@@ -3,6 +3,7 @@
     config.yaml                      what was asked for
     metrics.jsonl                    losses by step and at evaluations; FLOPs and tokens so far (upcycled: with the seed's)
     checkpoints/step_*/state.json    the newest: which corpus, how many tokens of each modality, precision, ranks
+                                     (what a sweep stored has no checkpoints, but a state.json)
     report.json                      that the run is whole, and the losses of a table of frequencies on its held-out targets
 
 Seconds are those of steps, without evaluations and saves. The curves of a run: `training`, smoothed (curves.py); `held_out`
@@ -68,6 +69,15 @@ class Run:
         return {k: float(v) for k, v in (self.report or {}).items() if k.startswith("unigram/")} or None
 
 
+def run_folders(paths: Sequence[str]) -> list[str]:
+    """The same, with the runs in it for a folder that is none itself."""
+    found = []
+    for path in paths:
+        inside = sorted(file.parent for file in Path(path).expanduser().glob("*/config.yaml"))
+        found += [path] if (Path(path).expanduser() / "config.yaml").is_file() or not inside else list(map(str, inside))
+    return found
+
+
 def open_run(given: str, key: str = "runs") -> Run:
     """The run at a path. Raises UserError where there is none, or something of it is missing."""
     path = config_file(given, key).parent
@@ -106,10 +116,11 @@ def open_run(given: str, key: str = "runs") -> Run:
 
 
 def newest_state(path: Path, named: str) -> dict[str, Any]:
-    """state.json of the newest checkpoint; weights are neither read nor compared with their hashes."""
-    checkpoint = store.latest(path / "checkpoints")
+    """state.json of the newest checkpoint, or of a folder that a sweep stored without checkpoints; weights are neither read nor
+    compared with their hashes."""
+    checkpoint = store.latest(path / "checkpoints") or path
     try:
-        state: dict[str, Any] = {} if checkpoint is None else json.loads(_text(checkpoint / "state.json"))
+        state: dict[str, Any] = json.loads(_text(checkpoint / "state.json"))
     except ValueError:
         state = {}
     if not {"corpus", "tokens_of", "sequences"} <= set(state):

@@ -9,7 +9,7 @@ from momafuse.config.schema import LoggerConfig
 
 @dataclass(frozen=True)
 class CompareConfig:
-    runs: list[str]  # run folders, and those of their auxiliary routers
+    runs: list[str]  # run folders, those of their auxiliary routers, folders of such
     baseline: str  # the name or path of one of them, or a model's name: all its sizes
     incomplete: bool  # True: runs that are not at their end are marked; False: refused
     out: str | None  # a folder; None: comparison/ROWS-against-BASELINE beside the baseline

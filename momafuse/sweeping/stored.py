@@ -1,12 +1,14 @@
 """Runs as metrics: what a complete run leaves behind in a repository, and whether it is the run that is asked for.
 
-    FOLDER/NAME/  config.yaml  metrics.jsonl  report.json
+    FOLDER/NAME/  config.yaml  metrics.jsonl  report.json  revision.txt  state.json of the last checkpoint
 
-No weights, and of absolute paths their last part alone, so that nothing tells of the machine and runs of two machines compare.
+What `compare` reads. No weights, and of absolute paths their last part alone, so that nothing tells of the machine and runs of
+two machines compare.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +24,8 @@ from momafuse.errors import UserError
 from momafuse.sweeping.plan import Run
 from momafuse.sweeping.progress import report_of
 
-FILES = ("metrics.jsonl", "report.json")  # as they are
+FILES = ("metrics.jsonl", "report.json", "revision.txt")  # as they are
+STATE = "state.json"
 
 
 def is_stored(run: Run, stored: Path | None) -> bool:
@@ -42,6 +45,8 @@ def is_stored(run: Run, stored: Path | None) -> bool:
 
 def store(runs: Sequence[Run], stored: Path) -> dict[str, int]:
     """Copy these complete runs that are not stored yet; -> bytes of each. Raises UserError where another one is."""
+    from momafuse.checkpoint.store import find  # torch comes with it, which a plan of runs need not wait for
+
     sizes: dict[str, int] = {}
     for run in runs:
         if is_stored(run, stored):
@@ -53,6 +58,8 @@ def store(runs: Sequence[Run], stored: Path) -> dict[str, int]:
         (aside / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain(config))))
         for name in FILES:
             shutil.copyfile(run.folder / name, aside / name)
+        state = json.loads((find(run.folder, "run") / STATE).read_text())
+        (aside / STATE).write_text(json.dumps(_portable(state), indent=1))
         sizes[run.name] = sum(file.stat().st_size for file in aside.iterdir())
         aside.rename(stored / run.name)
     return sizes
@@ -69,4 +76,7 @@ def _portable(value: Any) -> Any:
     if isinstance(value, list):
         return [_portable(inner) for inner in value]
     is_absolute = isinstance(value, str) and (value.startswith("~/") or Path(value).is_absolute())
-    return Path(value).name if is_absolute else value
+    if not is_absolute:
+        return value
+    parts = Path(value).parts  # of a checkpoint from its run's name on, which compare goes by
+    return str(Path(*parts[-3:])) if parts[-2:-1] == ("checkpoints",) else parts[-1]

@@ -46,6 +46,12 @@ def pretend(run: Run, steps: int, *, complete: bool = True, folder: Path | None 
         "eval/routing": "causal",
     }
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *[held_out] * complete]))
+    (folder / "revision.txt").write_text("0.1.0\n")
+    checkpoint = folder / "checkpoints" / f"step_{steps:08d}"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "complete.json").write_text("{}")
+    origin = folder.resolve().parent / "other" / "checkpoints" / "step_00000003"
+    (checkpoint / "state.json").write_text(json.dumps({"step": steps, "tokens": 1000 * steps, "origin": str(origin)}))
     if complete:
         (folder / "report.json").write_text(json.dumps({"steps": steps, "seconds": 1.5 * steps, "eval/loss_text": 3.125}))
     return folder

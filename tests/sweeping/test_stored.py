@@ -45,7 +45,10 @@ def test_stored_metrics_count_as_the_run(plan: MakePlan, tmp_path: Path) -> None
         pretend(run, 4)
     assert store(made.runs, stored).keys() == {"dense-0", "moma_4t4i-0"}
     assert store(made.runs, stored) == {}
-    assert sorted(file.name for file in (stored / "dense-0").iterdir()) == ["config.yaml", "metrics.jsonl", "report.json"]
+    names = ["config.yaml", "metrics.jsonl", "report.json", "revision.txt", "state.json"]
+    assert sorted(file.name for file in (stored / "dense-0").iterdir()) == names
+    state = json.loads((stored / "dense-0" / "state.json").read_text())
+    assert state == {"step": 4, "tokens": 4000, "origin": "other/checkpoints/step_00000003"}
     shutil.rmtree(made.root)
     entries = board(made, stored)
     assert states(entries) == {"dense-0": "stored", "moma_4t4i-0": "stored"}
@@ -96,7 +99,6 @@ def test_auxiliary_routers_of_an_earlier_step_are_refused(plan: MakePlan) -> Non
     made = plan(*FEW)
     pretend(made.runs[1], 4)
     checkpoint = pretend(made.runs[2], made.runs[2].steps) / "checkpoints" / "step_00000080"
-    checkpoint.mkdir(parents=True)
     (checkpoint / "state.json").write_text(json.dumps({"teacher": "/x/moma_4t4i-0/checkpoints/step_00000004"}))
     board(made, None)
     with pytest.raises(UserError, match=r"learnt from step 4 of moma_4t4i-0, which is to make 8; delete it"):
