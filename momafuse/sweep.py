@@ -49,7 +49,7 @@ def main(jobs: list[Job[SweepConfig]]) -> None:
     elif s.dry:
         for entry in entries:
             write(f"# {entry.run.name}: {entry.state}\n{shlex.join(['python', '-m', 'momafuse.train', *entry.run.words])}\n")
-        write(f"# then\n{comparison(plan, entries)}\n")
+        write(comparison(plan, entries))
     else:
         run(plan, entries, user_words)
 
@@ -67,13 +67,15 @@ def run(plan: Plan, entries: list[Entry], user_words: list[str]) -> None:
         for entry in failed:
             print(f"momafuse: error: {entry.run.name}: {entry.error} (all that it said: {entry.run.log})", file=sys.stderr)
         raise SystemExit(code)
-    write(f"all runs are complete; compare them:\n{comparison(plan, entries)}\n")
+    write(f"# all runs are complete\n{comparison(plan, entries)}")
 
 
 def comparison(plan: Plan, entries: list[Entry]) -> str:
-    """The command line that compares the runs."""
-    folders = [str(entry.source) for entry in entries]
-    return shlex.join(["python", "-m", "momafuse.compare", f"runs=[{','.join(folders)}]", f"baseline={plan.baseline}"])
+    """What to do next: the command line that compares the runs, where the baseline is one of them."""
+    if plan.baseline is None:
+        return ""
+    folders = ",".join(str(entry.source) for entry in entries)
+    return f"# then\n{shlex.join(['python', '-m', 'momafuse.compare', f'runs=[{folders}]', f'baseline={plan.baseline}'])}\n"
 
 
 def store_complete(entries: list[Entry], stored: Path) -> None:

@@ -74,7 +74,7 @@ class Plan:
     root: Path
     runs: tuple[Run, ...]  # in the order in which they are made: seed by seed
     notes: tuple[str, ...]  # what a user should know
-    baseline: str  # the name of its model
+    baseline: str | None  # the name of its model, where it is one of the runs
 
     def auxiliary_of(self, run: Run) -> Run | None:
         return next((other for other in self.runs if other.after == run.name), None)
@@ -101,7 +101,7 @@ def make_plan(job: Job[SweepConfig]) -> Plan:
                 except UserError as error:
                     raise UserError(f"sweep={name}: run {member}: {error}") from error
     check_run_root(runs[0].config)
-    baseline = next((run.config.model.name for run in runs if run.member == s.baseline), s.baseline)
+    baseline = next((run.config.model.name for run in runs if run.member == s.baseline), None)
     return Plan(name, Path(root), tuple(runs), tuple(notes), baseline)
 
 

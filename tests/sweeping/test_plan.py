@@ -76,16 +76,18 @@ def test_mixtures_of_depths_take_the_size_with_the_flops_of_the_one_asked_for(pl
 
 def test_where_runs_lie_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    sweep.main(["sweep=untie_ablation", "size=micro", "sweep.only=[mot,qkv]", "sweep.seeds=[2]", "sweep.dry=true"])
+    sweep.main(["sweep=untie_ablation", "size=micro", "sweep.only=[dense,qkv]", "sweep.seeds=[2]", "sweep.dry=true"])
     assert capsys.readouterr().out.splitlines() == [
-        "# mot-2: waiting",
-        "python -m momafuse.train +experiment=mot size=micro run.root=runs/untie_ablation run.name=mot-2 run.seed=2",
+        "# dense-2: waiting",
+        "python -m momafuse.train +experiment=dense size=micro run.root=runs/untie_ablation run.name=dense-2 run.seed=2",
         "# qkv-2: waiting",
         "python -m momafuse.train +experiment=mot 'model.untie=[qkv]' model.name=mot_qkv size=micro "
         "run.root=runs/untie_ablation run.name=qkv-2 run.seed=2",
         "# then",
-        "python -m momafuse.compare 'runs=[runs/untie_ablation/mot-2,runs/untie_ablation/qkv-2]' baseline=dense",
+        "python -m momafuse.compare 'runs=[runs/untie_ablation/dense-2,runs/untie_ablation/qkv-2]' baseline=dense",
     ]
+    sweep.main(["sweep=untie_ablation", "size=micro", "sweep.only=[qkv]", "sweep.dry=true"])
+    assert "momafuse.compare" not in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
