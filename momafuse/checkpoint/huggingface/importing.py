@@ -18,6 +18,7 @@ import yaml  # type: ignore[import-untyped]
 from torch import Tensor
 
 from momafuse.checkpoint.huggingface import layouts, released
+from momafuse.checkpoint.huggingface.exported import MODEL_TYPE
 from momafuse.checkpoint.huggingface.files import CONVERT_CKPT, SafeFiles, Stored, Tensors, model_files, read_json
 from momafuse.checkpoint.huggingface.layouts import Foreign, ours, read_foreign
 from momafuse.checkpoint.streaming import Promised
@@ -71,6 +72,9 @@ def find(folder: Path) -> Found:
 def _hugging_face(folder: Path) -> Found:
     file = folder / "config.json"
     config = read_json(file)
+    if config.get("model_type") == MODEL_TYPE:
+        remedy = "momafuse.load and generate take it as it is; to train on, take the run that it was made of"
+        raise UserError(f"from={folder}: is what momafuse.export wrote; {remedy}")
     try:
         foreign = read_foreign(config)
         arch = architecture_of(config.get("vq_config")) if foreign.kind == "chameleon" else None
