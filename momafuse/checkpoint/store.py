@@ -113,7 +113,7 @@ def load(
         alone = world.mesh is None
         dcp_load(state, checkpoint_id=checkpoint, no_dist=alone, process_group=world.waiting)
     except (OSError, CheckpointException) as error:
-        raise UserError(f"checkpoint {checkpoint}: cannot be read ({reason(error)})") from error
+        raise wrapped(error) or UserError(f"checkpoint {checkpoint}: cannot be read ({reason(error)})") from error
     options = StateDictOptions(strict=without is None)
     set_state_dict(model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state, options=options)
 
@@ -123,7 +123,13 @@ def reason(error: BaseException) -> str:
     if isinstance(error, CheckpointException) and error.failures:
         rank, (cause, _) = min(error.failures.items())
         return f"rank {rank}: {reason(cause)}"
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def wrapped(error: BaseException) -> BaseException | None:
+    """What DCP's report holds that is no failure of it: a Ctrl-C, or the UserError of a tensor that was made meanwhile."""
+    causes = error.failures.values() if isinstance(error, CheckpointException) else ()
+    return next((cause for cause, _ in causes if isinstance(cause, KeyboardInterrupt | UserError)), None)
 
 
 def sha256(path: Path) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
-from momafuse.checkpoint.store import reason
+from momafuse.checkpoint.store import reason, wrapped
 from momafuse.errors import UserError
 
 Shape = tuple[int, ...]
@@ -26,7 +26,8 @@ class StoredTensors:
 
     def __init__(self, checkpoint: Path) -> None:
         self._checkpoint = checkpoint
-        stored = self._reading(FileSystemReader(checkpoint).read_metadata).state_dict_metadata
+        self._reader = _Reader(checkpoint)
+        stored = self._reading(self._reader.read_metadata).state_dict_metadata
         self._stored = {key: x for key, x in stored.items() if isinstance(x, TensorStorageMetadata)}
 
     def shapes(self) -> dict[str, Shape]:
@@ -49,11 +50,22 @@ class StoredTensors:
     def _read(self, key: str) -> Tensor:
         stored = self._stored[key]
         tensor = torch.empty(stored.size, dtype=stored.properties.dtype)
-        self._reading(lambda: dcp_load({key: tensor}, checkpoint_id=self._checkpoint, no_dist=True))
+        self._reading(lambda: dcp_load({key: tensor}, storage_reader=self._reader, no_dist=True))
         return tensor
 
     def _reading(self, action: Callable[[], T]) -> T:
         try:
             return action()
         except (OSError, CheckpointException) as error:
-            raise UserError(f"checkpoint {self._checkpoint}: cannot be read ({reason(error)})") from error
+            raise wrapped(error) or UserError(f"checkpoint {self._checkpoint}: cannot be read ({reason(error)})") from error
+
+
+class _Reader(FileSystemReader):
+    """Reads the metadata once: it grows with the model, and DCP wants it for every tensor."""
+
+    _metadata: Metadata | None = None
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        if self._metadata is None:
+            self._metadata = super().read_metadata(*args, **kwargs)
+        return self._metadata

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -52,6 +52,10 @@ class Job(Generic[C]):
     experiment: str | None
     overrides: list[str]  # as typed
     user_dir: Path | None = None  # the user's folder of groups, for composing a relative of this job
+
+    def words(self, overrides: Iterable[str]) -> list[str]:
+        """A command with these overrides, and with the user's folder where they may need it."""
+        return [*([] if self.user_dir is None else ["--config-dir", str(self.user_dir)]), *overrides]
 
 
 def config_dir() -> Path:

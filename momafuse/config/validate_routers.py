@@ -13,9 +13,7 @@ EVERY_ROW = ("hash", "uniform")  # kinds that leave no row without an expert
 def check_router(config: Config) -> None:
     """Raises UserError for the first rule that `config` breaks."""
     r, kind = config.router, config.router.kind
-    if kind not in KINDS:
-        names = f"{did_you_mean(kind, KINDS)} ({', '.join(KINDS)})"
-        fail("router.kind", kind, f"no such kind of router{names}; one of another package needs plugins=[its module]")
+    check_kind(kind)
     factor = r.capacity_factor
     for name, count in config.routed.items():
         if factor > count:
@@ -29,6 +27,13 @@ def check_router(config: Config) -> None:
 
     _kind(config)
     _router_losses(config)
+
+
+def check_kind(kind: str) -> None:
+    """Raises UserError where nobody registered it."""
+    if kind not in KINDS:
+        names = f"{did_you_mean(kind, KINDS)} ({', '.join(KINDS)})"
+        fail("router.kind", kind, f"no such kind of router{names}; one of another package needs plugins=[its module]")
 
 
 def _kind(config: Config) -> None:

@@ -77,6 +77,9 @@ class LanguageModel:
     def _exported(cls, folder: str, device: torch.device) -> LanguageModel:
         found = open_exported(Path(folder).expanduser())
         text, codecs = TextTokenizer.load(found.tokenizers[TEXT]), load_codecs(found.tokenizers)
+        there = {TEXT: text.fingerprint} | {modality: codec.fingerprint for modality, codec in codecs.items()}
+        if odd := [modality for modality, print_ in there.items() if print_ != found.fingerprints.get(modality)]:
+            raise UserError(f"{folder}: its {odd[0]} tokenizer is not the one that it was made with; export the run again")
         model = found.build()
         _refuse_ahead(model, found.router, folder)
         dtype = resolve_precision(found.precision, device)

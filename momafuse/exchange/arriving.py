@@ -11,6 +11,7 @@ Reads no weight before everything was found to fit (checkpoint/huggingface/impor
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -67,7 +68,9 @@ def look(c: ImportConfig) -> Arrival:
     if found.pictures is None:
         image = image or KIND.shipped
     elif image is not None:
-        found, image = replace(found, pictures=from_file(found.pictures, Path(image).expanduser())), None
+        if not (file := Path(image).expanduser()).suffix:
+            raise UserError(f"image_tokenizer={image}: a Chameleon takes its own alone; name its vqgan.safetensors, or none")
+        found, image = replace(found, pictures=from_file(found.pictures, file)), None
     if found.pictures is not None:
         _ = found.pictures.decodes  # whether it is what its config says
     if c.text_tokenizer is not None:
@@ -173,5 +176,11 @@ def _write_size(folder: Path, a: Arrival, job: Job) -> None:
     }
     to = folder / "configs" / "size" / f"{name}.yaml"
     to.parent.mkdir(parents=True)
-    words = f"--config-dir {a.folder}/configs +experiment=moma_4t4i size={name} upcycle={a.folder} data=..."
-    write_aside(to, f"# @package _global_\n# python -m momafuse.train {words}\n" + OmegaConf.to_yaml(OmegaConf.create(values)))
+    words = f"# @package _global_\n# {upcycling_command(a.folder)}\n"
+    write_aside(to, words + OmegaConf.to_yaml(OmegaConf.create(values)))
+
+
+def upcycling_command(run: Path) -> str:
+    """What a shell takes, but for the data."""
+    words = ["--config-dir", f"{run}/configs", "+experiment=moma_4t4i", f"size={run.name}", f"upcycle={run}"]
+    return f"{shlex.join(['python', '-m', 'momafuse.train', *words])} data=..."

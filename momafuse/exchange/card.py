@@ -47,7 +47,7 @@ def card(run: Run, form: str, parameters: int, names: Sequence[str]) -> str:
         "---",
         f"library_name: {'transformers' if form == 'chameleon' else 'momafuse'}",
         "tags:",
-        *(f"- {t}" for t in tags),
+        *(f"- {t}" for t in dict.fromkeys(tags)),
     ]
     served = {*names, ALL, SHARED}
     there = m.groups(run.vocabulary.names).items()

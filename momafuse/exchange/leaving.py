@@ -26,7 +26,8 @@ from momafuse.checkpoint.huggingface.exported import CONFIG, MODEL_TYPE, PREFIX,
 from momafuse.checkpoint.huggingface.layouts import Foreign, config_json, foreign_of, theirs
 from momafuse.checkpoint.huggingface.writing import write_weights
 from momafuse.config.convert import plain
-from momafuse.config.exchange import ExportConfig
+from momafuse.config.exchange import ExportConfig, refuse_existing
+from momafuse.data.codecs import tokenizer_fingerprints
 from momafuse.errors import UserError
 from momafuse.exchange.card import card
 from momafuse.exchange.pictures import ChameleonPictures
@@ -82,7 +83,8 @@ def _momafuse(run: Run, c: ExportConfig) -> Planned:
     vocabulary = text_alone(run.vocabulary) if c.text_only else run.vocabulary
     tokenizers = {m: name for m, name in run.config.tokenizer.items() if m in vocabulary.names}
     length, precision = run.config.data.sequence_length, run.config.trainer.precision
-    description = Description(model, run.config.router, vocabulary, tokenizers, length, precision)
+    prints = {m: fingerprint for m, (_, fingerprint) in tokenizer_fingerprints(tokenizers).items()}
+    description = Description(model, run.config.router, vocabulary, tokenizers, prints, length, precision)
     stored = run.tensors.shapes()
     paths = {path: tuple(x.shape) for path, x in description.build().state_dict().items()}
     paths |= dict.fromkeys(("embedding.weight", "head.weight"), (run.rows, model.dim))
@@ -95,6 +97,7 @@ def _momafuse(run: Run, c: ExportConfig) -> Planned:
         "router": plain(run.config.router),
         "vocabulary": vocabulary.to_dict(),
         "tokenizers": {m: local_name(m, name) for m, name in tokenizers.items()},
+        "fingerprints": prints,
         "sequence_length": length,
         "precision": precision,
         "vocab_size": run.rows,
@@ -121,8 +124,7 @@ def _dtype(run: Run, c: ExportConfig) -> dict[str, str]:
 def write(run: Run, planned: Planned, c: ExportConfig, tick: Tick) -> list[Path]:
     """Writes the folder; `tick` gets the bytes of each tensor that was read. Returns its files."""
     to = Path(c.to).expanduser()
-    if to.exists():
-        raise UserError(f"to={c.to}: is there already; name a folder that is not")
+    refuse_existing(c)
     aside = to.with_name(f".{to.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from momafuse.checkpoint.huggingface.importing import WHOLE_PICTURES, Pictures
+from momafuse.checkpoint.huggingface.writing import save
 from momafuse.tokens.text import TextTokenizer
 from momafuse.vision.chameleon import PREFIX, Theirs, theirs, write
 from momafuse.vision.chameleon_config import preprocessor_config, vq_config_of
@@ -44,7 +44,7 @@ class ChameleonPictures:
         return ((PREFIX + name, tensor) for name, tensor in self.found.without_decoder.items())
 
     def write_whole(self, folder: Path) -> None:
-        save_file({name: tensor.contiguous() for name, tensor in self.found.tensors.items()}, folder / WHOLE_PICTURES)
+        save({name: tensor.contiguous() for name, tensor in self.found.tensors.items()}, folder / WHOLE_PICTURES)
 
     def processors(self, block: int) -> dict[str, dict[str, Any]]:
         """The files of transformers' processor; `block`: codes of a picture."""

@@ -27,7 +27,7 @@ _RESERVED = re.compile(r"<reserved\d{5}>")
 
 
 def to_tokenizer_json(text: TextTokenizer, vocabulary: Vocabulary) -> bytes:
-    """The file; that of a tokenizer which names its layout is as it was.
+    """The file; that of a tokenizer which names its layout is as it was, and puts `bos` first.
 
     Raises UserError for a tokenizer that cannot be written (merges.py; a tokenizer.json whose vocabulary is no mapping), and
     ValueError for a vocabulary that is not its own or whose ids names cannot tell.
@@ -36,7 +36,7 @@ def to_tokenizer_json(text: TextTokenizer, vocabulary: Vocabulary) -> bytes:
     if text.layout is not None:
         if not isinstance(text, JsonTokenizer) or text.layout.vocabulary(asked) != vocabulary:
             raise ValueError(f"{text.name} names another vocabulary than the one to write")
-        return text.data
+        return text.data if _bos_first(text.spec) else _with_bos(text.spec, vocabulary)
     if text.pieces != vocabulary.modality(TEXT).count:
         raise ValueError(f"{text.name} has {text.pieces} pieces, the vocabulary {vocabulary.modality(TEXT).count}")
     spec = _placed(_spec(text), vocabulary)
@@ -61,6 +61,19 @@ def tokenizer_config(tokenizer_json: bytes, length: int) -> dict[str, Any]:
         config.setdefault("sep_token", config["eos_token"])  # without any, the processor writes "None"
         config["extra_special_tokens"] = {"image_token": names.PLACEHOLDER, "boi_token": begin, "eoi_token": end}
     return config | {"clean_up_tokenization_spaces": False}
+
+
+def _bos_first(spec: names.Spec) -> bool:
+    """Whether its post-processor begins every text with bos."""
+    post = spec.get("post_processor") or {}
+    first = [part["single"][0] for part in post.get("processors", [post]) if part.get("type") == "TemplateProcessing"]
+    return {"SpecialToken": {"id": names.special_names(spec)["bos"], "type_id": 0}} in first
+
+
+def _with_bos(spec: names.Spec, vocabulary: Vocabulary) -> bytes:
+    """Released files leave bos to whoever reads them, and transformers takes their word alone."""
+    begun = {**spec, "post_processor": _behind(names.special_names(spec)["bos"], vocabulary.specials.bos)}
+    return json.dumps(begun, ensure_ascii=False, indent=1).encode()
 
 
 def _spec(text: TextTokenizer) -> dict[str, Any]:

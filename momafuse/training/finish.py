@@ -152,15 +152,15 @@ def next_commands(job: Job, steps: int) -> list[str]:
     if job.config.model.depth is not None:  # the other has none, and the FLOPs of the size without
         compared = [w.removesuffix("_mod") if w.startswith("size=") else w for w in compared]
     seeds = f"run.seed={job.config.run.seed + 1},{job.config.run.seed + 2}"
-    more_seeds = f"python -m momafuse.train -m {_shell(again, seeds)}   # two more seeds"
+    more_seeds = f"python -m momafuse.train -m {_shell(job, again, seeds)}   # two more seeds"
     return [
-        f"python -m momafuse.train {_shell(job.overrides, more(job.config, steps))}   # go on",
-        f"python -m momafuse.train {_shell([f'+experiment={other}', *compared])}   # compare",
+        f"python -m momafuse.train {_shell(job, job.overrides, more(job.config, steps))}   # go on",
+        f"python -m momafuse.train {_shell(job, [f'+experiment={other}', *compared])}   # compare",
         *([] if job.config.upcycle else [more_seeds]),  # a seed run and what is made from it share run.seed
     ]
 
 
-def _shell(words: list[str], *more: str) -> str:
+def _shell(job: Job, words: list[str], *more: str) -> str:
     """The words of a command, those that are given again left out, quoted for a shell."""
     keys = {word.partition("=")[0] for word in more}
-    return shlex.join([w for w in words if w.partition("=")[0] not in keys] + list(more))
+    return shlex.join(job.words([w for w in words if w.partition("=")[0] not in keys] + list(more)))

@@ -5,6 +5,7 @@ One file, written at every evaluation. Computes no loss; the plots are those of 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def facts(job: Job, setup: Setup, state: Mapping[str, Any]) -> list[tuple[str, s
         ("steps", f"{state['step']:,} of {state['schedule_steps']:,}, {state['tokens']:,} tokens, {state['flops']:.3g} FLOPs"),
         ("time", f"{state['seconds']:,.0f} s on {setup.world.size} x {setup.world.device}"),
         ("seed", str(c.run.seed)),
-        ("command", "python -m momafuse.train " + " ".join(job.overrides)),
+        ("command", "python -m momafuse.train " + shlex.join(job.words(job.overrides))),
     ]
 
 

@@ -38,6 +38,12 @@ def chameleon_tokenizer(seed: int = 0) -> dict[str, Any]:
     vocab = {name: i for i, name in enumerate(names)}
     spec["model"]["vocab"] = vocab | {name: len(vocab) + i for name, i in spec["model"]["vocab"].items()}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    spec["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
+    }
     spec["added_tokens"] = [{"id": vocab[n], "content": n, "special": True, **flags} for n in names if "IMGIMG" not in n]
     return spec
 

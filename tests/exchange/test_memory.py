@@ -42,6 +42,23 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     assert peak_of_import(tmp_path / "theirs") < BASE + 4 * largest
 
 
+ROWS = """
+import resource, torch
+from momafuse.checkpoint.huggingface.importing import with_fresh_rows
+rows = torch.empty(2**15, 4096, dtype=torch.bfloat16).normal_()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+made = with_fresh_rows(rows, 2**15 + 64, "embedding.weight", 0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, before * 1024, rows.nbytes, float(made[-64:].float().std()))
+"""
+
+
+def test_rows_are_added_beside_one_copy_of_those_there() -> None:
+    done = subprocess.run([sys.executable, "-c", ROWS], capture_output=True, text=True, check=True)
+    peak, before, rows, deviation = map(float, done.stdout.split())
+    assert peak < before + 1.5 * rows  # in fp32 they would be two
+    assert deviation == pytest.approx(1, abs=0.01)
+
+
 @pytest.mark.slow
 def test_seven_billion(tmp_path: Path) -> None:
     size = sparse_files.write(tmp_path / "theirs", sparse_files.SEVEN)

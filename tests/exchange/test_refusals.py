@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from momafuse.checkpoint.huggingface import files
+from momafuse.errors import UserError
 from momafuse.export import main as export
 from momafuse.import_ import main as import_
+from momafuse.interface import Model
 from tests.exchange import foreign
 from tests.exchange.runs import make_run
 
@@ -114,6 +118,9 @@ WRONG = {
     "numbers that are no floats": ("llama", tensors(lambda x: x.update(odd=torch.ones(2).char())), "type I8; known are"),
     "another architecture": ("llama", edited(model_type="gpt2"), "model_type=gpt2: known are chameleon, llama"),
     "biases": ("llama", edited(attention_bias=True), "attention_bias=True: momafuse's model has False alone"),
+    "no heads": ("llama", edited(num_attention_heads=0), "a size is below 1"),
+    "no layers": ("llama", edited(num_hidden_layers=-1), "a size is below 1"),
+    "what momafuse.export wrote": ("llama", edited(model_type="momafuse"), "take it as it is; to train on, take the run"),
     "scaled positions": (
         "llama", edited(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5}), "rope_type=llama3: momafuse's model has",
     ),
@@ -149,6 +156,33 @@ def test_a_run_of_that_name_stays_as_it_is(made: Path, tmp_path: Path, capsys: p
         import_([f"from={made / 'llama'}", f"root={tmp_path}"])
     assert "choose another name" in capsys.readouterr().err
     assert not list((tmp_path / "llama").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["name=../x"], "name=../x: must be fit for a folder"),
+        (["name=a/b"], "name=a/b: must be fit for a folder"),
+        (["seed=-1"], "error: seed=-1: must not be negative"),
+        (["image_tokenizer=starter_vq_v2"], "image_tokenizer=starter_vq_v2: a Chameleon takes its own alone"),
+    ],
+)
+def test_words_that_make_no_run(
+    words: list[str], said: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        import_([f"from={made / 'chameleon'}", f"root={tmp_path / 'runs'}", *words])
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_with_blanks_is_quoted_for_a_shell(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import_([f"from={made / 'llama'}", f"root={tmp_path / 'my runs'}", "name=a b"])
+    ask, train = (shlex.split(line) for line in capsys.readouterr().out.splitlines()[-2:])
+    run = f"{tmp_path}/my runs/a b"
+    assert ask[3] == f"run={run}"
+    assert train[3:] == ["--config-dir", f"{run}/configs", "+experiment=moma_4t4i", "size=a b", f"upcycle={run}", "data=..."]
 
 
 @pytest.mark.parametrize(
@@ -191,3 +225,36 @@ def test_without_auxiliary_routers_it_is_exported_and_not_asked(tmp_path: Path, 
     with pytest.raises(SystemExit):
         generate([f"run={tmp_path / 'out'}", "prompt=a", "make=text"])
     assert "has no auxiliary routers" in capsys.readouterr().err
+
+
+def in_config(old: str, new: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        text = (folder / "config.json").read_text()
+        assert old in text
+        (folder / "config.json").write_text(text.replace(old, new))
+
+    return edit
+
+
+EXPORTED_WRONG = {
+    "another vocabulary": (
+        lambda folder: (folder / "text.json").write_text(json.dumps(foreign.byte_level([], 300))),
+        "its text tokenizer is not the one that it was made with",
+    ),
+    "a tokenizer is missing": (lambda folder: (folder / "text.json").unlink(), "text.json: no such file; copy or download"),
+    "a tokenizer of another folder": (in_config('"text.json"', '"../text.json"'), "../text.json is no file of this folder"),
+    "a router of a package that is not there": (in_config('"expert_choice"', '"mine"'), "router.kind=mine: no such kind"),
+    "another precision": (in_config('"precision": "fp32"', '"precision": "odd"'), "precision odd"),
+}
+
+
+@pytest.mark.parametrize("case", EXPORTED_WRONG)
+def test_an_exported_folder_that_was_changed_is_refused(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil, said = EXPORTED_WRONG[case]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(foreign.byte_level(["<s>", "</s>", "<pad>"])))
+    run = make_run(tmp_path, "moma_4t4i", f"tokenizer.text={tmp_path / 'tokenizer.json'}")
+    export([f"run={run}", f"to={tmp_path / 'out'}"])
+    spoil(tmp_path / "out")
+    monkeypatch.setattr(files.SafeFiles, "read", lambda *_: pytest.fail("a weight was read"))
+    with pytest.raises(UserError, match=re.escape(said)):
+        Model.load(tmp_path / "out", "cpu")

@@ -160,12 +160,25 @@ def test_a_file_used_from_scratch_has_its_ids_moved(spec: dict[str, Any], tmp_pa
 
 def test_a_file_that_names_its_layout_stays_as_it_is(tmp_path: Path) -> None:
     spec, _ = json_files.chameleon()
+    spec["post_processor"] = json_files.llama_2()["post_processor"] | {
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}
+    }
     data = json.dumps(spec, indent=3).encode()
     assert to_tokenizer_json(JsonTokenizer("x.json", data), Vocabulary.chameleon()) == data
     with pytest.raises(ValueError, match="another vocabulary"):
         to_tokenizer_json(JsonTokenizer("x.json", data), Vocabulary.build(57_338, image=(8192, 1024)))
     judge = hf(tmp_path, data, 4096)
     assert (judge.sep_token_id, judge.image_token_id, judge.boi_token_id, judge.eoi_token_id) == (8710, 8711, 8197, 8196)
+
+
+@pytest.mark.parametrize("post", [None, GPT_2["post_processor"]])
+def test_a_file_that_leaves_bos_to_its_reader_puts_it_first(post: dict[str, Any] | None, tmp_path: Path) -> None:
+    spec, _ = json_files.chameleon()
+    text, v = JsonTokenizer("x.json", json.dumps(spec | {"post_processor": post}).encode()), Vocabulary.chameleon()
+    ids = text.encode(["a red apple"])[0] + v.modality("text").first
+    written = to_tokenizer_json(text, v)
+    assert hf(tmp_path, written, 4096)("a red apple")["input_ids"] == [v.specials.bos, *ids.tolist()]
+    assert to_tokenizer_json(JsonTokenizer("y.json", written), v) == written
 
 
 def test_pieces_with_names_of_ours_are_kept_apart() -> None:

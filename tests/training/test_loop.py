@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from momafuse.checkpoint import store
-from momafuse.config.compose import compose
+from momafuse.config.compose import compose, config_dir
 from momafuse.data.sources import Raw
 from momafuse.errors import UserError
 from momafuse.files import only_writer
@@ -167,6 +169,15 @@ def test_models_are_compared_at_the_size_of_equal_flops(experiment, wanted):
     job = compose([f"+experiment={experiment}", "size=nano_mod", "run.name=one"])
     command = next(line for line in finish.summary(job, Path("one"), {"steps": 2.0}) if line.endswith("# compare"))
     assert wanted in command.split()
+
+
+def test_what_it_says_to_try_next_names_the_users_folder(tmp_path):
+    (tmp_path / "my configs" / "size").mkdir(parents=True)
+    shutil.copy(config_dir() / "size" / "nano.yaml", tmp_path / "my configs" / "size" / "mine.yaml")
+    job = compose(["+experiment=moma_4t4i", "size=mine", "run.name=one"], user_dir=tmp_path / "my configs")
+    commands = [line for line in finish.summary(job, Path("one"), {"steps": 2.0}) if line.startswith("  python")]
+    assert len(commands) == 3
+    assert all(f"--config-dir={tmp_path}/my configs" in "=".join(shlex.split(command)) for command in commands)
 
 
 def test_the_loss_falls(run):

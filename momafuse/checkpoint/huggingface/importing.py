@@ -8,6 +8,7 @@ Does not know tokenizers (tokens/, vision/) nor what a run's config is (import_.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml  # type: ignore[import-untyped]
 from torch import Tensor
 
 from momafuse.checkpoint.huggingface import layouts, released
+from momafuse.checkpoint.huggingface.exported import MODEL_TYPE
 from momafuse.checkpoint.huggingface.files import CONVERT_CKPT, SafeFiles, Stored, Tensors, model_files, read_json
 from momafuse.checkpoint.huggingface.layouts import Foreign, ours, read_foreign
 from momafuse.checkpoint.streaming import Promised
@@ -30,6 +32,7 @@ from momafuse.vision.config import VQGANArchitecture
 WHOLE_PICTURES = "vqgan.safetensors"  # the image tokenizer with its decoder, beside the weights or beside a released tokenizer
 TOKENIZER = "tokenizer.json"
 NAMED = 3  # tensors in a message
+STRETCH = 1024  # rows at a time
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ def find(folder: Path) -> Found:
 def _hugging_face(folder: Path) -> Found:
     file = folder / "config.json"
     config = read_json(file)
+    if config.get("model_type") == MODEL_TYPE:
+        remedy = "momafuse.load and generate take it as it is; to train on, take the run that it was made of"
+        raise UserError(f"from={folder}: is what momafuse.export wrote; {remedy}")
     try:
         foreign = read_foreign(config)
         arch = architecture_of(config.get("vq_config")) if foreign.kind == "chameleon" else None
@@ -166,4 +172,11 @@ def _promise(found: Found, path: str, shape: tuple[int, ...], seed: int, tick: C
 def with_fresh_rows(rows: Tensor, count: int, path: str, seed: int) -> Tensor:
     """(V, D) -> (count, D), the new ones as those that are there: of mean 0 and their standard deviation."""
     fresh = torch.randn(count - rows.shape[0], rows.shape[1], generator=generator(seed, f"{path}:rows"))
-    return torch.cat([rows, (fresh * rows.float().std()).to(rows.dtype)])
+    return torch.cat([rows, (fresh * _deviation(rows)).to(rows.dtype)])
+
+
+def _deviation(rows: Tensor) -> float:
+    """The standard deviation of all numbers, without a copy of them in fp32, which of a large vocabulary takes gigabytes."""
+    parts = torch.split(rows, STRETCH)
+    mean = sum(float(part.double().sum()) for part in parts) / rows.numel()
+    return math.sqrt(sum(float((part.double() - mean).square().sum()) for part in parts) / (rows.numel() - 1))

@@ -156,7 +156,9 @@ def read_foreign(config: Mapping[str, Any]) -> Foreign:
 
 
 def _refuse_others(config: Mapping[str, Any], f: Foreign, rope: Mapping[str, Any]) -> None:
-    k = f.dim // max(f.heads, 1)
+    if min(f.rows, f.dim, f.layers, f.heads, f.kv_heads, f.width, f.length) < 1:
+        raise UserError("a size is below 1")
+    k = f.dim // f.heads
     demands: dict[str, tuple[Any, Any]] = {
         "hidden_act": (config.get("hidden_act", "silu"), "silu"),
         "attention_bias": (bool(config.get("attention_bias", False)), False),
