@@ -53,11 +53,12 @@ class MomafuseForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         **_: Any,
     ) -> CausalLMOutputWithPast:
-        """ids (B, S), mask (B, S) of 0 and 1 -> logits (B, S, V) in fp32, of the last `logits_to_keep` rows where that is not
-        0; with labels (B, S; -100: none) their mean cross-entropy, each label being that of the row before."""
+        """ids (B, S), mask (B, S) of 0 and 1 -> logits (B, S, V) in fp32, or of some rows: of the last `logits_to_keep` where that
+        is a number above 0, of those that it numbers where it is a tensor. With labels (B, S; -100: none) their mean
+        cross-entropy, each label being that of the row before."""
         there = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         rows = [ids[mask].tolist() for ids, mask in zip(input_ids, there, strict=True)]
         made: Tensor = self.model(
@@ -70,7 +71,8 @@ class MomafuseForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         for n, row in enumerate(rows):
             logits[n, there[n]] = made[n, : len(row)]
         loss = None if labels is None else cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-        return CausalLMOutputWithPast(loss=loss, logits=logits[:, -logits_to_keep:] if logits_to_keep else logits)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return CausalLMOutputWithPast(loss=loss, logits=logits[:, kept])
 
 
 AutoConfig.register(MODEL_TYPE, MomafuseConfig, exist_ok=True)

@@ -106,6 +106,15 @@ def test_transformers_writes_what_momafuse_writes(tmp_path: Path) -> None:
         assert row[: len(one.ids)] == one.ids
 
 
+def test_some_rows_alone(tmp_path: Path) -> None:
+    folder = exported(make_run(tmp_path, "dense"))
+    model, ids = AutoModelForCausalLM.from_pretrained(folder).eval(), torch.tensor([[1, *range(8200, 8210)]])
+    with torch.inference_mode():
+        whole = model(ids).logits
+        assert torch.equal(model(ids, logits_to_keep=3).logits, whole[:, -3:])
+        assert torch.equal(model(ids, logits_to_keep=torch.tensor([0, 4])).logits, whole[:, [0, 4]])
+
+
 def test_loss_is_the_mean_over_labels(tmp_path: Path) -> None:
     folder = exported(make_run(tmp_path, "dense"))
     model, ours = AutoModelForCausalLM.from_pretrained(folder).eval(), Model.load(folder, "cpu")

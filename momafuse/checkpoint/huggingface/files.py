@@ -87,7 +87,7 @@ def headers(file: Path) -> dict[str, Stored]:
 def _damage(file: Path, error: Exception) -> str:
     with file.open("rb") as opened:
         head = opened.read(9)
-    if head[:2] in (b"\x80\x02", b"PK"):
+    if head[:1] == b"\x80" or head[:2] == b"PK":
         return f"is a pickle; {CONVERT}"
     if head[8:9] == b"{" and "not fully covered" in str(error):
         return "is truncated; copy or download it again"
