@@ -56,9 +56,9 @@ class MomafuseForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         logits_to_keep: int | Tensor = 0,
         **_: Any,
     ) -> CausalLMOutputWithPast:
-        """ids (B, S), mask (B, S) of 0 and 1 -> logits (B, S, V) in fp32, or of some rows: of the last `logits_to_keep` where that
-        is a number above 0, of those that it numbers where it is a tensor. With labels (B, S; -100: none) their mean
-        cross-entropy, each label being that of the row before."""
+        """ids (B, S), mask (B, S) of 0 and 1 -> logits (B, S, V) in fp32, or of some rows: the last `logits_to_keep`, if it is
+        a number above 0, or those that it numbers, if it is a tensor. With labels (B, S; -100: none) their mean cross-entropy,
+        each label being that of the row before."""
         there = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         rows = [ids[mask].tolist() for ids, mask in zip(input_ids, there, strict=True)]
         made: Tensor = self.model(
