@@ -34,7 +34,7 @@ TAKEN = {  # keys that runs get from the sweep -> what to write instead
     "resume": "every run of a sweep goes on by itself",
 }
 OF_PRETRAINING = ("optim", "optim.*", "upcycle", "upcycling.*", "trainer.max_steps", "trainer.max_tokens", "trainer.eval_every",
-                  "checkpoint.every")  # fmt: skip
+                  "checkpoint.*")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,13 @@ def test_the_users_words_reach_every_run(plan: MakePlan) -> None:
     assert "optim.lr=1e-3" not in made.runs[2].words
 
 
+def test_how_checkpoints_are_kept_is_the_models_alone(plan: MakePlan) -> None:
+    made = plan(*FEW, "checkpoint.every=4", "checkpoint.keep_every=4")
+    kept = {run.name: run.config.checkpoint for run in made.runs}
+    assert (kept["moma_4t4i-0"].every, kept["moma_4t4i-0"].keep_every) == (4, 4)
+    assert kept["moma_4t4i-0-aux"].keep_every is None
+
+
 def test_auxiliary_routers_have_words_of_their_own(plan: MakePlan) -> None:
     made = plan(*FEW, "trainer.max_steps=7", "sweep.auxiliary_words=[trainer.max_steps=5,optim.lr=1e-4]")
     assert [run.steps for run in made.runs] == [7, 7, 5] * 2
