@@ -38,6 +38,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         seed = f"run.seed={s}"
         make_run(root, f"dense-{s}", "+experiment=dense", seed, losses=falling(up=0.01 * s))
         make_run(root, f"mot-{s}", "+experiment=mot", seed, losses=falling(1.8 + 0.2 * s))
+    for member in ("dense", "mot"):
+        make_run(root / "iso_flops", f"{member}-0", f"+experiment={member}", losses=falling())
     make_run(root, "dense", "+experiment=dense", speed=900.0)
     moma = make_run(root, "moma_4t4i", "+experiment=moma_4t4i", losses=falling(text=1.3, image=2.5), routing="training")
     make_auxiliary(root, moma, falling(1.2)(40 * TOKENS * FLOPS), suffix="-aux_routers")
@@ -146,6 +148,14 @@ def test_a_mistake_is_one_line_and_writes_nothing(runs, words, capsys):
 def commands(text: str) -> list[list[str]]:
     found = re.findall(r"python -m momafuse\.compare (.*)", text)
     return [shlex.split(words, comments=True) for words in found]
+
+
+def test_a_folder_stands_for_the_runs_in_it(runs, capsys):
+    main(["runs=[runs/iso_flops]", "baseline=dense", "logger.wandb=disabled", "out=all"])
+    found = json.loads(Path("all/compare.json").read_text())
+    assert [run["name"] for row in found["rows"] for run in row["runs"]] == ["dense-0", "mot-0"]
+    main(["runs=[runs/iso_flops/dense-0,runs/iso_flops/mot-0]", "baseline=dense", "logger.wandb=disabled", "out=each"])
+    assert files(Path("all")) == files(Path("each"))
 
 
 def test_the_commands_of_the_page_and_of_help_run(runs, capsys):
