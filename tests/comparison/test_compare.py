@@ -153,7 +153,7 @@ def commands(text: str) -> list[list[str]]:
 def test_a_folder_stands_for_the_runs_in_it(runs, capsys):
     main(["runs=[runs/iso_flops]", "baseline=dense", "logger.wandb=disabled", "out=all"])
     found = json.loads(Path("all/compare.json").read_text())
-    assert [run["name"] for row in found["rows"] for run in row["runs"]] == ["dense-0", "mot-0"]
+    assert [one["name"] for row in found["rows"] for one in row["runs"]] == ["dense-0", "mot-0"]
     main(["runs=[runs/iso_flops/dense-0,runs/iso_flops/mot-0]", "baseline=dense", "logger.wandb=disabled", "out=each"])
     assert files(Path("all")) == files(Path("each"))
 
