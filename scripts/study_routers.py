@@ -1,7 +1,7 @@
 """Ways to choose experts, compared at equal FLOPs: held-out causal loss by modality, balance and success, over seeds.
 
-    python scripts/study_routers.py run                  # an hour on one core at size=nano; goes on where it stopped
-    python scripts/study_routers.py page                 # docs/results/routers.md, .json and .png from the runs' metrics
+    python -m momafuse.sweep sweep=routers    # an hour on one core at size=nano; goes on where it stopped
+    python scripts/study_routers.py           # docs/results/routers.md, .json and .png from the runs' metrics
 
 Each member is trained with the settings of its experiment, every seed once. Members whose experts choose among rows get
 auxiliary routers afterwards, and their causal loss is the one under these. Balance is the load of the busiest expert over an
@@ -14,9 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,38 +38,17 @@ MODALITIES = ("text", "image")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "page"])
     parser.add_argument("--root", type=Path, default=Path("runs/routers"))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--members", nargs="*", default=list(MEMBERS), choices=list(MEMBERS))
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="more overrides of every run")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     asked = parser.parse_args()
-    if asked.what == "run":
-        for seed in asked.seeds:
-            for member in asked.members:
-                run(asked.root, member, seed, asked.set)
-        return
     found = {member: [outcome(asked.root, member, seed) for seed in asked.seeds] for member in asked.members}
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "routers.json").write_text(json.dumps(found, indent=1) + "\n")
     draw(found, asked.out / "routers.png")
     (asked.out / "routers.md").write_text(page(found))
     print(asked.out / "routers.md")
-
-
-def run(root: Path, member: str, seed: int, overrides: Sequence[str]) -> None:
-    """Train, or go on with, one member, and its auxiliary routers where it needs them."""
-    where = [f"run.root={root}", "logger.wandb=disabled", *overrides]
-    train([f"+experiment={member}", f"run.name={member}-{seed}", f"run.seed={seed}", *where])
-    if member in NEED_AUXILIARY:
-        source = root / f"{member}-{seed}"
-        train(["+experiment=aux_routers", f"model_from={source}", f"run.name={member}-{seed}-aux", *where])
-
-
-def train(words: list[str]) -> None:
-    print(" ".join(words), file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, "-m", "momafuse.train", *words], check=True, stdout=subprocess.DEVNULL)
 
 
 def outcome(root: Path, member: str, seed: int) -> dict[str, Any]:
@@ -134,9 +110,9 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
             f"{LAST} steps of training. Expert choice is evaluated causally with auxiliary routers. Seconds are of runs beside "
             "other work and no measure of speed (docs/routers.md has that).",
             "",
-            "The codes are those of `starter_vq_v1` (`--set tokenizer.image=starter_vq_v1`), which shipped when these ran.",
+            "The codes are those of `starter_vq_v1` (`tokenizer.image=starter_vq_v1`), which shipped when these ran.",
             "",
-            "    python scripts/study_routers.py run && python scripts/study_routers.py page",
+            "    python -m momafuse.sweep sweep=routers && python scripts/study_routers.py",
             "",
             "![losses](routers.png)",
             "",

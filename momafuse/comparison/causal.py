@@ -15,7 +15,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from momafuse.config.inherit import config_file
 from momafuse.config.results import config_differences
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
-from momafuse.reports.metrics import read_metrics
+from momafuse.reports.metrics import read_metrics, read_report
 
 OF_THE_MODEL = ("model.", "data.", "tokenizer.", "objective.", "run.seed")
 DIGITS = 1e-9  # relative, of the losses of one table of frequencies
@@ -58,10 +57,7 @@ def open_auxiliary(given: str) -> Auxiliary:
     """Raises UserError where it is not at its end, or something of it is missing."""
     path = config_file(given, "runs").parent
     state, config = newest_state(path, f"runs: {given}"), load_config(path / "config.yaml")
-    try:
-        report: dict[str, Any] = json.loads((path / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        report = {}
+    report = read_report(path)
     if report.get("steps") != state["step"]:
         raise UserError(f"runs: {given} is not at its end; run it to its end, or leave it out")
     teacher = PurePath(state["teacher"])

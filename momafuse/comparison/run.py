@@ -28,7 +28,7 @@ from momafuse.config.compose import load_config
 from momafuse.config.inherit import config_file
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
-from momafuse.reports.metrics import Row, read_metrics
+from momafuse.reports.metrics import Row, read_metrics, read_report
 
 ALL = "all"
 MEASURES = ("training", "held_out", "causal")
@@ -131,10 +131,7 @@ def newest_state(path: Path, named: str) -> dict[str, Any]:
 
 def _report(path: Path, step: int) -> dict[str, Any] | None:
     """report.json, where it is of the last step: it is written when a run is whole."""
-    try:
-        report: dict[str, Any] = json.loads(_text(path / "report.json"))
-    except ValueError:
-        return None
+    report = read_report(path)
     return report if report.get("steps") == step else None
 
 

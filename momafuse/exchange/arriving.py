@@ -70,7 +70,7 @@ def look(c: ImportConfig) -> Arrival:
     elif image is not None:
         if not (file := Path(image).expanduser()).suffix:
             raise UserError(f"image_tokenizer={image}: a Chameleon takes its own alone; name its vqgan.safetensors, or none")
-        found, image = replace(found, pictures=from_file(found.pictures, file)), None
+        found, image = replace(found, pictures=from_file(found.pictures.arch, file)), None
     if found.pictures is not None:
         _ = found.pictures.decodes  # whether it is what its config says
     if c.text_tokenizer is not None:

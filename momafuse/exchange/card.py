@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from momafuse.exchange.run import Run
+from momafuse.reports.metrics import read_report
 from momafuse.routing.names import ALL, SHARED
 
 LOADS = {
@@ -72,8 +72,7 @@ def _figures(run: Run) -> list[str]:
     if origin := state.get("imported"):
         return [f"| weights | imported from a {origin['kind']}, not trained since |"]
     rows = [f"| trained | {state['step']:,} steps, {state['tokens']:,} tokens, {state['flops']:.3g} FLOPs |"]
-    report = run.folder / "report.json"
-    figures: Mapping[str, Any] = json.loads(report.read_text()) if report.is_file() else {}
+    figures = read_report(run.folder)
     if figures.get("steps") != state["step"]:
         return rows  # of another checkpoint
     losses = [f"{key.removeprefix('eval/loss_')} {v:.3f}" for key, v in figures.items() if key.startswith("eval/loss_")]

@@ -27,7 +27,6 @@ from momafuse.checkpoint.huggingface.layouts import Foreign, config_json, foreig
 from momafuse.checkpoint.huggingface.writing import write_weights
 from momafuse.config.convert import plain
 from momafuse.config.exchange import ExportConfig, refuse_existing
-from momafuse.data.codecs import tokenizer_fingerprints
 from momafuse.errors import UserError
 from momafuse.exchange.card import card
 from momafuse.exchange.pictures import ChameleonPictures
@@ -37,7 +36,6 @@ from momafuse.tokens.vocabulary import TEXT, Vocabulary
 from momafuse.tokens.writing import to_tokenizer_json, tokenizer_config
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 GB = 1e9
 Form = Literal["chameleon", "momafuse"]
 Tick = Callable[[int], object]
@@ -51,6 +49,7 @@ class Planned:
     vocabulary: Vocabulary
     paths: dict[str, tuple[int, ...]]  # of the tensors that leave
     config: dict[str, Any]  # config.json
+    text: bytes  # tokenizer.json: ids of text alone are those of the whole
     foreign: Foreign | None  # of a chameleon
     pictures: ChameleonPictures | None
 
@@ -73,9 +72,10 @@ def _chameleon(run: Run, c: ExportConfig) -> Planned:
         raise UserError(f"the run has {' and '.join(run.vocabulary.names)}; a Chameleon has text and image")
     foreign = foreign_of(run.config.model, "chameleon", run.rows, run.config.data.sequence_length)
     pictures = ChameleonPictures.of(run.config.tokenizer["image"])
-    ids, names = _ids(run), json.loads(to_tokenizer_json(run.text, run.vocabulary))
-    config = config_json(foreign) | ids | {"vq_config": pictures.config, "vocabulary_map": names["model"]["vocab"]}
-    return Planned("chameleon", run.vocabulary, run.tensors.shapes(), config | _dtype(run, c), foreign, pictures)
+    text = to_tokenizer_json(run.text, run.vocabulary)
+    own = {"vq_config": pictures.config, "vocabulary_map": json.loads(text)["model"]["vocab"]}
+    config = config_json(foreign) | own | _ids(run) | _dtype(run, c)
+    return Planned("chameleon", run.vocabulary, run.tensors.shapes(), config, text, foreign, pictures)
 
 
 def _momafuse(run: Run, c: ExportConfig) -> Planned:
@@ -83,7 +83,7 @@ def _momafuse(run: Run, c: ExportConfig) -> Planned:
     vocabulary = text_alone(run.vocabulary) if c.text_only else run.vocabulary
     tokenizers = {m: name for m, name in run.config.tokenizer.items() if m in vocabulary.names}
     length, precision = run.config.data.sequence_length, run.config.trainer.precision
-    prints = {m: fingerprint for m, (_, fingerprint) in tokenizer_fingerprints(tokenizers).items()}
+    prints = {m: run.text.fingerprint if m == TEXT else run.codecs[m].fingerprint for m in tokenizers}
     description = Description(model, run.config.router, vocabulary, tokenizers, prints, length, precision)
     stored = run.tensors.shapes()
     paths = {path: tuple(x.shape) for path, x in description.build().state_dict().items()}
@@ -109,7 +109,7 @@ def _momafuse(run: Run, c: ExportConfig) -> Planned:
         **_ids(run),
         **_dtype(run, c),
     }
-    return Planned("momafuse", vocabulary, paths, config, None, None)
+    return Planned("momafuse", vocabulary, paths, config, to_tokenizer_json(run.text, run.vocabulary), None, None)
 
 
 def _ids(run: Run) -> dict[str, int]:
@@ -118,7 +118,8 @@ def _ids(run: Run) -> dict[str, int]:
 
 
 def _dtype(run: Run, c: ExportConfig) -> dict[str, str]:
-    return {"dtype": NAMES[DTYPES.get(c.dtype) or run.tensors.dtypes()["embedding.weight"]]}
+    dtype = DTYPES.get(c.dtype) or run.tensors.dtypes()["embedding.weight"]
+    return {"dtype": str(dtype).removeprefix("torch.")}
 
 
 def write(run: Run, planned: Planned, c: ExportConfig, tick: Tick) -> list[Path]:
@@ -171,9 +172,8 @@ def _texts(folder: Path, run: Run, planned: Planned, words: str) -> None:
 
 def _tokenizers(folder: Path, run: Run, planned: Planned) -> None:
     """Text's as transformers reads it, and in momafuse's form files of the run's own."""
-    text = to_tokenizer_json(run.text, run.vocabulary)  # ids of text alone are those of the whole
-    (folder / "tokenizer.json").write_bytes(text)
-    words = tokenizer_config(text, run.config.data.sequence_length)
+    (folder / "tokenizer.json").write_bytes(planned.text)
+    words = tokenizer_config(planned.text, run.config.data.sequence_length)
     write_aside(folder / "tokenizer_config.json", json.dumps(words, indent=1))
     if planned.form == "momafuse":
         for modality in planned.config["tokenizers"]:

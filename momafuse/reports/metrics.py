@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, one line a step, and one for each evaluation.
+"""metrics.jsonl: one JSON object a line, one line a step, and one for each evaluation. And report.json, how a run ended.
 
 A row is written by one system call before the next step begins, so a SIGKILL loses the row of the step at work and no
 more; a line that was torn all the same (a full disk, a power cut) is dropped when the file is opened next. Floats stand
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from momafuse.errors import UserError
 from momafuse.files import write_aside
@@ -57,6 +58,15 @@ def read_metrics(path: Path) -> list[dict[str, Value]]:
             raise UserError(f"{path}: line {number} is no row of metrics; repair it or start a new run") from None
         rows.append(row)
     return rows
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report.json of a run folder; empty where there is none that can be read: the run is not whole."""
+    try:
+        found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _line(row: Row) -> str:

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from momafuse.reports.metrics import Value
+from momafuse.reports.metrics import Value, read_report
 
 TRAIN, HELD_OUT, SPEED = "train/loss_", "eval/loss_", "perf/tokens_per_second"
-
-
-def report_of(folder: Path) -> dict[str, Any]:
-    """report.json; empty where there is none that can be read."""
-    try:
-        found = json.loads((folder / "report.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 class Progress:
@@ -51,7 +41,7 @@ class Progress:
                 self._add(json.loads(line))
             except ValueError:  # for the run itself to complain of
                 continue
-        if (seconds := report_of(self._folder).get("seconds")) is not None:
+        if (seconds := read_report(self._folder).get("seconds")) is not None:
             self.seconds = float(seconds)
 
     def _add(self, row: dict[str, Value]) -> None:

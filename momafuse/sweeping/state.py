@@ -14,8 +14,9 @@ from typing import Literal
 from momafuse.config.compose import load_config
 from momafuse.config.results import config_differences
 from momafuse.errors import UserError
+from momafuse.reports.metrics import read_report
 from momafuse.sweeping.plan import Plan, Run
-from momafuse.sweeping.progress import Progress, report_of
+from momafuse.sweeping.progress import Progress
 from momafuse.sweeping.stored import is_stored
 
 State = Literal["waiting", "running", "elsewhere", "complete", "stored", "failed"]
@@ -49,7 +50,7 @@ def board(plan: Plan, stored: Path | None) -> list[Entry]:
 
 
 def is_complete(run: Run) -> bool:
-    return bool(report_of(run.folder).get("steps", 0) >= run.steps)
+    return bool(read_report(run.folder).get("steps", 0) >= run.steps)
 
 
 def is_written(run: Run) -> bool:

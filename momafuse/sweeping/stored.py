@@ -21,8 +21,8 @@ from momafuse.config.convert import convert, plain
 from momafuse.config.results import config_differences
 from momafuse.config.schema import Config
 from momafuse.errors import UserError
+from momafuse.reports.metrics import read_report
 from momafuse.sweeping.plan import Run
-from momafuse.sweeping.progress import report_of
 
 FILES = ("metrics.jsonl", "report.json", "revision.txt")  # as they are
 STATE = "state.json"
@@ -34,7 +34,7 @@ def is_stored(run: Run, stored: Path | None) -> bool:
         return False
     folder = stored / run.name
     differences = config_differences(portable(load_config(folder / "config.yaml")), portable(run.config))
-    steps = report_of(folder).get("steps")
+    steps = read_report(folder).get("steps")
     if steps != run.steps:
         differences = [*differences, f"trainer.max_steps (it has {steps} steps, not {run.steps})"]
     if differences:

@@ -9,7 +9,6 @@ another (`resume=PATH`) must agree with it in architecture, data and seed; one t
 
 from __future__ import annotations
 
-import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from momafuse.config.results import config_differences
 from momafuse.config.schema import Config, RunnableConfig
 from momafuse.errors import UserError
 from momafuse.files import write_aside
+from momafuse.reports.metrics import read_report
 from momafuse.training.schedule import more, total_steps
 from momafuse.training.seed import Seed, find_seed
 
@@ -45,11 +45,7 @@ class RunFolder:
         """Whether the run has made `steps` steps and reported on its last one."""
         if self.state is None or self.state["step"] < steps:
             return False
-        try:
-            report: dict[str, Any] = json.loads((self.path / "report.json").read_text())
-        except (OSError, ValueError):
-            return False
-        return bool(report.get("steps") == self.state["step"])
+        return bool(read_report(self.path).get("steps") == self.state["step"])
 
 
 def run_path(config: RunnableConfig) -> Path:

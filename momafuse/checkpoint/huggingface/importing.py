@@ -88,9 +88,11 @@ def _hugging_face(folder: Path) -> Found:
     if foreign.tied:
         rest.pop(layouts.HEAD, None)  # the same again, in some files
     _refuse_misfits(folder, foreign, rest)
-    pictures = None if arch is None else Pictures(arch, vq, lambda name: files.read(PREFIX + name), str(folder))
-    if pictures is not None and (folder / WHOLE_PICTURES).is_file():
-        pictures = from_file(pictures, folder / WHOLE_PICTURES)
+    pictures = None
+    if arch is not None:
+        whole = folder / WHOLE_PICTURES
+        mine = Pictures(arch, vq, lambda name: files.read(PREFIX + name), str(folder))
+        pictures = from_file(arch, whole) if whole.is_file() else mine
     return Found(foreign, files, pictures, _tokenizer(folder), config)
 
 
@@ -102,11 +104,11 @@ def _released(folder: Path) -> Found:
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
     beside = folder.parent.parent / "tokenizer"
-    pictures = Pictures(_released_architecture(beside / "vqgan.yaml"), {}, lambda name: torch.empty(0), "")
+    arch = _released_architecture(beside / "vqgan.yaml")
     text = beside / "text_tokenizer.json"
     if not text.is_file():
         raise UserError(f"{text}: no such file; a released Chameleon has it beside its models")
-    return Found(foreign, tensors, from_file(pictures, beside / WHOLE_PICTURES), text, {})
+    return Found(foreign, tensors, from_file(arch, beside / WHOLE_PICTURES), text, {})
 
 
 def _released_architecture(file: Path) -> VQGANArchitecture:
@@ -119,12 +121,12 @@ def _released_architecture(file: Path) -> VQGANArchitecture:
         raise UserError(f"{file}: {error}") from error
 
 
-def from_file(pictures: Pictures, file: Path) -> Pictures:
-    """The same architecture with the tensors of this file, which may have the decoder."""
+def from_file(arch: VQGANArchitecture, file: Path) -> Pictures:
+    """Of a file beside the weights, which may have the decoder."""
     if not file.is_file() and (pickles := sorted(file.parent.glob("*.ckpt"))):
         raise UserError(f"{file}: no such file, but {pickles[0].name}; {CONVERT_CKPT}")
     files = SafeFiles([file])
-    return Pictures(pictures.arch, files.stored, files.read, str(file))
+    return Pictures(arch, files.stored, files.read, str(file))
 
 
 def _tokenizer(folder: Path) -> Path:
