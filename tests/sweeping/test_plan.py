@@ -125,7 +125,8 @@ def test_mistakes(plan: MakePlan) -> None:
 
 def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     for typed, line in {
-        "size=micro": "sweep: no value; write sweep=... (expert_scaling, iso_flops, leave_one_out, routers, untie_ablation)",
+        "size=micro": "sweep: no value; write sweep=... "
+        "(expert_scaling, iso_flops, leave_one_out, more_experts, routers, untie_ablation)",
         "sweep=isoflops": "sweep=isoflops: no such option; did you mean iso_flops?",
         "-m sweep=iso_flops,routers": "-m: a sweep is a set of runs already",
         "sweep=iso_flops sweep.rot=x": "sweep.rot: no such key; did you mean sweep.root?",
