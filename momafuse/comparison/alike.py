@@ -121,6 +121,8 @@ def _of_seconds(runs: Sequence[Run], base: Sequence[Run]) -> list[str]:
     )
     ranks, others = run.state["layout"]["ranks"], other.state["layout"]["ranks"]
     said += [] if ranks == others else [f"seconds of {ranks} ranks, not {others}"]
+    machines = list(dict.fromkeys(name for r in (*runs, *base) if (name := r.machine) is not None))
+    said += [f"seconds on other machines: {'; '.join(machines)}"] if len(machines) > 1 else []
     taken = [r.seconds for r in runs if r.seconds is not None]
     if taken and max(taken) - min(taken) > STEADY * sum(taken) / len(taken):
         said.append(f"seconds of its seeds: {min(taken):.4g} to {max(taken):.4g}; they measure no speed")

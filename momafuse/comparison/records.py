@@ -35,7 +35,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "tokens_per_second": _spread(row.speed),
         "runs": [
             {"name": r.name, "seed": r.config.run.seed, "steps": r.steps, "tokens": r.tokens, "flops": r.flops}
-            | {"seconds": r.seconds, "complete": r.report is not None, "revision": r.revision}
+            | {"seconds": r.seconds, "machine": r.machine, "complete": r.report is not None, "revision": r.revision}
             for r in row.runs
         ],
         "measures": {

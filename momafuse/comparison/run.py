@@ -2,7 +2,7 @@
 
     config.yaml                      what was asked for
     metrics.jsonl                    losses by step and at evaluations; FLOPs and tokens so far (upcycled: with the seed's)
-    checkpoints/step_*/state.json    the newest: which corpus, how many tokens of each modality, precision, ranks
+    checkpoints/step_*/state.json    the newest: which corpus, how many tokens of each modality, precision, ranks, machine
                                      (what a sweep stored has no checkpoints, but a state.json)
     report.json                      that the run is whole, and the losses of a table of frequencies on its held-out targets
 
@@ -53,6 +53,13 @@ class Run:
     looks_ahead: bool  # the routing of its training and evaluations sees later rows
     places: Places
     curves: Curves
+
+    @property
+    def machine(self) -> str | None:
+        """That of the last start; runs of before this was recorded do not say."""
+        found = self.state.get("machine")
+        threads = f", {found['threads']} threads" if found and "threads" in found else ""
+        return found["device"] + threads if found else None
 
     @property
     def budget(self) -> dict[str, int]:

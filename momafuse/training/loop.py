@@ -3,8 +3,8 @@
 One process, or one of many under torchrun (world.py). A step is `global_batch` consecutive items in micro-batches, shared
 out among the ranks; the loss is normalised by what the whole step weighs. Everything random is a function of (seed,
 step): a run that was killed and goes on from its last checkpoint makes the same losses to the last digit at the same layout
-(ranks, micro-batch), and sees the same items at any. Saved state: step, seconds, seed, layout, the length of the schedule,
-what the guard counts (guard.py), whether an evaluation is due, and what the stage counts (language.py, tokenizers/).
+(ranks, micro-batch), and sees the same items at any. Saved state: step, seconds, seed, layout, machine, the length of the
+schedule, what the guard counts (guard.py), whether an evaluation is due, and what the stage counts (language.py, tokenizers/).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from momafuse.config.schema import RunnableConfig
 from momafuse.config.shares import fitted, in_place
 from momafuse.errors import UserError
 from momafuse.files import only_writer
+from momafuse.parallel.machine import machine
 from momafuse.parallel.precision import resolve_device
 from momafuse.reports.logger import Logger, RunLogger, Silence
 from momafuse.training.dry import dry_step, explained
@@ -111,7 +112,7 @@ def start_state(stage: Stage[Any, Any], folder: RunFolder, total: int) -> dict[s
     """
     config = stage.config
     facts = {"corpus": stage.data, "dtype": str(stage.dtype).removeprefix("torch."), "seed": config.run.seed}
-    here = {"origin": folder.origin, "layout": layout(stage)}
+    here = {"origin": folder.origin, "layout": layout(stage), "machine": machine(stage.world.device)}
     if folder.checkpoint is None or folder.state is None:
         counts = {"step": 0, "seconds": 0.0} | stage.first_state(folder.seed)
         return counts | {"schedule_steps": config.optim.schedule_steps or total} | facts | here

@@ -151,6 +151,15 @@ def test_what_is_marked(tmp_path):
     assert row(c, "made").cells["held_out"]["all"].points == 4  # one before the first step
 
 
+def test_seconds_of_other_machines_are_marked(tmp_path: Path) -> None:
+    gpu, cpu = {"machine": {"device": "NVIDIA H100"}}, {"machine": {"device": "EPYC, AVX2", "threads": 4}}
+    base, same = make_run(tmp_path, "dense", DENSE, state=gpu), make_run(tmp_path, "same", MOT, state=gpu)
+    other, unknown = make_run(tmp_path, "other", MOT, state=cpu), make_run(tmp_path, "unknown", MOT)
+    assert row(compared(base, same), "same").marks == []
+    assert row(compared(base, unknown), "unknown").marks == []
+    assert row(compared(base, other), "other").marks == ["seconds on other machines: EPYC, AVX2, 4 threads; NVIDIA H100"]
+
+
 def test_seeds_whose_seconds_say_nothing(tmp_path):
     dense = [make_run(tmp_path, f"dense-{s}", DENSE, f"run.seed={s}", speed=v) for s, v in ((0, 1000.0), (1, 500.0))]
     assert row(compared(*dense), "dense").marks == ["seconds of its seeds: 40.96 to 81.92; they measure no speed"]

@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from momafuse.checkpoint import store
 from momafuse.config.compose import compose, config_dir
 from momafuse.data.sources import Raw
 from momafuse.errors import UserError
 from momafuse.files import only_writer
+from momafuse.parallel.machine import machine
 from momafuse.reports.metrics import read_metrics
 from momafuse.training import finish, pretraining
 
@@ -90,7 +92,9 @@ def test_a_micro_batch_that_does_not_divide_is_the_largest_below_it_that_does(ru
     assert losses(found) == losses(plain)
     reports = [json.loads((folder / "report.json").read_text()) | {"seconds": 0} for folder in (found, plain)]
     assert reports[0] == reports[1]
-    assert store.read_state(store.find(found))["layout"]["micro_batch"] == int(taken)
+    state = store.read_state(store.find(found))
+    assert state["layout"]["micro_batch"] == int(taken)
+    assert state["machine"] == machine(torch.device("cpu"))
 
 
 def test_the_same_command_again_does_nothing_and_more_steps_go_on(run):
