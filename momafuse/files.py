@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,26 @@ def locked(lock: Path, *, wait: bool = True, inherited: bool = False) -> Iterato
             finally:
                 lock.unlink(missing_ok=True)
             return
+
+
+@contextmanager
+def folder_aside(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which at the end becomes `folder`, and nothing if it is not reached.
+
+    Raises UserError while another process fills it.
+    """
+    aside = folder.with_name(f".{folder.name}.partial")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.with_name(f".{folder.name}.lock"), wait=False) as ours:
+        if not ours:
+            raise UserError(f"{folder}: another process is writing it; wait for it, or choose another name")
+        shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
+        aside.mkdir()
+        try:
+            yield aside
+            aside.rename(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager

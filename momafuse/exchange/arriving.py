@@ -30,7 +30,7 @@ from momafuse.config.results import sanitise
 from momafuse.data.codecs import load_codecs, vocabulary_of
 from momafuse.errors import UserError
 from momafuse.exchange.pictures import arrive
-from momafuse.files import write_aside
+from momafuse.files import folder_aside, write_aside
 from momafuse.models.transformer import Transformer
 from momafuse.tokens.names import added_ids, vocabulary_ids
 from momafuse.tokens.naming import with_codes
@@ -81,10 +81,8 @@ def look(c: ImportConfig) -> Arrival:
 
 def write(a: Arrival, c: ImportConfig, tick: Tick) -> Job:
     """Writes the run; `tick` gets the bytes of each tensor that was made. UserError as `look`'s; nothing stays then."""
-    aside = a.folder.with_name(f".{a.folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    (aside / "tokenizers").mkdir(parents=True)
-    try:
+    with folder_aside(a.folder) as aside:
+        (aside / "tokenizers").mkdir()
         names, vocabulary = _tokenizers(a, aside)
         job = _job(a, c, names, max(a.found.foreign.rows, vocabulary.size))
         with torch.device("meta"):
@@ -96,9 +94,6 @@ def write(a: Arrival, c: ImportConfig, tick: Tick) -> Job:
         write_aside(aside / "config.yaml", job.yaml)
         write_aside(aside / REVISION, revision() + "\n")
         _write_size(aside, a, job)
-        aside.rename(a.folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return job
 
 

@@ -31,7 +31,7 @@ from momafuse.errors import UserError
 from momafuse.exchange.card import card
 from momafuse.exchange.pictures import ChameleonPictures
 from momafuse.exchange.run import Run, of_text, text_alone
-from momafuse.files import write_aside
+from momafuse.files import folder_aside, write_aside
 from momafuse.tokens.vocabulary import TEXT, Vocabulary
 from momafuse.tokens.writing import to_tokenizer_json, tokenizer_config
 
@@ -126,17 +126,11 @@ def write(run: Run, planned: Planned, c: ExportConfig, tick: Tick) -> list[Path]
     """Writes the folder; `tick` gets the bytes of each tensor that was read. Returns its files."""
     to = Path(c.to).expanduser()
     refuse_existing(c)
-    aside = to.with_name(f".{to.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with folder_aside(to) as aside:
         files = write_weights(aside, _tensors(run, planned, c, tick), c.shard_gb * GB)
         parameters = sum(math.prod(shape) for shape in planned.paths.values())
         _texts(aside, run, planned, card(run, planned.form, parameters, planned.vocabulary.names))
         _tokenizers(aside, run, planned)
-        aside.rename(to)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return [to / file.name for file in files]
 
 
