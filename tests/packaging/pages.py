@@ -10,7 +10,9 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted(page for page in (REPOSITORY / "docs").glob("*.md") if page.stem not in ("log", "CONTRIBUTING"))
-BEGINS = re.compile(r"python (?:-m momafuse|scripts/)|torchrun |sbatch |scripts/\w|make [a-z-]+\b(?! )|make [a-z-]+ +#")
+BEGINS = re.compile(
+    r"(?:PYTHONPATH=\. )?python (?:-m momafuse|scripts/)|torchrun |sbatch |scripts/\w|make [a-z-]+\b(?! )|make [a-z-]+ +#"
+)
 VARIABLE = re.compile(r'^\s*([A-Z]+)="([^"]*)"\s*(?:#.*)?$', flags=re.MULTILINE)
 
 
@@ -30,9 +32,14 @@ class Command:
         return found[1] if found else ""
 
     @property
+    def script(self) -> str:
+        """What is run of scripts/ or slurm/; empty for any other program."""
+        return next((word for word in self.words if word.startswith(("scripts/", "slurm/"))), "")
+
+    @property
     def rest(self) -> list[str]:
-        """The words for the module."""
-        return self.words[self.words.index(f"momafuse.{self.module}") + 1 :]
+        """The words for the module or the script."""
+        return self.words[self.words.index(f"momafuse.{self.module}" if self.module else self.script) + 1 :]
 
     def __str__(self) -> str:
         return f"{self.page}: {shlex.join(self.words)}"

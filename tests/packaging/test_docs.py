@@ -1,57 +1,172 @@
-"""Every command that a page of docs/ shows is one that the program takes: its keys, groups and files are there."""
+"""The pages of docs/, followed: the commands of a page in its order, in a folder with what its reader has, leave what it says.
+
+Each is composed as it stands, which shows that its keys, groups and files are there, and then runs with sizes shrunk
+(shrunk.py), in this process but for sweeps and torchrun. No pictures are drawn of runs, which takes seconds each; runs that
+are processes of their own draw theirs, as that of the README does.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib
 import pytest
+from torch.distributed.run import get_args_parser
 
-from tests.exchange.runs import make_run
+from momafuse.data import codecs
+from momafuse.data.sources import registry, starter
+from momafuse.routing.kinds import KINDS
+from momafuse.train import main as train
+from momafuse.training import auxiliary, finish, pretraining
+from tests.packaging.desk import Desk
+from tests.packaging.left import LEFT, Done
 from tests.packaging.pages import PAGES, REPOSITORY, Command, commands, every_command
+from tests.packaging.shrunk import EXCUSED, EXCUSED_AT_MOST, MICRO, MEANT, SHORT, SHRUNK, asked, excuse, shrink
+from tests.small_corpus import few
+from tests.web.conftest import free_port
 
-OTHERS = {"lm_eval"}  # whose words are another program's
-PLACEHOLDERS = {  # what a reader has and these pages do not, and what stands for it here
-    r"data\.path=\.\.\.": "data.path=pictures",
-    r"(\S+=)?\.\.\.": "",
-    r"data=(my_corpus|NAME)": "data=starter",
-    r"--config-dir": "",
-    r"data\.stages=.*articles.*": "",
-    r"runs/chameleon-7b/configs": "",
-    r"size=chameleon-7b": "",
-    r"plugins=\[\S+\]": "",
-    r"\+tokenizer\.melody=notes": "",
-    r"\+(data\.share|objective\.weight)\.melody=\S+": "",
-    r"\+data\.sources\.tunes=.*": "",
-    r"router\.kind=nearest": "",
-}
+FOLLOWED = [page for page in PAGES if commands(page)]
+PLUGINS = ("my_routers", "my_package", "my_package.melodies", "poems")
 
 
-def asked(command: Command) -> list[str]:
-    """The words with placeholders filled in."""
-    words = []
-    for word in command.rest:
-        for pattern, filled in PLACEHOLDERS.items():
-            if re.fullmatch(pattern, word):
-                word = filled
-        words += [word] if word else []
-    return words
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """The starter corpus is its first documents, and nothing is drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._READERS, "starter_pictures", few(starter.starter_pictures, 48, 24))
+        patch.setitem(registry._READERS, "starter_glosses", few(starter.starter_glosses, 800, 200))
+        for draw in ("draw", "reconstruct"):
+            patch.setattr(finish, draw, lambda *_: None)
+        patch.setattr(pretraining, "renew", lambda *_: None)
+        patch.setattr(auxiliary.Auxiliaries, "renew", lambda *_: None)
+        yield
 
 
-def test_there_are_commands_to_look_at() -> None:
-    assert len(every_command()) > 70
-    assert sum(bool(commands(page)) for page in PAGES) >= 18
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    root = tmp_path_factory.mktemp("desk")
+    (root / "corpora").mkdir()
+
+    def train_there(words: list[str]) -> None:
+        size = SHORT if "+experiment=aux_routers" in words else MICRO
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root)
+            train([*words, *size])
+
+    return Desk(root, train_there)
 
 
-@pytest.mark.parametrize("command", [c for c in every_command() if c.module and c.module not in OTHERS], ids=str)
-def test_the_program_takes_it(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in re.findall(r"model_from=runs/(\S+)", command.text):
-        make_run(tmp_path / "runs", "moma_4t4i").rename(tmp_path / "runs" / name)
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plugins are known to one test alone, also where another has imported its like."""
+    kept: list[tuple[dict[str, object], dict[str, object]]] = []
+    for known in (registry._READERS, codecs._CODECS, KINDS):
+        kept.append((known, dict(known)))  # type: ignore[arg-type]
+        for name in ("nearest", "melody", "melodies", "poems"):
+            known.pop(name, None)
+    for name in PLUGINS:
+        sys.modules.pop(name, None)
+    yield
+    for known, before in kept:
+        known.clear()
+        known.update(before)
+    for name in PLUGINS:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgetful: None) -> Path:
+    """An empty folder to work in, from which modules can be imported."""
+    monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # or fonts are looked for anew in another home
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    words = asked(command)
-    program = importlib.import_module(f"momafuse.{command.module}" + (".__main__" if command.module == "launch" else ""))
-    program.main(words if "--help" in words or "--cfg" in words else [*words, "--cfg", "job"])
+    return tmp_path
+
+
+def program(command: Command) -> Callable[[list[str]], None]:
+    name = f"momafuse.{command.module}" + (".__main__" if command.module == "launch" else "")
+    main: Callable[[list[str]], None] = importlib.import_module(name).main
+    return main
+
+
+def visit(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo, where somebody opens its page and then presses Ctrl-C."""
+    gradio = pytest.importorskip("gradio")
+    demo, port = importlib.import_module("momafuse.demo"), free_port()
+
+    class Visitor:
+        def wait(self) -> None:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+                assert "runs/demo-aux_routers" in page.read().decode()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "threading", SimpleNamespace(Event=Visitor))
+    demo.main([*words, f"port={port}"])
+    gradio.close_all()
+
+
+def torchrun(command: Command, words: list[str]) -> str:
+    """As many processes as the page says; returns what they print."""
+    before = command.words[1 : command.words.index("-m")]
+    start = [sys.executable, "-m", "torch.distributed.run", *before, "-m", f"momafuse.{command.module}"]
+    done = subprocess.run([*start, *words], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def run(command: Command, words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the command prints beside what is captured."""
+    if command.script:
+        monkeypatch.setattr(sys, "argv", [command.script, *words])
+        monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+        importlib.import_module(Path(command.script).stem).main()
+    elif command.module == "demo":
+        visit(words, monkeypatch)
+    elif "trainer=cpu" in words and command.words[0] == "torchrun":
+        return torchrun(command, words)
+    else:
+        if command.words[0] == "torchrun":  # for GPUs: one process here
+            get_args_parser().parse_args(command.words[1:])
+        program(command)(words)
+    return ""
+
+
+def test_there_are_commands_to_follow() -> None:
+    assert len(every_command()) > 100
+    assert len(FOLLOWED) >= 18
+
+
+@pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.stem)
+def test_a_page_is_followed(
+    page: Path, desk: Desk, reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.give(reader, page)
+    capsys.readouterr()
+    for command in commands(page):
+        try:
+            if command.module and command.module != "lm_eval" and not {"--help", "--cfg"} & set(command.words):
+                program(command)([*asked(command), "--cfg", "job"])
+            capsys.readouterr()
+            if excuse(command) is None:
+                words = shrink(command)
+                said = run(command, words, monkeypatch)
+                LEFT[command.module or command.script](Done(command, words, said + capsys.readouterr().out))
+        except SystemExit as end:
+            out, err = capsys.readouterr()
+            pytest.fail(f"{command}\nended with {end.code}\n{out[-2000:]}\n{err[-2000:]}")
+        except Exception as error:
+            error.add_note(f"in {command}")
+            raise
 
 
 @pytest.mark.parametrize("command", [c for c in every_command() if not c.module], ids=str)
@@ -60,7 +175,19 @@ def test_the_script_is_there(command: Command) -> None:
     if words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
         assert words[1] in targets
-        return
-    named = [word for word in words if word.startswith(("scripts/", "slurm/"))]
-    assert named
-    assert all((REPOSITORY / word).is_file() for word in named)
+    else:
+        assert (REPOSITORY / command.script).is_file()
+
+
+def test_excuses_are_few_and_needed() -> None:
+    for pattern in EXCUSED:
+        assert any(re.search(pattern, str(command)) for command in every_command()), f"nothing is excused by {pattern}"
+    assert sum(excuse(command) is not None for command in every_command()) <= EXCUSED_AT_MOST
+
+
+def test_what_shrinks_and_fills_in_is_needed() -> None:
+    words = [word for command in every_command() if command.module for word in command.rest]
+    for pattern in MEANT:
+        assert any(re.fullmatch(pattern, word) for word in words), f"no page says {pattern}"
+    for pattern in SHRUNK:
+        assert any(re.search(pattern, str(command)) for command in every_command()), f"no command is {pattern}"
