@@ -22,30 +22,30 @@ from tests.data.published import write_karpathy
 from tests.packaging.pages import REPOSITORY
 from tests.speech.sounds import encoded, voice
 
-# Runs that pages suppose, by the words of `train` that make them, each after those that it goes on from.
-RUNS = {
+# Runs that pages suppose: the words of `train` that make one, or the name of one that it is a copy of.
+RUNS: dict[str, list[str] | str] = {
     "dense": ["+experiment=dense"],
-    "dense-0": ["+experiment=dense"],
+    "dense-0": "dense",
     "dense-1": ["+experiment=dense", "run.seed=1"],
     "mot": ["+experiment=mot"],
-    "mot-0": ["+experiment=mot"],
+    "mot-0": "mot",
     "mot-1": ["+experiment=mot", "run.seed=1"],
     "demo": ["+experiment=moma_4t4i"],
     "demo-aux_routers": ["+experiment=aux_routers", "model_from=runs/demo"],
     "moma_4t4i": ["+experiment=moma_4t4i"],
     "moma_4t4i-aux_routers": ["+experiment=aux_routers", "model_from=runs/moma_4t4i"],
-    "iso_flops/dense-0": ["+experiment=dense"],
-    "iso_flops/mot-0": ["+experiment=mot"],
+    "iso_flops/dense-0": "dense",
+    "iso_flops/mot-0": "mot",
 }
-COUNT, HELD_OUT = 120, 4  # documents of a folder; every fourth is held out: expert choice is evaluated on pools
+COUNT, HELD_OUT = 60, 3  # documents of a folder; every third is held out: expert choice is evaluated on pools
 
 
 def split(n: int) -> str:
     return "train" if n % HELD_OUT else "validation"
 
 
-def captioned(folder: Path) -> None:
-    captions = write_pictures(folder, COUNT)
+def captioned(folder: Path, count: int = COUNT) -> None:
+    captions = write_pictures(folder, count)
     with (folder / "metadata.csv").open("w", newline="") as file:
         rows = [(name, text, split(n)) for n, (name, text) in enumerate(captions.items())]
         csv.writer(file).writerows([("file_name", "text", "split"), *rows])
@@ -69,7 +69,7 @@ def spoken(folder: Path, pictures: bool = False) -> None:
     folder.mkdir(parents=True)
     rows = [("file_name", "text", "image", "split")]
     for n in range(COUNT):
-        (folder / f"{n}.wav").write_bytes(encoded(voice(0.4 + n % 3 / 5, 16_000, n), 16_000))
+        (folder / f"{n}.wav").write_bytes(encoded(voice(0.5 + n % 4 / 5, 16_000, n), 16_000))
         if pictures:
             Image.new("RGB", (40, 40), (2 * n, 90, 30)).save(folder / f"{n}.png")
         rows.append((f"{n}.wav", f"sound number {n}", f"{n}.png" if pictures else "", split(n)))
@@ -86,7 +86,7 @@ def coco(folder: Path) -> None:
 def tunes(folder: Path) -> None:
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for n in range(300):
+    for n in range(COUNT):
         notes = rng.integers(40, 80, rng.integers(5, 40))
         (folder / f"{n:03d}.notes").write_text("\n".join([f"tune number {n}", *map(str, notes)]))
 
@@ -94,7 +94,7 @@ def tunes(folder: Path) -> None:
 def collection(folder: Path) -> None:
     """In the folders of scripts/fetch_corpus.py collection."""
     for name in ("clip_art", "fluent", "openmoji", "twemoji", "stamps"):
-        captioned(folder / "pairs" / name)
+        captioned(folder / "pairs" / name, 18)
     for name in ("dictionaries", "manuals", "literature"):
         texts(folder / "texts" / name)
     for name in ("gimp", "sklearn", "opencv"):
@@ -181,7 +181,7 @@ class Desk:
         self.give_runs(folder, text)
 
     def give_plugins(self, folder: Path, text: str) -> None:
-        """The modules that the page shows; the codec and source that docs/modalities.md shows in pieces, from where it points."""
+        """The modules that the page shows; what docs/modalities.md shows in pieces, from the file that it names."""
         for code in re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
             if "@register" in code:
                 named = re.match(r"# (\w+)\.py\n", code) or re.search(r"`(\w+)\.py`, anywhere on `PYTHONPATH`", text)
@@ -200,11 +200,15 @@ class Desk:
             shutil.copytree(self.root / "runs" / name, folder / "runs" / name)
 
     def make_run(self, name: str) -> None:
-        if name not in self.there:
-            words = RUNS[name]
-            for word in words:
-                if word.startswith("model_from=runs/"):
-                    self.make_run(word.removeprefix("model_from=runs/"))
-            *above, last = name.split("/")
-            self.train([*words, f"run.name={last}", f"run.root={'/'.join(['runs', *above])}"])
-            self.there.add(name)
+        if name in self.there:
+            return
+        self.there.add(name)
+        words, runs = RUNS[name], self.root / "runs"
+        if isinstance(words, str):
+            self.make_run(words)
+            shutil.copytree(runs / words, runs / name)
+            return
+        for word in words:
+            if word.startswith("model_from=runs/"):
+                self.make_run(word.removeprefix("model_from=runs/"))
+        self.train([*words, f"run.name={name}"])

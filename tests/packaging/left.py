@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from momafuse.config.compare import CompareConfig
-from momafuse.config.compose import Job, compose_jobs
-from momafuse.config.prepare import PrepareConfig
-from momafuse.config.sweep import SweepConfig
-from momafuse.config.tokenizers import TokenizerTraining
+from momafuse.config.compose import Job
 from momafuse.data.corpus import unfinished
 from momafuse.data.prepare import corpus_path
 from tests.packaging.pages import Command
@@ -24,20 +20,12 @@ class Done:
 
     command: Command
     words: list[str]
+    jobs: list[Job[Any]]  # what they were composed into
     said: str
 
     def value(self, key: str) -> str:
         (found,) = [word.partition("=")[2] for word in self.words if word.startswith(f"{key}=")]
         return found
-
-    def jobs(self, schema: Any) -> list[Job[Any]]:
-        words, user_dir = list(self.words), None
-        if "--config-dir" in words:
-            at = words.index("--config-dir")
-            user_dir, words = Path(words[at + 1]), words[:at] + words[at + 2 :]
-        multirun = "-m" in words
-        words = [word for word in words if word != "-m"]
-        return compose_jobs(words, self.command.module, schema, user_dir=user_dir, multirun=multirun)
 
 
 def holds(path: Path, *files: str) -> None:
@@ -58,9 +46,7 @@ def train(done: Done) -> None:
     if "--help" in done.words or "--cfg" in done.words:
         assert "run.seed" in done.said or "seed: 0" in done.said
         return
-    from momafuse.config.schema import Config
-
-    for job in done.jobs(Config):
+    for job in done.jobs:
         run = Path(job.config.run.root) / str(job.config.run.name)
         trained_to_its_end(run, job.config.trainer.max_steps)
         holds(run / "checkpoints" / f"step_{job.config.trainer.max_steps:08d}", "complete.json", "state.json")
@@ -69,7 +55,7 @@ def train(done: Done) -> None:
 
 
 def prepare(done: Done) -> None:
-    (job,) = done.jobs(PrepareConfig)
+    (job,) = done.jobs
     corpus = corpus_path(job.config)
     if job.config.prepare.shard is not None:
         assert corpus.exists() or unfinished(corpus).is_dir()
@@ -99,7 +85,7 @@ def generate(done: Done) -> None:
 
 
 def compare(done: Done) -> None:
-    (job,) = done.jobs(CompareConfig)
+    (job,) = done.jobs
     out = next(Path(line).parent for line in done.said.splitlines() if line.endswith("compare.md"))
     assert job.config.out is None or out == Path(job.config.out)
     holds(out, "compare.md", "compare.json", "compare.csv", "training.png", "held_out.png", "seconds.png", "factors.png")
@@ -114,10 +100,13 @@ def describe(done: Done) -> None:
     else:
         assert "FLOPs" in done.said
         assert "peak of a step" in done.said
+    said = " ".join(done.said.split())
+    for line in done.command.notes:  # figures of what is not shrunk
+        assert " ".join(line.split()) in said
 
 
 def sweep(done: Done) -> None:
-    (job,) = done.jobs(SweepConfig)
+    (job,) = done.jobs
     s = job.config.sweep
     if s.slurm:
         assert "#SBATCH" in done.said
@@ -133,7 +122,7 @@ def sweep(done: Done) -> None:
 
 
 def train_tokenizer(done: Done) -> None:
-    (job,) = done.jobs(TokenizerTraining)
+    (job,) = done.jobs
     out, name = Path(job.config.out), job.config.tokenizer.name
     if job.config.tokenizer.kind == "bpe":
         holds(out, f"{name}.model")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +20,7 @@ VARIABLE = re.compile(r'^\s*([A-Z]+)="([^"]*)"\s*(?:#.*)?$', flags=re.MULTILINE)
 class Command:
     page: str
     text: str
+    notes: tuple[str, ...] = ()  # the comments below it
 
     @property
     def words(self) -> list[str]:
@@ -55,6 +56,8 @@ def commands(page: Path) -> list[Command]:
         if BEGINS.match(line.strip()) and (fenced or line.startswith("    ")):
             filled = re.sub(r"\$([A-Z]+)", lambda name: named.get(name[1], name[0]), line.strip())
             found.append(Command(page.name, filled))
+        elif found and line.startswith("    # "):
+            found[-1] = replace(found[-1], notes=(*found[-1].notes, line.removeprefix("    # ")))
     return found
 
 

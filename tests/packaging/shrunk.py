@@ -11,14 +11,12 @@ MEANT = {
     r"data\.path=\.\.\.": ["data.path=PICTURES"],
     r"data=(\.\.\.|my_corpus)": ["data=starter"],
     r"data\.path=/shared/corpora/mine": ["data.path=mine"],
-    r"\.\.\.": [
-        "+experiment=moma_4t4i", "data=captioned_folder", "data.sources.pictures.path=PICTURES", "data.sources.texts.path=TEXTS",
-        "data.sources.articles.reader=text_files", "data.sources.articles.path=MORE",
-    ],
-}  # fmt: skip
+    r"\.\.\.": """+experiment=moma_4t4i data=captioned_folder data.sources.pictures.path=PICTURES data.sources.texts.path=TEXTS
+data.sources.articles.reader=text_files data.sources.articles.path=MORE""".split(),
+}
 
 SHORT = ["trainer.max_steps=2", "trainer.eval_sequences=4", "trainer.dry_step=false", "logger.wandb=disabled"]
-MICRO = ["size=micro", "trainer.global_batch=8", *SHORT]
+MICRO = ["size=micro", "trainer.global_batch=4", *SHORT]
 SMALL_PICTURES = """trainer.max_steps=3 tokenizer.plain_steps=1 trainer.global_batch=4 logger.wandb=disabled
 tokenizer.architecture.codes=64 tokenizer.architecture.encoder_channels=[8,8] tokenizer.architecture.encoder_blocks=[0,1]
 tokenizer.architecture.decoder_blocks=[1,0,0]""".split()
@@ -26,15 +24,16 @@ SMALL_SPEECH = """trainer.max_steps=3 tokenizer.plain_steps=1 trainer.global_bat
 tokenizer.architecture.codes=16 tokenizer.architecture.frame_channels=8 tokenizer.architecture.code_channels=8
 tokenizer.architecture.code_dim=4 tokenizer.excerpt=20""".split()
 
-# Words that join or replace a command's own of the same key: those of the first pattern that the command holds.
+# Words that join a command's own, or replace those of the same key: of the first pattern that is found in it.
 SHRUNK = {
-    r"experiment=aux_routers": ["trainer.global_batch=8", *SHORT],
+    r"experiment=aux_routers": ["trainer.global_batch=4", *SHORT],
     r"momafuse\.train_tokenizer .*_bpe\b": ["tokenizer.pieces=600"],
     r"momafuse\.train_tokenizer .*=speech_vq": SMALL_SPEECH,
     r"momafuse\.train_tokenizer .*_vq_v2": [*SMALL_PICTURES, "tokenizer.architecture.decoder_channels=[64,8,8]"],
     r"momafuse\.train_tokenizer": [*SMALL_PICTURES, "tokenizer.architecture.decoder_channels=[8,8,8]"],
     r"momafuse\.train .*size=chameleon-7b": SHORT,  # its size is that of the weights, which are small
     r"momafuse\.train .*from: 0\.8": [*MICRO, "trainer.max_steps=5"],  # one is left to the stage
+    r"torchrun .*trainer=cpu": ["size=micro", *SHORT],
     r"momafuse\.train": MICRO,
     r"momafuse\.launch": ["launch.dry=true"],
     r"momafuse\.sweep .*slurm=true": ["sweep.dry=true"],
@@ -52,7 +51,7 @@ SHRUNK = {
 EXCUSED = {
     r"scripts/fetch_corpus\.py": "downloads packages; tests/scripts runs it on packages made there",
     r"data=cc3m": "downloads; tests/data reads tars of that form",
-    r"momafuse\.lm_eval": "lm_eval is not installed here, and downloads; tests/exchange and tests/evaluation run it where it is",
+    r"momafuse\.lm_eval": "not installed here, and downloads; tests/exchange and tests/evaluation run it where it is",
     r"sbatch |scripts/local_slurm\.sh": "wants Slurm's daemons; tests/launch starts them and submits that script",
 }
 EXCUSED_AT_MOST = 13

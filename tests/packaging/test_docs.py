@@ -16,37 +16,57 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import matplotlib
 import pytest
 from torch.distributed.run import get_args_parser
 
+from momafuse.config import entry
+from momafuse.config.compose import Job, compose_jobs
+from momafuse.config.schema import SourceConfig
 from momafuse.data import codecs
-from momafuse.data.sources import registry, starter
+from momafuse.data.sources import Source, registry, starter
+from momafuse.data.sources.registry import Reader
 from momafuse.routing.kinds import KINDS
+from momafuse.tokenizers import stage
 from momafuse.train import main as train
 from momafuse.training import auxiliary, finish, pretraining
 from tests.packaging.desk import Desk
 from tests.packaging.left import LEFT, Done
 from tests.packaging.pages import PAGES, REPOSITORY, Command, commands, every_command
-from tests.packaging.shrunk import EXCUSED, EXCUSED_AT_MOST, MICRO, MEANT, SHORT, SHRUNK, asked, excuse, shrink
+from tests.packaging.shrunk import EXCUSED, EXCUSED_AT_MOST, MEANT, MICRO, SHORT, SHRUNK, asked, excuse, shrink
 from tests.small_corpus import few
 from tests.web.conftest import free_port
 
 FOLLOWED = [page for page in PAGES if commands(page)]
+LONG = ("distributed", "sweeps")  # their runs are processes, which draw what they find: a quarter of all the time
 PLUGINS = ("my_routers", "my_package", "my_package.melodies", "poems")
+
+
+def once(reader: Reader) -> Reader:
+    """Reads the whole pack one time for each config: a second, which every command would take twice."""
+    read: dict[str, Source] = {}
+
+    def remembered(config: SourceConfig) -> Source:
+        if str(config) not in read:
+            read[str(config)] = reader(config)
+        return read[str(config)]
+
+    return remembered
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
     """The starter corpus is its first documents, and nothing is drawn."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry._READERS, "starter_pictures", few(starter.starter_pictures, 48, 24))
-        patch.setitem(registry._READERS, "starter_glosses", few(starter.starter_glosses, 800, 200))
+        patch.setitem(registry._READERS, "starter_pictures", once(few(starter.starter_pictures, 48, 24)))
+        patch.setitem(registry._READERS, "starter_glosses", once(few(starter.starter_glosses, 800, 200)))
         for draw in ("draw", "reconstruct"):
             patch.setattr(finish, draw, lambda *_: None)
         patch.setattr(pretraining, "renew", lambda *_: None)
         patch.setattr(auxiliary.Auxiliaries, "renew", lambda *_: None)
+        patch.setattr(stage.TokenizerStage, "renew", lambda *_: None)
         yield
 
 
@@ -67,17 +87,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plugins are known to one test alone, also where another has imported its like."""
-    kept: list[tuple[dict[str, object], dict[str, object]]] = []
-    for known in (registry._READERS, codecs._CODECS, KINDS):
-        kept.append((known, dict(known)))  # type: ignore[arg-type]
+    known: list[dict[str, Any]] = [registry._READERS, codecs._CODECS, KINDS]
+    kept = [dict(names) for names in known]
+    for names in known:
         for name in ("nearest", "melody", "melodies", "poems"):
-            known.pop(name, None)
+            names.pop(name, None)
     for name in PLUGINS:
         sys.modules.pop(name, None)
     yield
-    for known, before in kept:
-        known.clear()
-        known.update(before)
+    for names, before in zip(known, kept, strict=True):
+        names.clear()
+        names.update(before)
     for name in PLUGINS:
         sys.modules.pop(name, None)
 
@@ -141,32 +161,61 @@ def run(command: Command, words: list[str], monkeypatch: pytest.MonkeyPatch) -> 
     return ""
 
 
+def compose(command: Command) -> None:
+    """As it stands."""
+    if command.module and command.module != "lm_eval" and not {"--help", "--cfg"} & set(command.words):
+        program(command)([*asked(command), "--cfg", "job"])
+
+
+def follow(command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs it, shrunk, and looks at what it leaves."""
+    jobs: list[Job[Any]] = []
+
+    def remembered(*args: Any, **kwargs: Any) -> list[Job[Any]]:
+        jobs[:] = compose_jobs(*args, **kwargs)
+        return jobs
+
+    words = shrink(command)
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(entry, "compose_jobs", remembered)
+        said = run(command, words, patch)
+    LEFT[command.module or command.script](Done(command, words, jobs, said + capsys.readouterr().out))
+
+
 def test_there_are_commands_to_follow() -> None:
     assert len(every_command()) > 100
     assert len(FOLLOWED) >= 18
 
 
-@pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.stem)
-def test_a_page_is_followed(
-    page: Path, desk: Desk, reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    desk.give(reader, page)
-    capsys.readouterr()
+def each(page: Path, todo: Callable[[Command], None], capsys: pytest.CaptureFixture[str]) -> None:
     for command in commands(page):
         try:
-            if command.module and command.module != "lm_eval" and not {"--help", "--cfg"} & set(command.words):
-                program(command)([*asked(command), "--cfg", "job"])
-            capsys.readouterr()
-            if excuse(command) is None:
-                words = shrink(command)
-                said = run(command, words, monkeypatch)
-                LEFT[command.module or command.script](Done(command, words, said + capsys.readouterr().out))
+            todo(command)
         except SystemExit as end:
-            out, err = capsys.readouterr()
-            pytest.fail(f"{command}\nended with {end.code}\n{out[-2000:]}\n{err[-2000:]}")
+            pytest.fail(f"{command}\nended with {end.code}: {capsys.readouterr().err[-2000:]}")
         except Exception as error:
             error.add_note(f"in {command}")
             raise
+
+
+@pytest.mark.parametrize("page", [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in LONG), id=p.stem) for p in FOLLOWED])
+def test_a_page_is_followed(
+    page: Path, desk: Desk, reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def todo(command: Command) -> None:
+        compose(command)
+        if excuse(command) is None:
+            follow(command, monkeypatch, capsys)
+
+    desk.give(reader, page)
+    each(page, todo, capsys)
+
+
+@pytest.mark.parametrize("page", [page for page in FOLLOWED if page.stem in LONG], ids=lambda page: page.stem)
+def test_a_long_page_is_composed(page: Path, desk: Desk, reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.give(reader, page)
+    each(page, compose, capsys)
 
 
 @pytest.mark.parametrize("command", [c for c in every_command() if not c.module], ids=str)
