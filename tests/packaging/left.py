@@ -61,6 +61,8 @@ def prepare(done: Done) -> None:
         assert corpus.exists() or unfinished(corpus).is_dir()
         return
     holds(corpus, "manifest.json", "rejects.jsonl")
+    manifest = json.loads((corpus / "manifest.json").read_text())
+    assert {*manifest["sources"], *manifest.get("empty", ())} == set(job.config.data.sources)
     if job.config.show == "none":
         assert f"{corpus} is made" in done.said or f"{corpus} is complete" in done.said
     else:

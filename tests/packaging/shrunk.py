@@ -24,6 +24,8 @@ SMALL_SPEECH = """trainer.max_steps=3 tokenizer.plain_steps=1 trainer.global_bat
 tokenizer.architecture.codes=16 tokenizer.architecture.frame_channels=8 tokenizer.architecture.code_channels=8
 tokenizer.architecture.code_dim=4 tokenizer.excerpt=20""".split()
 
+MANY = ("clip_art", "fluent", "twemoji", "gimp", "sklearn")  # sources that have others like them; each gets a sheet
+
 # Words that join a command's own, or replace those of the same key: of the first pattern that is found in it.
 SHRUNK = {
     r"experiment=aux_routers": ["trainer.global_batch=4", *SHORT],
@@ -40,6 +42,7 @@ SHRUNK = {
     r"momafuse\.sweep": ["sweep.only=[dense]", "sweep.seeds=[0]", *MICRO],
     r"momafuse\.describe tokenizer": [],
     r"momafuse\.describe": ["size=micro", "trainer.global_batch=2048"],
+    r"momafuse\.prepare data=collection": ["prepare.workers=1", *(f"~data.sources.{name}" for name in MANY)],
     r"momafuse\.prepare": ["prepare.workers=1"],
     r"momafuse\.evaluate": ["sequences=4", "logger.wandb=disabled"],
     r"momafuse\.generate": ["max_tokens=80", "samples=1"],

@@ -7,23 +7,15 @@ are processes of their own draw theirs, as that of the README does.
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
-import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
 import pytest
-from torch.distributed.run import get_args_parser
 
-from momafuse.config import entry
-from momafuse.config.compose import Job, compose_jobs
 from momafuse.config.schema import SourceConfig
 from momafuse.data import codecs
 from momafuse.data.sources import Source, registry, starter
@@ -33,14 +25,14 @@ from momafuse.tokenizers import stage
 from momafuse.train import main as train
 from momafuse.training import auxiliary, finish, pretraining
 from tests.packaging.desk import Desk
-from tests.packaging.left import LEFT, Done
 from tests.packaging.pages import PAGES, REPOSITORY, Command, commands, every_command
-from tests.packaging.shrunk import EXCUSED, EXCUSED_AT_MOST, MEANT, MICRO, SHORT, SHRUNK, asked, excuse, shrink
+from tests.packaging.running import compose, follow
+from tests.packaging.shrunk import EXCUSED, EXCUSED_AT_MOST, MEANT, MICRO, SHORT, SHRUNK, excuse
 from tests.small_corpus import few
-from tests.web.conftest import free_port
 
 FOLLOWED = [page for page in PAGES if commands(page)]
-LONG = ("distributed", "sweeps")  # their runs are processes, which draw what they find: a quarter of all the time
+# Runs that are processes and draw what they find, and a run of every member, which other tests train, too: a third of the time.
+LONG = ("distributed", "sweeps", "zoo")
 PLUGINS = ("my_routers", "my_package", "my_package.melodies", "poems")
 
 
@@ -113,76 +105,6 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgetful: None) -> 
     return tmp_path
 
 
-def program(command: Command) -> Callable[[list[str]], None]:
-    name = f"momafuse.{command.module}" + (".__main__" if command.module == "launch" else "")
-    main: Callable[[list[str]], None] = importlib.import_module(name).main
-    return main
-
-
-def visit(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo, where somebody opens its page and then presses Ctrl-C."""
-    gradio = pytest.importorskip("gradio")
-    demo, port = importlib.import_module("momafuse.demo"), free_port()
-
-    class Visitor:
-        def wait(self) -> None:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
-                assert "runs/demo-aux_routers" in page.read().decode()
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(demo, "threading", SimpleNamespace(Event=Visitor))
-    demo.main([*words, f"port={port}"])
-    gradio.close_all()
-
-
-def torchrun(command: Command, words: list[str]) -> str:
-    """As many processes as the page says; returns what they print."""
-    before = command.words[1 : command.words.index("-m")]
-    start = [sys.executable, "-m", "torch.distributed.run", *before, "-m", f"momafuse.{command.module}"]
-    done = subprocess.run([*start, *words], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def run(command: Command, words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the command prints beside what is captured."""
-    if command.script:
-        monkeypatch.setattr(sys, "argv", [command.script, *words])
-        monkeypatch.syspath_prepend(REPOSITORY / "scripts")
-        importlib.import_module(Path(command.script).stem).main()
-    elif command.module == "demo":
-        visit(words, monkeypatch)
-    elif "trainer=cpu" in words and command.words[0] == "torchrun":
-        return torchrun(command, words)
-    else:
-        if command.words[0] == "torchrun":  # for GPUs: one process here
-            get_args_parser().parse_args(command.words[1:])
-        program(command)(words)
-    return ""
-
-
-def compose(command: Command) -> None:
-    """As it stands."""
-    if command.module and command.module != "lm_eval" and not {"--help", "--cfg"} & set(command.words):
-        program(command)([*asked(command), "--cfg", "job"])
-
-
-def follow(command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Runs it, shrunk, and looks at what it leaves."""
-    jobs: list[Job[Any]] = []
-
-    def remembered(*args: Any, **kwargs: Any) -> list[Job[Any]]:
-        jobs[:] = compose_jobs(*args, **kwargs)
-        return jobs
-
-    words = shrink(command)
-    capsys.readouterr()
-    with monkeypatch.context() as patch:
-        patch.setattr(entry, "compose_jobs", remembered)
-        said = run(command, words, patch)
-    LEFT[command.module or command.script](Done(command, words, jobs, said + capsys.readouterr().out))
-
-
 def test_there_are_commands_to_follow() -> None:
     assert len(every_command()) > 100
     assert len(FOLLOWED) >= 18
@@ -207,6 +129,8 @@ def test_a_page_is_followed(
         compose(command)
         if excuse(command) is None:
             follow(command, monkeypatch, capsys)
+        elif supposed := re.search(r"--model_args (?:run|pretrained)=([\w/-]+)", str(command)):
+            assert Path(supposed[1]).is_dir()  # lm_eval's, from a command above
 
     desk.give(reader, page)
     each(page, todo, capsys)
