@@ -60,7 +60,7 @@ def wordless(folder: Path) -> None:
 
 def texts(folder: Path) -> None:
     folder.mkdir(parents=True)
-    rows = [{"text": f"document {n}: " + "a bird sees the tall tree " * (n % 9 + 1), "split": split(n)} for n in range(400)]
+    rows = [{"text": f"document {n}: " + "a bird sees the tall tree " * (n % 9 + 1)} for n in range(400)]
     (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
