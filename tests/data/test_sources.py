@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -150,16 +149,6 @@ def test_a_users_reader_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> No
     assert items(source("poems", None)) == items(source("poems", None, 2)) == [Item("a", "train", ("x",), given=())]
     with pytest.raises(UserError, match="poems is registered twice"):
         register("poems")(lambda config: poems(config))
-
-
-def test_the_reader_of_the_docs_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_READERS", dict(registry._READERS))
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
-    (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    exec(code, {})
-    found = items(source("poems", None))
-    assert len(found) == 1000
-    assert {item.split for item in found} == {"train", "validation"}
 
 
 def test_bad_sources_get_one_line(tmp_path: Path) -> None:

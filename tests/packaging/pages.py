@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted(page for page in (REPOSITORY / "docs").glob("*.md") if page.stem not in ("log", "CONTRIBUTING"))
-BEGINS = re.compile(r"python (?:-m momafuse|scripts/)|torchrun |sbatch |scripts/\w|make [a-z-]+\b(?! )|make [a-z-]+ +#")
+BEGINS = re.compile(
+    r"(?:PYTHONPATH=\. )?python (?:-m momafuse|scripts/)|torchrun |sbatch |scripts/\w|make [a-z-]+\b(?! )|make [a-z-]+ +#"
+)
 VARIABLE = re.compile(r'^\s*([A-Z]+)="([^"]*)"\s*(?:#.*)?$', flags=re.MULTILINE)
 
 
@@ -18,6 +20,7 @@ VARIABLE = re.compile(r'^\s*([A-Z]+)="([^"]*)"\s*(?:#.*)?$', flags=re.MULTILINE)
 class Command:
     page: str
     text: str
+    notes: tuple[str, ...] = ()  # the comments below it
 
     @property
     def words(self) -> list[str]:
@@ -30,9 +33,14 @@ class Command:
         return found[1] if found else ""
 
     @property
+    def script(self) -> str:
+        """What is run of scripts/ or slurm/; empty for any other program."""
+        return next((word for word in self.words if word.startswith(("scripts/", "slurm/"))), "")
+
+    @property
     def rest(self) -> list[str]:
-        """The words for the module."""
-        return self.words[self.words.index(f"momafuse.{self.module}") + 1 :]
+        """The words for the module or the script."""
+        return self.words[self.words.index(f"momafuse.{self.module}" if self.module else self.script) + 1 :]
 
     def __str__(self) -> str:
         return f"{self.page}: {shlex.join(self.words)}"
@@ -48,6 +56,8 @@ def commands(page: Path) -> list[Command]:
         if BEGINS.match(line.strip()) and (fenced or line.startswith("    ")):
             filled = re.sub(r"\$([A-Z]+)", lambda name: named.get(name[1], name[0]), line.strip())
             found.append(Command(page.name, filled))
+        elif found and line.startswith("    # "):
+            found[-1] = replace(found[-1], notes=(*found[-1].notes, line.removeprefix("    # ")))
     return found
 
 

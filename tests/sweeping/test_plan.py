@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -99,13 +101,18 @@ def test_where_runs_lie_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_users_own_sweep(plan: MakePlan, tmp_path: Path) -> None:
+    """The file that docs/sweeps.md shows."""
+    page = (TOP / "docs" / "sweeps.md").read_text()
+    (shown,) = re.findall(r"`FOLDER/sweep/rates\.yaml`, .*\n\n((?:    .*\n)+)", page)
     (tmp_path / "mine" / "sweep").mkdir(parents=True)
-    (tmp_path / "mine" / "sweep" / "rates.yaml").write_text(
-        "runs:\n  slow: [+experiment=dense, optim.lr=1e-3]\n  fast: [+experiment=dense, optim.lr=1e-2]\n"
-        "seeds: [0]\nauxiliary: false\nbaseline: slow\n"
-    )
-    made = plan("sweep=rates", "size=micro", user_dir=tmp_path / "mine")
-    assert [(run.name, run.config.optim.lr) for run in made.runs] == [("slow-0", 1e-3), ("fast-0", 1e-2)]
+    (tmp_path / "mine" / "sweep" / "rates.yaml").write_text(textwrap.dedent(shown))
+    made = plan("sweep=rates", user_dir=tmp_path / "mine")
+    assert [(run.name, run.config.optim.lr) for run in made.runs if not run.name.startswith("deep")] == [
+        *(("slow-0", 1e-3), ("fast-0", 1e-2), ("slow-1", 1e-3), ("fast-1", 1e-2)),
+    ]
+    assert [(run.name, run.config.model.n_layers) for run in made.runs if run.name.startswith("deep")] == [
+        *(("deep-0", 10), ("deep-1", 10)),
+    ]
     assert made.baseline == "dense"
 
 
