@@ -3,6 +3,7 @@
     training.png   smoothed training loss over FLOPs, a panel for all targets and for each modality; a ring where a seed crosses
     held_out.png   the same of evaluations: filled under causal routing, hollow under routing that sees the future
     seconds.png    training loss over seconds
+    ends.png       held-out losses at the end less the baseline's, a dot a seed, causal ones filled
     factors.png    eta of each row by modality, training, held out and causal; bars over seeds, triangles for bounds
     sizes.png      loss at the end over FLOPs of the members that have a power law, drawn between their points
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMES = ("training.png", "held_out.png", "seconds.png", "factors.png", "sizes.png")
+NAMES = ("training.png", "held_out.png", "seconds.png", "ends.png", "factors.png", "sizes.png")
 SHOWN_FROM = 0.08  # of an axis: where curves are drawn from
 UNITS = {"flops": "training FLOPs", "seconds": "seconds of training steps"}
 
@@ -38,6 +39,7 @@ def draw(c: Comparison, out: Path) -> list[str]:
         "training.png": _curves(c, ["training"], "flops"),
         "held_out.png": _curves(c, ["held_out", "causal"], "flops"),
         "seconds.png": _curves(c, ["training"], "seconds"),
+        "ends.png": summary_figures.ends(c),
         "factors.png": summary_figures.factors(c),
         "sizes.png": summary_figures.sizes(c),
     }

@@ -1,8 +1,9 @@
-"""The figures of a comparison that have a dot for what came out: speed-ups of rows, and losses over sizes (figures.py)."""
+"""The figures of a comparison with a dot for what came out: speed-ups of rows, their ends, losses over sizes (figures.py)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +42,51 @@ def factors(c: Comparison) -> Figure | None:
     panels[0].set_yticks(range(len(rows)), [row.label + " †" * row.looks_ahead for row in rows])
     _key(figure, c)
     return figure
+
+
+def ends(c: Comparison) -> Figure | None:
+    """Held-out losses at the end less the baseline's, a panel for each part, a dot for each seed; None without rows."""
+    rows = [row for row in c.rows if row.cells["held_out"] or row.cells["causal"]]
+    if len(rows) < 2:
+        return None
+    figure = new_figure(1.8 + 3.2 * len(c.parts), 1.2 + 0.3 * len(rows))
+    panels = figure.subplots(1, len(c.parts), squeeze=False, sharey=True)[0]
+    for panel, part in zip(panels, c.parts, strict=True):
+        panel.axvline(0, color=GREY, linewidth=0.9, linestyle="--")
+        for y, row in enumerate(rows):
+            for measure in ("held_out", "causal"):
+                if part in row.cells[measure] and row.cells[measure][part].difference is not None:
+                    _end(panel, c, row, measure, part, y)
+        panel.set_title("all targets" if part == "all" else f"{part} tokens", fontsize=10)
+        panel.set_xlabel("nats to the baseline's", fontsize=9)
+        panel.margins(x=0.08)
+        plain(panel)
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    panels[0].set_yticks(range(len(rows)), [row.label for row in rows])
+    _end_key(figure, rows)
+    return figure
+
+
+def _end(panel: Axes, c: Comparison, row: Row, measure: str, part: str, y: int) -> None:
+    shade = shade_of(c, row)
+    ahead = row.looks_ahead and measure == "held_out"
+    cell = row.cells[measure][part]
+    difference = cell.difference or 0.0
+    base = cell.final.mean - difference
+    each = [run.curves[measure][part].loss[-1] - base for run in row.runs]
+    if not ahead:
+        panel.plot([difference] * 2, [y - 0.3, y + 0.3], color=shade, linewidth=1.6)
+    panel.plot(each, [y] * len(each), "o", color=shade, markersize=4.5, markerfacecolor="white" if ahead else shade)
+
+
+def _end_key(figure: Figure, rows: Sequence[Row]) -> None:
+    from matplotlib.lines import Line2D
+
+    marks: dict[str, Any] = {"color": GREY, "linestyle": "", "markersize": 4.5}
+    handles = [Line2D([], [], marker="o", **marks, label="a seed, causal"), Line2D([], [], marker="|", **marks, label="mean")]
+    if any(row.looks_ahead for row in rows):
+        handles.append(Line2D([], [], marker="o", markerfacecolor="white", **marks, label="routing sees the future"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
 
 
 def _dot(panel: Axes, row: Row, measure: str, part: str, y: float, shade: str) -> None:

@@ -57,7 +57,7 @@ def test_the_same_metrics_give_the_same_bytes_wherever_they_are(runs, tmp_path, 
     out = capsys.readouterr().out
     assert out.startswith("# Held against dense\n")
     assert out.rstrip().endswith(
-        "\n".join(str(first / n) for n in ("training.png", "held_out.png", "seconds.png", "factors.png"))
+        "\n".join(str(first / n) for n in ("training.png", "held_out.png", "seconds.png", "ends.png", "factors.png"))
     )
     main([*words, f"out={tmp_path}/again"])
     moved = tmp_path / "moved"
@@ -84,7 +84,7 @@ def test_what_is_written(runs):
     mine = next(x for x in lines if (x["run"], x["measure"], x["part"]) == ("mot", "held_out", "image"))
     assert float(mine["eta"]) == image["flops"]["factor"]["mean"]
     assert (mine["seeds"], mine["reached"], mine["sees_the_future"], mine["eta_state"]) == ("2", "2", "False", "reached")
-    for name in ("training.png", "held_out.png", "seconds.png", "factors.png"):
+    for name in ("training.png", "held_out.png", "seconds.png", "ends.png", "factors.png"):
         assert ink(Path("here") / name) > 0.02
 
 

@@ -90,7 +90,17 @@ def compare(done: Done) -> None:
     (job,) = done.jobs
     out = next(Path(line).parent for line in done.said.splitlines() if line.endswith("compare.md"))
     assert job.config.out is None or out == Path(job.config.out)
-    holds(out, "compare.md", "compare.json", "compare.csv", "training.png", "held_out.png", "seconds.png", "factors.png")
+    holds(
+        out,
+        "compare.md",
+        "compare.json",
+        "compare.csv",
+        "training.png",
+        "held_out.png",
+        "seconds.png",
+        "ends.png",
+        "factors.png",
+    )
     table = [line for line in (out / "compare.md").read_text().splitlines() if line.startswith("|")]
     assert table
     assert set(table) <= set(done.said.splitlines())
