@@ -38,7 +38,7 @@ from torch.optim import Optimizer
 from torch.serialization import get_crc32_options, set_crc32_options
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from momafuse.checkpoint.store import FORMAT, LATEST, MARKER, complete, reason, sha256, step_name
+from momafuse.checkpoint.store import FORMAT, LATEST, MARKER, complete, sha256, step_name, unwritten
 from momafuse.errors import UserError
 from momafuse.files import write_aside
 from momafuse.world import World
@@ -130,11 +130,10 @@ class Saver:
             shards = world.on_all(lambda: described(partial, f"__{world.rank}_*.distcp"))
             world.on_main(lambda: commit(partial, final, [s for rank in shards for s in rank], state, config, self._keep))
         except (OSError, CheckpointException) as error:
+            said = unwritten(final, error)  # while what there is of it still takes room
             if world.main:
                 shutil.rmtree(partial, ignore_errors=True)
-            raise UserError(
-                f"checkpoint {final}: cannot be written ({reason(error)}); older checkpoints are untouched"
-            ) from error
+            raise UserError(f"checkpoint {said}; older checkpoints are untouched") from error
 
 
 def _stand_back() -> None:

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
@@ -36,6 +38,7 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # on
 FORMAT = 1
 MARKER = "complete.json"
 LATEST = "latest"
+LITTLE = 2**30  # bytes: with less on a disk, that is why nothing more was written
 
 
 def step_name(step: int) -> str:
@@ -124,6 +127,12 @@ def reason(error: BaseException) -> str:
         rank, (cause, _) = min(error.failures.items())
         return f"rank {rank}: {reason(cause)}"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def unwritten(path: Path, error: BaseException) -> str:
+    """Why `path` could not be written. torch's writer says nothing of a full disk, so this does where little is left."""
+    free = shutil.disk_usage(path.parent).free
+    return f"{path}: cannot be written ({reason(error)})" + (f"; its disk has {decimal(free)} left" if free < LITTLE else "")
 
 
 def wrapped(error: BaseException) -> BaseException | None:

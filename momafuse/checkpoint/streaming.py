@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from momafuse.checkpoint.saving import Keep, commit, described, make_empty, without_crc
-from momafuse.checkpoint.store import reason, step_name, wrapped
+from momafuse.checkpoint.store import step_name, unwritten, wrapped
 from momafuse.errors import UserError
 
 
@@ -49,7 +49,7 @@ def save_promised(root: Path, model: Mapping[str, Promised], state: dict[str, An
             dcp_save({"model": placeholders}, storage_writer=writer, planner=_Planner(model), no_dist=True)
         commit(partial, final, described(partial, "__0_*.distcp"), json.dumps(state, indent=1), config, Keep(1))
     except (OSError, CheckpointException) as error:
-        raise wrapped(error) or UserError(f"{final}: cannot be written ({reason(error)})") from error
+        raise wrapped(error) or UserError(unwritten(final, error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return final

@@ -71,6 +71,12 @@ def counted(entries: list[Entry]) -> str:
     return f"{done} of {len(entries)} runs {'is' if done == 1 else 'are'} complete"
 
 
+def saved_step(run: Run) -> int:
+    """Of its newest checkpoint: what it would go on from; 0 without one. Metrics may be of later steps."""
+    found = [int(path.parent.name.removeprefix("step_")) for path in run.folder.glob("checkpoints/step_*/complete.json")]
+    return max(found, default=0)
+
+
 def _entry(run: Run, stored: Path | None) -> Entry:
     if is_complete(run):
         return Entry(run, "complete", run.folder)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from momafuse.sweeping.making import View
-from momafuse.sweeping.state import DONE, Entry, counted
+from momafuse.sweeping.state import DONE, Entry, counted, saved_step
 
 RENEWED = 1.0  # seconds between tables on a terminal
 EVERY = 60.0  # seconds between lines on the run at work
@@ -58,8 +58,8 @@ class Lines:
         self._entries, self._say, self._last = entries, say, time.monotonic()
 
     def began(self, entry: Entry) -> None:
-        entry.progress.look()
-        where = f"goes on after step {entry.progress.step}" if entry.progress.step else "begins"
+        saved = saved_step(entry.run)
+        where = f"goes on after step {saved}" if saved else "begins"
         self._say(f"{entry.run.name}: {'is made by another process' if entry.state == 'elsewhere' else where}")
         self._last = time.monotonic()
 

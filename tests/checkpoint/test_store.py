@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -139,7 +140,12 @@ def test_a_folder_that_cannot_be_written_leaves_the_older_one(tmp_path, trained,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(saving, "dcp_save", full)
-    with pytest.raises(UserError, match="No space left"):
-        save(tmp_path, 2, trained)
+    for free, said in (
+        (5 * 2**30, r"No space left on device\); older"),
+        (29_000_000, r"device\); its disk has 29.0 MB left; older"),
+    ):
+        monkeypatch.setattr(store.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(UserError, match=said):
+            save(tmp_path, 2, trained)
     assert store.latest(tmp_path).name == "step_00000001"
     assert store.read_state(store.latest(tmp_path)) == {"step": 1}

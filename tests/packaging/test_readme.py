@@ -6,6 +6,7 @@ steps of the smallest model (`SHRUNK` replaces or joins its own overrides).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -55,6 +56,19 @@ def test_the_marked_commands_run(tmp_path: Path) -> None:
     for words in commands():
         result = subprocess.run(shrink(words), cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, f"{shlex.join(words)}\n{result.stdout}\n{result.stderr}"
+
+
+def test_the_zoos_figures_are_those_of_the_study() -> None:
+    rows = json.loads((REPOSITORY / "docs" / "results" / "study" / "compare.json").read_text())["rows"]
+    lines = [line.split("|")[1:-1] for line in README.splitlines() if line.startswith("| `")]
+    for row in rows:
+        name, cells = re.sub(r"-\d+$", "", row["label"]), row["measures"]["causal"]
+        (figures,) = [line[-1].strip() for line in lines if f"`{name}`" in line[0]]
+        losses = [cells[part]["final"]["mean"] for part in ("text", "image")]
+        differences = [cells[part]["difference"] for part in ("text", "image")]
+        wanted = "{:.2f}, {:.2f}".format(*losses) if row["is_baseline"] else "{:+.2f}, {:+.2f}".format(*differences)
+        assert figures.startswith(wanted.replace("-", "\u2212")), name
+    assert len(README.splitlines()) <= 120
 
 
 def test_its_links_lead_to_files() -> None:

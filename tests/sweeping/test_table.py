@@ -55,6 +55,9 @@ def test_a_low_terminal_shows_what_is_at_work(entries: list[Entry]) -> None:
 def test_lines_where_there_is_no_terminal(entries: list[Entry]) -> None:
     said: list[str] = []
     view = Lines(entries, said.append)
+    checkpoints = entries[4].run.folder / "checkpoints"  # metrics are of 77 steps, but it goes on from 60
+    (checkpoints / "step_00000077").rename(checkpoints / "step_00000060")
+    (checkpoints / "step_00000070").mkdir()  # was not finished
     view.began(entries[4])
     view.look()
     entries[4].state = "complete"
@@ -62,7 +65,7 @@ def test_lines_where_there_is_no_terminal(entries: list[Entry]) -> None:
     view.ended(entries[6])
     view.began(entries[5])
     assert said == [
-        "moe_8x-0: goes on after step 77",
+        "moe_8x-0: goes on after step 60",
         "moe_8x-0: complete  held out:   (5 of 8 runs are complete, about 4m left)",
         f"mod_moe_1t1i-0: failed: {entries[6].error}  (5 of 8 runs are complete, about 4m left)",
         "moe_8x-0-aux: is made by another process",
