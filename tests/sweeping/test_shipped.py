@@ -17,7 +17,7 @@ RUNS = {
     "expert_scaling": "dense moma_2t2i moma_4t4i moma_6t2i moma_7t1i moma_1t7i moma_3t5i",
     "untie_ablation": "dense qkv out norms ffn mot",
     "leave_one_out": "mot but_qkv but_out but_norms but_ffn dense",
-    "more_experts": "dense moe_1t1i moma_4t4i double token_choice hash moe_1t1i_pre moma_4t4i_pre",
+    "more_experts": "dense moe_1t1i moma_4t4i double wide token_choice hash moe_1t1i_pre moma_4t4i_pre",
     "routers": "moe_1t1i moma_4t4i moma_threshold moe_8x moe_token_choice moe_top2 moe_loss_free",
 }
 ALL = ["qkv", "out", "norms", "ffn"]
