@@ -72,10 +72,9 @@ def final(row: dict[str, Any], part: str) -> dict[str, Any]:
 def factor(f: dict[str, Any]) -> str:
     if f["factor"] is None:
         return "not reached"
-    if any(seed["state"] == "bound" for seed in f["seeds"]):
-        return f"≥ {f['factor']['mean']:.2f}"
     some = f" in {f['factor']['n']} of {len(f['seeds'])}" if f["state"] == "never" else ""
-    return number(f["factor"], 2) + some
+    bound = any(seed["state"] == "bound" for seed in f["seeds"])
+    return (f"≥ {f['factor']['mean']:.2f}" if bound else number(f["factor"], 2)) + some
 
 
 def heads(root: Path) -> dict[str, str]:

@@ -51,8 +51,9 @@ def cell(final: float, difference: float, factor: dict[str, Any]) -> dict[str, A
 
 def test_a_table_has_the_best_first_and_no_factor_that_is_not_there(tmp_path: Path) -> None:
     two = {"state": "reached", "factor": {"mean": 2.0, "std": 0.1, "n": 2}, "seeds": [{"state": "reached"}] * 2}
-    bound = {"state": "bound", "factor": {"mean": 1.0, "std": None, "n": 1}, "seeds": [{"state": "bound"}]}
-    one = {"state": "never", "factor": {"mean": 1.5, "std": None, "n": 1}, "seeds": [{"state": "reached"}, {"state": "never"}]}
+    some = {"mean": 1.5, "std": None, "n": 1}
+    bound = {"state": "never", "factor": some | {"mean": 1.0}, "seeds": [{"state": "bound"}, {"state": "never"}]}
+    one = {"state": "never", "factor": some, "seeds": [{"state": "reached"}, {"state": "never"}]}
     never = {"state": "never", "factor": None, "seeds": [{"state": "never"}]}
     cells = {"all": cell(3.5, 0.5, never), "text": cell(3.0, 0.0, bound), "image": cell(4.0, 1.0, one)}
     rows = [
@@ -71,6 +72,7 @@ def test_a_table_has_the_best_first_and_no_factor_that_is_not_there(tmp_path: Pa
         "Words.\n\n<!-- study -->\n| held out, causal | seeds | all | text | image | η all | η text | η image |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
         "| `dense` | 2 | 3.000 | 3.000 | 3.000 | 1 | 1 | 1 |\n"
-        "| `moe_8x` | 1 | 3.500 (+0.500) | 3.000 (+0.000) | 4.000 (+1.000) | not reached | ≥ 1.00 | 1.50 in 1 of 2 |\n"
+        "| `moe_8x` | 1 | 3.500 (+0.500) | 3.000 (+0.000) | 4.000 (+1.000) | "
+        "not reached | ≥ 1.00 in 1 of 2 | 1.50 in 1 of 2 |\n"
         "\nMore.\n"
     )
