@@ -38,7 +38,7 @@ def test_seed_by_seed_each_with_its_auxiliary_routers(plan: MakePlan, run_root: 
     assert made.runs[2].config.model == made.runs[1].config.model
     assert made.runs[2].config.model_from == str(run_root / "moma_4t4i-0")
     assert str(run_root / "moma_4t4i-0") in made.runs[2].job.yaml
-    assert [run.steps for run in made.runs][:3] == [20, 20, 80]
+    assert [run.steps for run in made.runs][:3] == [20, 20, 320]
 
 
 def test_seeds_and_fewer_of_them(plan: MakePlan) -> None:

@@ -98,7 +98,7 @@ def test_auxiliary_routers_need_weights_that_metrics_do_not_have(plan: MakePlan,
 def test_auxiliary_routers_of_an_earlier_step_are_refused(plan: MakePlan) -> None:
     made = plan(*FEW)
     pretend(made.runs[1], 4)
-    checkpoint = pretend(made.runs[2], made.runs[2].steps) / "checkpoints" / "step_00000080"
+    checkpoint = pretend(made.runs[2], made.runs[2].steps) / "checkpoints" / "step_00000320"
     (checkpoint / "state.json").write_text(json.dumps({"teacher": "/x/moma_4t4i-0/checkpoints/step_00000004"}))
     board(made, None)
     with pytest.raises(UserError, match=r"learnt from step 4 of moma_4t4i-0, which is to make 8; delete it"):

@@ -39,10 +39,10 @@ def test_the_table(entries: list[Entry], width: int) -> None:
     assert lines[1].split() == ["run", "seed", "state", "text", "image", "text", "image", "time", "left"]
     assert lines[2].split() == ["dense", "0", "complete", "0.850", "4.100", "3.125", "6.750", "6m"]
     assert lines[6].split() == ["moe_8x", "0", "step", "77/240", "2.480", "5.730", "3m", "6m"]
-    assert lines[7].split() == ["moe_8x-aux", "0", "elsewhere", "2m"]
+    assert lines[7].split() == ["moe_8x-aux", "0", "elsewhere", "8m"]
     assert lines[8].split() == ["mod_moe_1t1i", "0", "failed"]
     assert lines[-2].startswith("mod_moe_1t1i-0: data.path=/corpora/none: no prepared corpus")
-    assert lines[-1] == "4 of 8 runs are complete, about 10m left"
+    assert lines[-1] == "4 of 8 runs are complete, about 22m left"
 
 
 def test_a_low_terminal_shows_what_is_at_work(entries: list[Entry]) -> None:
@@ -66,8 +66,8 @@ def test_lines_where_there_is_no_terminal(entries: list[Entry]) -> None:
     view.began(entries[5])
     assert said == [
         "moe_8x-0: goes on after step 60",
-        "moe_8x-0: complete  held out:   (5 of 8 runs are complete, about 4m left)",
-        f"mod_moe_1t1i-0: failed: {entries[6].error}  (5 of 8 runs are complete, about 4m left)",
+        "moe_8x-0: complete  held out:   (5 of 8 runs are complete, about 16m left)",
+        f"mod_moe_1t1i-0: failed: {entries[6].error}  (5 of 8 runs are complete, about 16m left)",
         "moe_8x-0-aux: is made by another process",
     ]
 
