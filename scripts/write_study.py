@@ -17,6 +17,9 @@ from typing import Any
 
 import yaml
 
+from momafuse.comparison.curves import Spread
+from momafuse.comparison.tables import number
+
 REPOSITORY = Path(__file__).parents[1]
 MACHINE = "one core of an Intel Xeon with AVX512-BF16, beside other work"  # the first of these runs do not record it
 BEGINS, ENDS = "# Measured at ", "docs/results/study.md"
@@ -55,18 +58,17 @@ def table(found: list[dict[str, Any]]) -> list[str]:
     """The best first."""
     heads = ["held out, causal", "seeds", *PARTS, *(f"η {part}" for part in PARTS)]
     lines = []
-    for row in sorted(found, key=lambda row: final(row, "all")["mean"]):
+    for row in sorted(found, key=lambda row: final(row, "all").mean):
         cells = row["measures"]["causal"]
-        losses = [number(cells[part]["final"]) + ("" if row["is_baseline"] else f" ({cells[part]['difference']:+.3f})")
+        losses = [number(final(row, part), 3) + ("" if row["is_baseline"] else f" ({cells[part]['difference']:+.3f})")
                   for part in PARTS]  # fmt: skip
         factors = ["1" if row["is_baseline"] else factor(cells[part]["flops"]) for part in PARTS]
         lines.append([f"`{member(row)}`", str(len(row["runs"])), *losses, *factors])
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]
 
 
-def final(row: dict[str, Any], part: str) -> dict[str, Any]:
-    found: dict[str, Any] = row["measures"]["causal"][part]["final"]
-    return found
+def final(row: dict[str, Any], part: str) -> Spread:
+    return Spread(**row["measures"]["causal"][part]["final"])
 
 
 def factor(f: dict[str, Any]) -> str:
@@ -74,7 +76,7 @@ def factor(f: dict[str, Any]) -> str:
         return "not reached"
     some = f" in {f['factor']['n']} of {len(f['seeds'])}" if f["state"] == "never" else ""
     bound = any(seed["state"] == "bound" for seed in f["seeds"])
-    return (f"≥ {f['factor']['mean']:.2f}" if bound else number(f["factor"], 2)) + some
+    return (f"≥ {f['factor']['mean']:.2f}" if bound else number(Spread(**f["factor"]))) + some
 
 
 def heads(root: Path) -> dict[str, str]:
@@ -89,18 +91,14 @@ def heads(root: Path) -> dict[str, str]:
 
 def _head(row: dict[str, Any], size: str = "nano") -> str:
     runs = row["runs"]
-    losses = ", ".join(f"{part} {number(final(row, part))}" for part in PARTS if part != "all")
-    minutes = sorted({round(run["seconds"] / 60) for run in runs})
-    took = " to ".join(str(m) for m in sorted({minutes[0], minutes[-1]}))
+    losses = ", ".join(f"{part} {number(final(row, part), 3)}" for part in PARTS if part != "all")
+    minutes = [round(run["seconds"] / 60) for run in runs]
+    took = " to ".join(str(m) for m in sorted({min(minutes), max(minutes)}))
     seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
     return (
         f"{BEGINS}size={size} on data=collection, {runs[0]['steps']} steps, {seeds}: held out, causal: {losses} nats;\n"
         f"# {took} minutes on {MACHINE} ({ENDS}).\n"
     )
-
-
-def number(spread: dict[str, Any], digits: int = 3) -> str:
-    return f"{spread['mean']:.{digits}f}" + (f" ± {spread['std']:.{digits}f}" if spread["std"] is not None else "")
 
 
 def with_head(text: str, head: str) -> str:

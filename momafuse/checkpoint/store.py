@@ -131,7 +131,7 @@ def reason(error: BaseException) -> str:
 
 def unwritten(path: Path, error: BaseException) -> str:
     """Why `path` could not be written. torch's writer says nothing of a full disk, so this does where little is left."""
-    free = shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(next(parent for parent in path.parents if parent.exists())).free
     return f"{path}: cannot be written ({reason(error)})" + (f"; its disk has {decimal(free)} left" if free < LITTLE else "")
 
 

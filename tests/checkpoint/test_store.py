@@ -149,3 +149,9 @@ def test_a_folder_that_cannot_be_written_leaves_the_older_one(tmp_path, trained,
             save(tmp_path, 2, trained)
     assert store.latest(tmp_path).name == "step_00000001"
     assert store.read_state(store.latest(tmp_path)) == {"step": 1}
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, trained):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"step_00000002: cannot be written \(.*; older checkpoints are untouched"):
+        save(tmp_path / "file" / "checkpoints", 2, trained)
