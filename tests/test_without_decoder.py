@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 from pathlib import Path
@@ -28,8 +30,8 @@ BATCH = ["trainer.micro_batch=4", "trainer.global_batch=4", "trainer.max_steps=2
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Of a command on pictures and text."""
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]:
+    """The words of a command on pictures and text, and what preparing their corpus said."""
     root = tmp_path_factory.mktemp("blind")
     drawn = torch.Generator().manual_seed(0)
     tensors = {
@@ -42,7 +44,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     def source(reader: str, path: str) -> str:
         return f"{{reader: {reader}, path: {root / path}, weight: 1.0, variants: 1}}"
 
-    return [
+    words = [
         "size=micro", f"tokenizer.image={root / 'blind.safetensors'}",
         f"+data.sources.pictures={source('captioned_folder', 'pictures')}",
         f"+data.sources.texts={source('text_files', 'texts.jsonl')}",
@@ -50,6 +52,14 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         f"data.path={root / 'corpus'}", f"run.root={root / 'runs'}",
         "data.sequence_length=64", "data.image_share=0.0625", "logger.wandb=disabled", *BATCH,
     ]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        prepare([*words, "show=sample"])
+    return words, out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def words(prepared: tuple[list[str], str]) -> list[str]:
+    return prepared[0]
 
 
 def root_of(words: list[str]) -> Path:
@@ -68,9 +78,8 @@ def model(folder: Path) -> Model:
     return momafuse.load(folder, "cpu")
 
 
-def test_prepare_says_that_the_fit_is_not_known(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    prepare([*words, "show=sample"])
-    out = capsys.readouterr().out
+def test_prepare_says_that_the_fit_is_not_known(prepared: tuple[list[str], str]) -> None:
+    words, out = prepared
     assert re.search(r"tokenizer\.image=\S+blind\.safetensors has no decoder: how much it keeps cannot be told", out)
     assert "dB" not in out
     corpus = root_of(words) / "corpus"
