@@ -34,6 +34,7 @@ from momafuse.training.setup import build_model
 from momafuse.world import World
 
 Score = tuple[float, bool]  # log-likelihood in nats; whether every token was the most likely one
+TRAIN = "python -m momafuse.train +experiment=aux_routers model_from="
 
 
 class LanguageModel:
@@ -68,7 +69,7 @@ class LanguageModel:
         store.verify(checkpoint)
         world = World(0, 1, resolve_device(device), None, None)
         model, dtype = build_model(_plain(config), vocabulary, world)
-        _refuse_ahead(model, config.router, run)
+        _refuse_ahead(model, config.router, run, f"train them: {TRAIN}{run}")
         store.load(checkpoint, model, [], world)
         round_products(model, dtype)
         return cls(model, text, codecs, vocabulary, config.data.sequence_length)
@@ -81,7 +82,7 @@ class LanguageModel:
         if odd := [modality for modality, print_ in there.items() if print_ != found.fingerprints.get(modality)]:
             raise UserError(f"{folder}: its {odd[0]} tokenizer is not the one that it was made with; export the run again")
         model = found.build()
-        _refuse_ahead(model, found.router, folder)
+        _refuse_ahead(model, found.router, folder, f"train them for the run that it was made of, and export those: {TRAIN}RUN")
         dtype = resolve_precision(found.precision, device)
         apply_precision(model, dtype)
         read_weights(Path(folder).expanduser(), model.to_empty(device=device))
@@ -136,10 +137,9 @@ class LanguageModel:
         return found
 
 
-def _refuse_ahead(model: Transformer, router: RouterConfig, run: str) -> None:
+def _refuse_ahead(model: Transformer, router: RouterConfig, run: str, remedy: str) -> None:
     if model.needs_auxiliary and not router.auxiliary:
-        train = f"python -m momafuse.train +experiment=aux_routers model_from={run}"
-        raise UserError(f"run={run}: has no auxiliary routers, without which it sees the future; train them: {train}")
+        raise UserError(f"run={run}: has no auxiliary routers, without which it sees the future; {remedy}")
 
 
 def _plain(config: Config) -> Config:

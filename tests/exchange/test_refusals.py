@@ -224,7 +224,11 @@ def test_without_auxiliary_routers_it_is_exported_and_not_asked(tmp_path: Path, 
     export([f"run={run}", f"to={tmp_path / 'out'}"])
     with pytest.raises(SystemExit):
         generate([f"run={tmp_path / 'out'}", "prompt=a", "make=text"])
-    assert "has no auxiliary routers" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "has no auxiliary routers" in said
+    assert said.endswith(
+        "and export those: python -m momafuse.train +experiment=aux_routers model_from=RUN\n"
+    )  # not of the folder
 
 
 def in_config(old: str, new: str) -> Callable[[Path], None]:

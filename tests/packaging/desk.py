@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.data.corpora import write_conversations, write_image_tokenizer, write_pictures
 from tests.data.published import write_karpathy
-from tests.packaging.pages import REPOSITORY
+from tests.packaging.pages import PAGES, REPOSITORY, snippets
 from tests.speech.sounds import encoded, voice
 
 # Runs that pages suppose: the words of `train` that make one, or the name of one that it is a copy of.
@@ -173,23 +173,33 @@ class Desk:
         (folder / "home").mkdir()
         if "~/pictures" in text:
             (folder / "home" / "pictures").symlink_to(self.root / "PICTURES")
-        Image.new("RGB", (30, 40), (9, 200, 90)).save(folder / "cat.png")
+        for picture in ("cat.png", "apple.png"):
+            Image.new("RGB", (30, 40), (9, 200, 90)).save(folder / picture)
         (folder / "FILE").write_text("a red apple:\na blue bird:\n")
         (folder / "tokenizers").mkdir()
         write_image_tokenizer(folder / "tokenizers" / "mine.safetensors")
-        self.give_plugins(folder, text)
+        self.give_plugins(folder, page)
+        self.give_configs(folder, text)
         self.give_runs(folder, text)
 
-    def give_plugins(self, folder: Path, text: str) -> None:
+    def give_plugins(self, folder: Path, page: Path) -> None:
         """The modules that the page shows; what docs/modalities.md shows in pieces, from the file that it names."""
-        for code in re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
-            if "@register" in code:
-                named = re.match(r"# (\w+)\.py\n", code) or re.search(r"`(\w+)\.py`, anywhere on `PYTHONPATH`", text)
-                assert named, f"the page does not say in which file this is:\n{code}"
-                (folder / f"{named[1]}.py").write_text(code)
+        text = page.read_text(encoding="utf-8")
+        for code in (snippet.code for snippet in snippets(page) if snippet.registers):
+            named = re.match(r"# (\w+)\.py\n", code) or re.search(r"`(\w+)\.py`, anywhere on `PYTHONPATH`", text)
+            assert named, f"the page does not say in which file this is:\n{code}"
+            (folder / f"{named[1]}.py").write_text(code)
         if "my_package.melodies" in text:
             (folder / "my_package").mkdir()
             shutil.copy(REPOSITORY / "tests" / "modalities" / "melodies.py", folder / "my_package")
+
+    def give_configs(self, folder: Path, text: str) -> None:
+        """The files of a `--config-dir`, of any page: they refer to one another."""
+        shown = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+        for name, content in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```", shown, flags=re.MULTILINE | re.DOTALL):
+            if f"={Path(name).stem}" in text:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text(content.replace("/shared/corpora/", "corpora/"))
 
     def give_runs(self, folder: Path, text: str) -> None:
         """Copies, since programs write into them."""

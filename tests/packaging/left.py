@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from momafuse.config.compose import Job
 from momafuse.data.corpus import unfinished
 from momafuse.data.prepare import corpus_path
@@ -128,7 +130,7 @@ def sweep(done: Done) -> None:
         holds(Path(str(s.stored)) / "dense-0", "config.yaml", "metrics.jsonl", "report.json", "revision.txt", "state.json")
     else:
         assert "# all runs are complete" in done.said
-        run = Path("runs") / "iso_flops" / "dense-0"
+        run = Path("runs") / done.value("sweep") / f"{s.only[0]}-0"
         trained_to_its_end(run)
         holds(run, "index.html", "plots/loss.png", "samples/reconstruction.png")
 
@@ -171,4 +173,39 @@ LEFT: dict[str, Callable[[Done], None]] = {
     "train": train, "prepare": prepare, "evaluate": evaluate, "generate": generate, "compare": compare, "describe": describe,
     "sweep": sweep, "train_tokenizer": train_tokenizer, "import_": import_, "export": export, "launch": launch, "demo": demo,
     "scripts/plan_scaling.py": plan_scaling,
+}  # fmt: skip
+
+
+def text_model(names: dict[str, Any]) -> None:
+    """docs/text_tasks.md: log-likelihoods of its two words."""
+    assert sorted(number for number, _ in names["lm"].scores(names["pairs"])) == [0, 1]
+
+
+def notebook(names: dict[str, Any]) -> None:
+    """docs/generation.md: what its comments say of shapes."""
+    assert [tuple(made.parts[0].value.shape) for made in names["made"]] == [(3, 64, 64)] * 4
+    assert tuple(names["codes"].shape) == (64,)
+    holds(Path(), "kept.png")
+
+
+def experts(names: dict[str, Any]) -> None:
+    """docs/demo.md: an expert for each token of each layer."""
+    tokens = names["m"].tokens("a red apple: <image:apple.png>")
+    for layer in names["layers"]:
+        assert (layer.names[0], layer.names[-1]) == ("text 1", "image 4")
+        assert layer.expert.shape == layer.gate.shape == (len(tokens),)
+
+
+def exported(names: dict[str, Any]) -> None:
+    """docs/checkpoints.md: transformers says of tokens what momafuse says."""
+    ids = torch.tensor([names["m"].tokens("a red apple")])
+    assert names["tokenizer"]("a red apple", return_tensors="pt").input_ids.tolist() == ids.tolist()
+    with torch.no_grad():
+        logits = names["model"](ids).logits[0]
+    torch.testing.assert_close(logits, names["m"].logits("a red apple"), rtol=1e-4, atol=1e-4)
+
+
+# What is in the names of a page's Python, at its end.
+TYPED: dict[str, Callable[[dict[str, Any]], None]] = {
+    "text_tasks": text_model, "generation": notebook, "demo": experts, "checkpoints": exported,
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""The commands of the pages of docs/: lines that begin a program, indented or in a fence, with what they stand on."""
+"""What the pages of docs/ ask their reader to run: lines that begin a program, indented or in a fence, with what they stand
+on; Python in fences; commands in sentences."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ PAGES = sorted(page for page in (REPOSITORY / "docs").glob("*.md") if page.stem 
 BEGINS = re.compile(
     r"(?:PYTHONPATH=\. )?python (?:-m momafuse|scripts/)|torchrun |sbatch |scripts/\w|make [a-z-]+\b(?! )|make [a-z-]+ +#"
 )
+FENCED = re.compile(r"^```.*?^```", flags=re.MULTILINE | re.DOTALL)
+IN_A_SENTENCE = re.compile(r"`((?:python (?:-m momafuse\.|scripts/)|torchrun --|make )[^`\n]+)`")
 VARIABLE = re.compile(r'^\s*([A-Z]+)="([^"]*)"\s*(?:#.*)?$', flags=re.MULTILINE)
 
 
@@ -46,19 +49,52 @@ class Command:
         return f"{self.page}: {shlex.join(self.words)}"
 
 
-def commands(page: Path) -> list[Command]:
+@dataclass(frozen=True)
+class Snippet:
+    """Python to type; where it registers something it is a module of the reader's, which commands import."""
+
+    page: str
+    code: str
+
+    @property
+    def registers(self) -> bool:
+        return "@register" in self.code
+
+
+def steps(page: Path) -> list[Command | Snippet]:
     """In order; `$NAME` is what the page says of it before."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     named = variables() | dict(VARIABLE.findall(text))
-    found, fenced = [], False
+    found: list[Command | Snippet] = []
+    language, code = None, ""  # of the fence
     for line in text.splitlines():
-        fenced ^= line.startswith("```")
-        if BEGINS.match(line.strip()) and (fenced or line.startswith("    ")):
+        if line.startswith("```"):
+            if language == "python":
+                found.append(Snippet(page.name, code))
+            language, code = (line[3:] if language is None else None), ""
+        elif language == "python":
+            code += line + "\n"
+        elif BEGINS.match(line.strip()) and (language is not None or line.startswith("    ")):
             filled = re.sub(r"\$([A-Z]+)", lambda name: named.get(name[1], name[0]), line.strip())
             found.append(Command(page.name, filled))
-        elif found and line.startswith("    # "):
+        elif found and isinstance(found[-1], Command) and line.startswith("    # "):
             found[-1] = replace(found[-1], notes=(*found[-1].notes, line.removeprefix("    # ")))
     return found
+
+
+def commands(page: Path) -> list[Command]:
+    return [step for step in steps(page) if isinstance(step, Command)]
+
+
+def snippets(page: Path) -> list[Snippet]:
+    return [step for step in steps(page) if isinstance(step, Snippet)]
+
+
+def said_in_sentences(page: Path) -> list[Command]:
+    """The commands with words of their own; the bare name of a program is none."""
+    prose = FENCED.sub("", page.read_text(encoding="utf-8"))
+    found = [Command(page.name, text) for text in IN_A_SENTENCE.findall(prose)]
+    return [command for command in found if command.words[0] == "make" or command.script or command.rest]
 
 
 @cache

@@ -18,7 +18,7 @@ from torch.distributed.run import get_args_parser
 from momafuse.config import entry
 from momafuse.config.compose import Job, compose_jobs
 from tests.packaging.left import LEFT, Done
-from tests.packaging.pages import REPOSITORY, Command
+from tests.packaging.pages import REPOSITORY, Command, Snippet
 from tests.packaging.shrunk import asked, shrink
 from tests.web.conftest import free_port
 
@@ -69,6 +69,12 @@ def run(command: Command, words: list[str], monkeypatch: pytest.MonkeyPatch) -> 
             get_args_parser().parse_args(command.words[1:])
         program(command)(words)
     return ""
+
+
+def type_in(snippet: Snippet, names: dict[str, Any]) -> None:
+    """Into the reader's Python, which knows the names of the page so far; modules of the reader's are files already."""
+    if not snippet.registers:
+        exec(compile(snippet.code, snippet.page, "exec"), names)
 
 
 def compose(command: Command) -> None:

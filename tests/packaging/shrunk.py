@@ -9,8 +9,8 @@ from tests.packaging.pages import Command
 # What a page leaves to its reader, and what stands for it here.
 MEANT = {
     r"data\.path=\.\.\.": ["data.path=PICTURES"],
-    r"data=(\.\.\.|my_corpus)": ["data=starter"],
-    r"data\.path=/shared/corpora/mine": ["data.path=mine"],
+    r"data=\.\.\.": ["data=starter"],
+    r"run=\.\.\.": ["run=runs/demo-aux_routers"],
     r"\.\.\.": """+experiment=moma_4t4i data=captioned_folder data.sources.pictures.path=PICTURES data.sources.texts.path=TEXTS
 data.sources.articles.reader=text_files data.sources.articles.path=MORE""".split(),
 }
@@ -39,6 +39,7 @@ SHRUNK = {
     r"momafuse\.train": MICRO,
     r"momafuse\.launch": ["launch.dry=true"],
     r"momafuse\.sweep .*slurm=true": ["sweep.dry=true"],
+    r"momafuse\.sweep .*sweep=rates": ["sweep.only=[slow]", "sweep.seeds=[0]", *MICRO],
     r"momafuse\.sweep": ["sweep.only=[dense]", "sweep.seeds=[0]", *MICRO],
     r"momafuse\.describe tokenizer": [],
     r"momafuse\.describe": ["size=micro", "trainer.global_batch=2048"],

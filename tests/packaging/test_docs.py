@@ -7,11 +7,12 @@ are processes of their own draw theirs, as that of the README does.
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import pytest
@@ -25,14 +26,27 @@ from momafuse.tokenizers import stage
 from momafuse.train import main as train
 from momafuse.training import auxiliary, finish, pretraining
 from tests.packaging.desk import Desk
-from tests.packaging.pages import PAGES, REPOSITORY, Command, commands, every_command
-from tests.packaging.running import compose, follow
+from tests.packaging.left import TYPED
+from tests.packaging.pages import (
+    PAGES,
+    REPOSITORY,
+    Command,
+    Snippet,
+    commands,
+    every_command,
+    said_in_sentences,
+    snippets,
+    steps,
+)
+from tests.packaging.running import compose, follow, type_in
 from tests.packaging.shrunk import EXCUSED, EXCUSED_AT_MOST, MEANT, MICRO, SHORT, SHRUNK, excuse
 from tests.small_corpus import few
 
 FOLLOWED = [page for page in PAGES if commands(page)]
 # Runs that are processes and draw what they find, and a run of every member, which other tests train, too: a third of the time.
 LONG = ("distributed", "sweeps", "zoo")
+SENTENCES = [command for page in PAGES for command in said_in_sentences(page)]
+Step = TypeVar("Step", bound=Command | Snippet)
 PLUGINS = ("my_routers", "my_package", "my_package.melodies", "poems")
 
 
@@ -110,14 +124,14 @@ def test_there_are_commands_to_follow() -> None:
     assert len(FOLLOWED) >= 18
 
 
-def each(page: Path, todo: Callable[[Command], None], capsys: pytest.CaptureFixture[str]) -> None:
-    for command in commands(page):
+def each(these: Sequence[Step], todo: Callable[[Step], None], capsys: pytest.CaptureFixture[str]) -> None:
+    for step in these:
         try:
-            todo(command)
+            todo(step)
         except SystemExit as end:
-            pytest.fail(f"{command}\nended with {end.code}: {capsys.readouterr().err[-2000:]}")
+            pytest.fail(f"{step}\nended with {end.code}: {capsys.readouterr().err[-2000:]}")
         except Exception as error:
-            error.add_note(f"in {command}")
+            error.add_note(f"in {step}")
             raise
 
 
@@ -125,7 +139,12 @@ def each(page: Path, todo: Callable[[Command], None], capsys: pytest.CaptureFixt
 def test_a_page_is_followed(
     page: Path, desk: Desk, reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def todo(command: Command) -> None:
+    names: dict[str, Any] = {}
+
+    def todo(command: Command | Snippet) -> None:
+        if isinstance(command, Snippet):
+            type_in(command, names)
+            return
         compose(command)
         if excuse(command) is None:
             follow(command, monkeypatch, capsys)
@@ -133,16 +152,45 @@ def test_a_page_is_followed(
             assert Path(supposed[1]).is_dir()  # lm_eval's, from a command above
 
     desk.give(reader, page)
-    each(page, todo, capsys)
+    each(steps(page), todo, capsys)
+    if page.stem in TYPED:
+        TYPED[page.stem](names)
 
 
 @pytest.mark.parametrize("page", [page for page in FOLLOWED if page.stem in LONG], ids=lambda page: page.stem)
 def test_a_long_page_is_composed(page: Path, desk: Desk, reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
     desk.give(reader, page)
-    each(page, compose, capsys)
+    each(commands(page), compose, capsys)
 
 
-@pytest.mark.parametrize("command", [c for c in every_command() if not c.module], ids=str)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(c.module for c in said_in_sentences(page))], ids=lambda page: page.stem
+)
+def test_what_sentences_name_is_composed(page: Path, desk: Desk, reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.give(reader, page)
+    each([command for command in said_in_sentences(page) if command.module], compose, capsys)
+
+
+@pytest.mark.parametrize("command", [c for c in SENTENCES if c.script], ids=str)
+def test_a_script_of_a_sentence_has_its_options(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [command.script, "--help"])
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(Path(command.script).stem).main()
+    assert end.value.code == 0
+    help_text = capsys.readouterr().out
+    for word in command.rest:
+        if word.startswith("--"):
+            assert word in help_text
+
+
+def test_what_python_leaves_is_looked_at() -> None:
+    assert set(TYPED) == {page.stem for page in PAGES if any(not snippet.registers for snippet in snippets(page))}
+
+
+@pytest.mark.parametrize("command", [c for c in [*every_command(), *SENTENCES] if not c.module], ids=str)
 def test_the_script_is_there(command: Command) -> None:
     words = command.words
     if words[0] == "make":
@@ -159,7 +207,7 @@ def test_excuses_are_few_and_needed() -> None:
 
 
 def test_what_shrinks_and_fills_in_is_needed() -> None:
-    words = [word for command in every_command() if command.module for word in command.rest]
+    words = [word for command in [*every_command(), *SENTENCES] if command.module for word in command.rest]
     for pattern in MEANT:
         assert any(re.fullmatch(pattern, word) for word in words), f"no page says {pattern}"
     for pattern in SHRUNK:
