@@ -117,5 +117,7 @@ if __name__ == "__main__":
     losses = {name: golden_losses(name, STEPS) for name in MEMBERS}
     losses["moma_4t4i noise"] = golden_losses("moma_4t4i", STEPS, noise=True)
     file = HERE / "losses.json"
-    others = [kind for kind in json.loads(file.read_text()) if kind["machine"] != machine()]
-    file.write_text(json.dumps([*others, {"machine": machine(), "losses": losses}], indent=1) + "\n")
+    kinds = json.loads(file.read_text())
+    at = next((n for n, kind in enumerate(kinds) if kind["machine"] == machine()), len(kinds))
+    kinds[at : at + 1] = [{"machine": machine(), "losses": losses}]
+    file.write_text(json.dumps(kinds, indent=1) + "\n")
