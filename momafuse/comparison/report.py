@@ -1,6 +1,7 @@
 """The files of a comparison: OUT/compare.md, .json, .csv and figures; and one W&B run of the kind `compare`, in OUT.
 
-The same stored metrics give the same files, byte for byte, but for W&B's, which has its own ids and dates.
+The same stored metrics give the same files on any machine, byte for byte, but for figures and for W&B, which has its own ids
+and dates.
 """
 
 from __future__ import annotations
