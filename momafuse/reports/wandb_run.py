@@ -107,7 +107,7 @@ def _start(folder: Path, config: LoggerConfig, run_config_yaml: str, name: str, 
         name=name,
         job_type=kind,
         id=_run_id(folder),
-        dir=str(folder),
+        dir=str(folder.absolute()),  # its service, which lives as long as the process, stays in the folder it was started in
         mode=mode,  # type: ignore[arg-type]
         resume="allow" if mode == "online" else None,
         config=OmegaConf.to_container(OmegaConf.create(run_config_yaml)),  # type: ignore[arg-type]
