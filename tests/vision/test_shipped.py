@@ -71,4 +71,6 @@ def test_larger_pictures_are_computed_window_by_window(data: PictureSet) -> None
     grid = codes.view(2, 8, 2, 8).transpose(1, 2).reshape(4, 64)
     assert torch.equal(grid, small.encode(four))
     decoded = large.decode(codes)[0].view(3, 2, 64, 2, 64).permute(1, 3, 0, 2, 4).reshape(4, 3, 64, 64)
-    assert torch.equal(decoded, small.decode(grid))
+    moved = (decoded.int() - small.decode(grid).int()).abs()
+    assert moved.max() <= 1  # where a value lies between two, sums of another order may round it to the other
+    assert moved.count_nonzero() < 10
