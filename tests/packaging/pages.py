@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = sorted(page for page in (REPOSITORY / "docs").glob("*.md") if page.stem not in ("log", "CONTRIBUTING"))
+PAGES = sorted(page for page in (REPOSITORY / "docs").glob("*.md") if page.stem != "log")
 BEGINS = re.compile(
     r"(?:PYTHONPATH=\. )?python (?:-m momafuse|scripts/)|torchrun |sbatch |scripts/\w|make [a-z-]+\b(?! )|make [a-z-]+ +#"
 )
