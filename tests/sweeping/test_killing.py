@@ -142,12 +142,15 @@ def test_a_sweep_killed_at_random_makes_no_run_twice_and_loses_none(start: Start
 def test_killed_many_times_every_loss_is_that_of_a_sweep_that_was_left_alone(
     seed: int, start: Start, run_root: Path, small_corpus: Path, tmp_path: Path
 ) -> None:
-    assert killed_at_random(start, run_root, seed, 12, 20) > 4
-    is_whole(run_root)
-    assert_once(run_root)
     alone = tmp_path / "alone"
     alone.mkdir()
+    began = time.monotonic()
     assert start(f"sweep.root={alone}").wait(PATIENCE) == 0
+    third = (time.monotonic() - began) / 3  # or a fast machine is done before it was killed often
+    (run_root / "said.txt").unlink()  # of that one
+    assert killed_at_random(start, run_root, seed, 12, third) > 4
+    is_whole(run_root)
+    assert_once(run_root)
     for name in FOUR:
         assert rows(run_root / name) == rows(alone / name)
 
