@@ -62,6 +62,7 @@ def outcome(root: Path, member: str, seed: int) -> dict[str, Any]:
     assert causal["eval/routing"] == "causal", folder
     found: dict[str, Any] = {"seed": seed, "steps": report["steps"], "seconds": report["seconds"]}
     found["flops"] = trained[-1]["flops"]
+    found |= {"auxiliary_steps": causal["steps"]} if causal is not report else {}
     for m in MODALITIES:
         found |= {f"causal_{m}": causal[f"eval/loss_{m}"], f"unigram_{m}": report[f"unigram/{m}"]}
         if report["eval/routing"] == "training":
@@ -100,6 +101,7 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
         lines.append(f"| `{member}` | {MEMBERS[member]} | {flops:.3f} | {' | '.join(cells)} | {seconds:.0f} |")
     first = next(iter(found.values()))
     seeds, steps = len(first), first[0]["steps"]
+    learnt = sorted({run["auxiliary_steps"] for runs in found.values() for run in runs if "auxiliary_steps" in run})
     return "\n".join(
         [
             "# Routers compared",
@@ -107,7 +109,8 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
             f"{steps} steps each, {seeds} seeds, mean and half of the spread; nats a token, held out. A table of frequencies: "
             f"text {first[0]['unigram_text']:.3f}, image {first[0]['unigram_image']:.3f}. MaxVio is the busiest expert's load "
             "over an even one, less 1, of the worst layer; success the share of rows that an expert computed, both of the last "
-            f"{LAST} steps of training. Expert choice is evaluated causally with auxiliary routers. Seconds are of runs beside "
+            f"{LAST} steps of training. Expert choice is evaluated causally with auxiliary "
+            f"routers of {' or '.join(map(str, learnt))} steps. Seconds are of runs beside "
             "other work and no measure of speed (docs/routers.md has that).",
             "",
             "The codes are those of `starter_vq_v1` (`tokenizer.image=starter_vq_v1`), which shipped when these ran.",
