@@ -22,7 +22,7 @@ demo: setup ## pretrain a small moma_4t4i on the embedded pictures and text, the
 	$(PYTHON_IN_VENV) -m momafuse.train +experiment=moma_4t4i size=pico data.image_share=0.75 run.name=demo $(ARGS)
 	$(if $(ARGS),,$(PYTHON_IN_VENV) -m momafuse.train +experiment=aux_routers model_from=runs/demo trainer.max_steps=200)
 
-test: setup ## the tests (25 to 30 minutes on two cores with AVX512, more with AVX2)
+test: setup ## the tests (25 to 30 minutes on two cores with AVX512, 35 with AVX2)
 	$(PYTHON_IN_VENV) -m pytest -n $(JOBS) $(ARGS)
 
 test-slow: setup ## the tests that take minutes each

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -103,9 +102,9 @@ def test_where_runs_lie_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_users_own_sweep(plan: MakePlan, tmp_path: Path) -> None:
     """The file that docs/sweeps.md shows."""
     page = (TOP / "docs" / "sweeps.md").read_text()
-    (shown,) = re.findall(r"`FOLDER/sweep/rates\.yaml`, .*\n\n((?:    .*\n)+)", page)
+    (shown,) = re.findall(r"^```yaml\n# mine/sweep/rates\.yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "mine" / "sweep").mkdir(parents=True)
-    (tmp_path / "mine" / "sweep" / "rates.yaml").write_text(textwrap.dedent(shown))
+    (tmp_path / "mine" / "sweep" / "rates.yaml").write_text(shown)
     made = plan("sweep=rates", user_dir=tmp_path / "mine")
     assert [(run.name, run.config.optim.lr) for run in made.runs if not run.name.startswith("deep")] == [
         *(("slow-0", 1e-3), ("fast-0", 1e-2), ("slow-1", 1e-3), ("fast-1", 1e-2)),
