@@ -101,7 +101,12 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
         lines.append(f"| `{member}` | {MEMBERS[member]} | {flops:.3f} | {' | '.join(cells)} | {seconds:.0f} |")
     first = next(iter(found.values()))
     seeds, steps = len(first), first[0]["steps"]
-    learnt = sorted({run["auxiliary_steps"] for runs in found.values() for run in runs if "auxiliary_steps" in run})
+    aux_steps = sorted({run["auxiliary_steps"] for runs in found.values() for run in runs if "auxiliary_steps" in run})
+    causally = (
+        f"Expert choice is evaluated causally with auxiliary routers of {' or '.join(map(str, aux_steps))} steps. "
+        if aux_steps
+        else ""
+    )
     return "\n".join(
         [
             "# Routers compared",
@@ -109,8 +114,7 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
             f"{steps} steps each, {seeds} seeds, mean and half of the spread; nats a token, held out. A table of frequencies: "
             f"text {first[0]['unigram_text']:.3f}, image {first[0]['unigram_image']:.3f}. MaxVio is the busiest expert's load "
             "over an even one, less 1, of the worst layer; success the share of rows that an expert computed, both of the last "
-            f"{LAST} steps of training. Expert choice is evaluated causally with auxiliary "
-            f"routers of {' or '.join(map(str, learnt))} steps. Seconds are of runs beside "
+            f"{LAST} steps of training. {causally}Seconds are of runs beside "
             "other work and no measure of speed (docs/routers.md has that).",
             "",
             "The codes are those of `starter_vq_v1` (`tokenizer.image=starter_vq_v1`), which shipped when these ran.",

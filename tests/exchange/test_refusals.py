@@ -226,9 +226,7 @@ def test_without_auxiliary_routers_it_is_exported_and_not_asked(tmp_path: Path, 
         generate([f"run={tmp_path / 'out'}", "prompt=a", "make=text"])
     said = capsys.readouterr().err
     assert "has no auxiliary routers" in said
-    assert said.endswith(
-        "and export those: python -m momafuse.train +experiment=aux_routers model_from=RUN\n"
-    )  # not of the folder
+    assert said.endswith("and export those: python -m momafuse.train +experiment=aux_routers model_from=RUN\n")
 
 
 def in_config(old: str, new: str) -> Callable[[Path], None]:
